@@ -1,0 +1,230 @@
+"""The `dinobench` command: parses, calls, prints. Exit codes: 0 done, 1 a gate said no, 2 the input is at fault."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dinobench import __version__, console, screen
+from dinobench.types import UserError
+
+#: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
+INTERNAL = 70
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="dinobench",
+    help="Score self-supervised vision backbones: a checkpoint goes in, comparable numbers come out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="Look at the feature cache, or free its space.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture, where the file does not tell: a timm or torchvision name.")
+]
+Key = Annotated[str | None, typer.Option(help="Which network of the file: student, teacher, ...")]
+Heads = Annotated[int | None, typer.Option(help="Attention heads, which a file of weights cannot tell.")]
+Out = Annotated[Path, typer.Option(help="Results folder: runs/, items/ and leaderboard.csv.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, print the traceback too.")] = False,
+) -> None:
+    if version:
+        console.text(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    ckpt: Annotated[
+        list[str],
+        typer.Option(help="A file, timm:<model>, random:<model> or pixels, optionally as name=...; may be repeated."),
+    ],
+    protocol: Annotated[list[str], typer.Option(help="What to score with; may be repeated. See `dinobench list`.")],
+    data: Annotated[str, typer.Option(help="A data set: a path, name=path, or an embedded one (digits).")] = "digits",
+    profile: Annotated[
+        str | None, typer.Option(help="A named set of settings; the first listed is the default.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value changes a setting; may be repeated.")
+    ] = None,
+    out: Out = Path("results"),
+    json: Annotated[bool, typer.Option("--json", help="Print the records as one JSON array on stdout.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again what has a finished record.")] = False,
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="Load in spite of missing or left-over tensors; recorded."),
+    ] = False,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")] = 1,
+    precision: Annotated[str, typer.Option(help="32 (as published), bf16, 16, or auto.")] = "32",
+    seed: Annotated[int, typer.Option(help="Of random: weights, draws and intervals; goes into the record.")] = 0,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
+) -> None:
+    """Score checkpoints with protocols and write records, per-item scores and the leaderboard."""
+    from dinobench.runner import run as run_protocols
+
+    done = run_protocols(
+        protocol, ckpt, data, profile=profile, settings=_settings(set_ or []), out=out, arch=arch, key=key,
+        heads=heads, allow_partial=allow_partial, device=device, devices=devices, precision=precision, seed=seed,
+        force=force, cache=not no_cache, skip_broken=skip_broken, batch_size=batch_size, workers=workers,
+    )  # fmt: skip
+    if console.silent:
+        return
+    if json:
+        console.text(screen.records_json(done))
+    elif done:
+        screen.records(done, out)
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint file.")],
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
+    from dinobench.backbone import inspect_checkpoint
+
+    found = inspect_checkpoint(checkpoint, arch=arch, key=key, heads=heads)
+    console.text(screen.inspection_json(found)) if json else screen.inspection(found)
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(help="protocols, profiles or layouts.")] = "protocols") -> None:
+    """What there is: protocols, their profiles with every setting, or the layouts of data sets."""
+    from dinobench.registry import unknown
+
+    views = {"protocols": screen.protocols, "profiles": screen.profiles, "layouts": screen.layouts}
+    if what not in views:
+        raise unknown("listing", what, list(views))
+    views[what]()
+
+
+@app.command()
+def leaderboard(results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results")) -> None:
+    """Rebuild results/leaderboard.csv from the records and show it."""
+    from dinobench import leaderboard as board
+
+    if not (results / "runs").is_dir():
+        raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
+    path, broken = board.rebuild(results)
+    for file, reason in broken:
+        console.warn(f"{file}: left out: {reason}")
+    screen.leaderboard(results)
+    console.note(f"written: {path}")
+
+
+@cache_app.command("ls")
+def cache_ls() -> None:
+    """List the cached features, the most recently used first."""
+    screen.cache()
+
+
+@cache_app.command("prune")
+def cache_prune(
+    days: Annotated[float | None, typer.Option(help="Only what was unused for so many days; else all.")] = None,
+) -> None:
+    """Delete cached features; whatever is needed again is extracted again."""
+    from dinobench.cache import prune
+    from dinobench.paths import cache_root
+
+    entries, freed = prune(cache_root() / "features", None if days is None else time.time() - 86400 * days)
+    console.note(f"{entries} entries deleted, {freed / 1e6:,.1f} MB freed")
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="knn, memory or features.")],
+    arch: Annotated[str, typer.Option(help="features: the model to extract with.")] = "vit_small_patch16_224",
+    images: Annotated[int, typer.Option(min=1, help="features: how many JPEG files.")] = 192,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """How this machine does against the limit: ratios measured in this very run."""
+    from dinobench import bench as benches
+    from dinobench.registry import unknown
+
+    if what == "knn":
+        rows = benches.knn(repeats)
+    elif what == "memory":
+        rows = benches.memory()
+    elif what == "features":
+        rows = benches.features(arch, images, repeats, device)
+    else:
+        raise unknown("bench", what, ["knn", "memory", "features"])
+    screen.bench(rows)
+
+
+@app.command()
+def demo(
+    out: Out = Path("dinobench-demo"),
+    device: Device = "auto",
+) -> None:
+    """The whole product in one command, offline: a random ViT and raw pixels, scored on the embedded digits."""
+    from dinobench.runner import run as run_protocols
+
+    ckpts = ["random:vit_tiny_patch16_224", "pixels"]
+    done = run_protocols(["knn"], ckpts, "digits", out=out, device=device)
+    screen.records(done, out)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {pair}: write it as name=value; `dinobench list profiles` shows the names")
+        settings[name.strip()] = value
+    return settings
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m dinobench`."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments  # wherever it stands
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        code = app(args=arguments, prog_name="dinobench", standalone_mode=False)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        console.error(str(error))
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        console.note("interrupted; what was extracted so far is kept, and the same command goes on from there")
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as in `dinobench list | head`
+        sys.stderr.close()
+        code = 0
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the option parser
+            console.error(f"{error.format_message()} (see `dinobench --help`)")
+            code = 2
+        else:
+            if debug:
+                traceback.print_exc()
+            console.error(f"{type(error).__name__}: {error} (a fault in dinobench: --debug shows where)")
+            code = INTERNAL
+    sys.exit(code if isinstance(code, int) else 0)

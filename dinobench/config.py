@@ -1,0 +1,100 @@
+"""From a profile's name and `--set name=value` to the frozen Config that decides the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from dinobench.registry import unknown
+from dinobench.types import EvalProtocol, UserError, canonical, digest
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A Config with the name of its profile; the name tells what was changed: `dino2021+k=10,20`."""
+
+    profile: str
+    config: Any
+
+    def hash(self, protocol: EvalProtocol) -> str:
+        """The identity of the resolved values: rows whose hashes differ are never ranked against each other."""
+        return digest(protocol.name, protocol.version, dataclasses.asdict(self.config))
+
+
+def resolve(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:
+    """The profile (the protocol's first when None) with `settings` changed; texts are parsed by the field's type.
+
+    Raises UserError for an unknown profile or setting and for a value that does not fit.
+    """
+    name = profile or next(iter(protocol.profiles))
+    if name not in protocol.profiles:
+        raise unknown(f"profile of {protocol.name}", name, list(protocol.profiles))
+    base = protocol.profiles[name]
+    hints = typing.get_type_hints(type(base))
+    changed: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in hints:
+            raise unknown(f"setting of {protocol.name}", key, list(hints))
+        parsed = parse(value, hints[key], f"{protocol.name} setting {key}")
+        if parsed != getattr(base, key):
+            changed[key] = parsed
+    try:
+        config = dataclasses.replace(base, **changed)
+    except ValueError as error:
+        raise UserError(f"{protocol.name}: {error}") from error
+    return Resolved("+".join([name, *(f"{k}={plain(v)}" for k, v in sorted(changed.items()))]), config)
+
+
+def plain(value: Any) -> str:
+    """A value as it is typed after `--set name=`.
+
+    >>> plain((10, 20)), plain(0.07), plain(None)
+    ('10,20', '0.07', 'none')
+    """
+    if isinstance(value, tuple):
+        return ",".join(plain(v) for v in value)
+    if isinstance(value, str):
+        return value
+    return canonical(value).replace("null", "none")
+
+
+def parse(value: Any, hint: Any, what: str) -> Any:
+    """`value`, a text or already of the type, as the type `hint`. Raises UserError naming `what`.
+
+    >>> parse("10,20", tuple[int, ...], "k"), parse("0.07", float, "T"), parse("off", bool, "flip")
+    ((10, 20), 0.07, False)
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        return parse(value, next(a for a in arguments if a is not type(None)), what)
+    if origin is Literal:
+        if value not in arguments:
+            raise unknown(f"value of {what}", str(value), [str(a) for a in arguments])
+        return value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        parts = [p for p in parts if p != ""]
+        if not parts:
+            raise UserError(f"{what} needs at least one value, as in 10,20")
+        return tuple(parse(p, arguments[0], what) for p in parts)
+    if hint is bool:
+        text = str(value).strip().lower()
+        if text in ("1", "true", "on", "yes"):
+            return True
+        if text in ("0", "false", "off", "no"):
+            return False
+        raise UserError(f"{what} is on or off, not {value!r}")
+    if hint is str:
+        return str(value)
+    try:
+        if hint is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return hint(value.strip() if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        raise UserError(f"{what} is {'a whole number' if hint is int else 'a number'}, not {value!r}") from None

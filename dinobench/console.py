@@ -1,0 +1,136 @@
+"""What people see: progress, tables, warnings and errors. The only module that imports rich.
+
+Results for machines go to stdout, everything else to stderr; when stderr is not a terminal, progress is plain lines.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+T = TypeVar("T")
+
+stderr = Console(stderr=True, highlight=False)
+# A table that is piped keeps its full width instead of being folded to 80 columns.
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+
+#: Work that ends sooner than this shows no progress at all.
+QUIET_SECONDS = 2.0
+#: How often a plain (not a terminal) progress line is written.
+PLAIN_SECONDS = 15.0
+#: Set by processes that must not speak: all but the first of a distributed run.
+silent = False
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "", style="dim")
+
+
+def progress(iterable: Iterable[T], description: str, total: int | None = None, start: int = 0) -> Iterator[T]:
+    """The same items, counted on screen with rate and time left once they take over two seconds.
+
+    An item may stand for several: one that has a length `n` attribute of its own counts as that many, which is how a
+    loop over batches counts images. `start` is what an earlier, interrupted call has done already.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    began = said = time.monotonic()
+    done = start
+    bar: Progress | None = None
+    task = None
+    try:
+        for item in iterable:
+            yield item
+            done += getattr(item, "n", 1)
+            now = time.monotonic()
+            if silent or now - began < QUIET_SECONDS:
+                continue
+            if not stderr.is_terminal:
+                if now - said >= PLAIN_SECONDS:
+                    said = now
+                    stderr.print(_plain(description, done, total, done - start, now - began))
+                continue
+            if bar is None:
+                bar = Progress(
+                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+                    TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True,
+                )  # fmt: skip
+                bar.start()
+                task = bar.add_task(escape(description), total=total, completed=start)
+            assert task is not None
+            bar.update(task, completed=done)
+    finally:
+        if bar is not None:
+            bar.stop()
+    if not silent and time.monotonic() - began >= QUIET_SECONDS:
+        took = time.monotonic() - began
+        stderr.print(
+            f"{description}: {done - start:,} in {_clock(took)} ({(done - start) / took:,.1f}/s)", markup=False
+        )
+
+
+def _plain(description: str, done: int, total: int | None, since: int, seconds: float) -> str:
+    rate = since / seconds
+    left = f", {_clock((total - done) / rate)} left" if total and rate else ""
+    return escape(f"{description}: {done:,}{f'/{total:,}' if total else ''} ({rate:,.1f}/s{left})")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def note(message: str) -> None:
+    """A line on stderr for people: what happened."""
+    if not silent:
+        stderr.print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """A line on stderr that wants attention."""
+    if not silent:
+        stderr.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """The one line that says what is wrong with the input and what to do about it."""
+    one_line = " ".join(message.split())
+    stderr.print(f"[bold red]error:[/] {escape(one_line)}", soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """A table on stdout; columns named in `right` are right-aligned numbers."""
+    shown = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    stdout.print(shown)
+
+
+def text(message: str) -> None:
+    """Plain text on stdout, exactly as given."""
+    sys.stdout.write(message if message.endswith("\n") else message + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,154 @@
+"""Data sets: what `--data` accepts, and how a folder's layout is recognised from its content.
+
+`KINDS` maps a kind of data set, as protocols name it in `data`, to the modules of its layouts in the order in which
+they are tried. A layout is a module with
+
+- `NAME` and `SUMMARY`: what it is called, and a paragraph with the expected tree whose first sentence stands alone;
+- `recognises(path) -> bool`: a quick look, without reading images;
+- `load(path, name)` or `load(path, name, progress=None)` -> the data set, raising UserError for what is wrong in it;
+- optionally `default_name(path)`, where the name of the folder does not say it;
+- optionally `EMBEDDED`: names that need no path, each with a function of the data set's name that makes it.
+
+Modules are imported when a data set of their kind is asked for, so that importing this package stays instant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dinobench.types import UserError
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "classification": (
+        "dinobench.data.embedded",
+        "dinobench.data.cifar",
+        "dinobench.data.table",
+        "dinobench.data.images",
+    ),
+}
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")
+
+
+def resolve(spec: str, kind: str = "classification", *, progress: Callable[..., Any] | None = None) -> Any:
+    """The data set that `spec` names: a path, `name=path`, or an embedded name such as `digits`.
+
+    A path that does not exist as given is looked for under each folder of the environment variable `DINOBENCH_DATA`
+    (separated as in PATH). An embedded name goes before a folder of that name; write `./digits` for the folder.
+    `progress(iterable, description, total)` wraps the long loops. For kind "classification" the result is an
+    `ImageClassification`. Raises UserError when nothing is found, the layout is unknown or the data are at fault.
+    """
+    modules = _layout_modules(kind)
+    name, target = _split_spec(spec)
+    embedded = {key: make for module in modules for key, make in getattr(module, "EMBEDDED", {}).items()}
+    if target in embedded:
+        return embedded[target](name or target)
+    path = _find(target)
+    if path is None:
+        raise UserError(_not_found(target, sorted(embedded)))
+    try:
+        for module in modules:
+            if module.recognises(path):
+                name = name or getattr(module, "default_name", _folder_name)(path)
+                takes_progress = "progress" in inspect.signature(module.load).parameters
+                return module.load(path, name, **({"progress": progress} if takes_progress else {}))
+        raise UserError(_unknown_layout(path, kind, modules))
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+
+
+def layouts() -> Iterator[tuple[str, str, str]]:
+    """Every known layout as (kind, name, summary)."""
+    for kind in KINDS:
+        for module in _layout_modules(kind):
+            yield kind, module.NAME, module.SUMMARY
+
+
+def _layout_modules(kind: str) -> list[ModuleType]:
+    if kind not in KINDS:
+        raise UserError(f"unknown kind of data set {kind!r}{_nearest(kind, list(KINDS))}; known: {', '.join(KINDS)}")
+    return [import_module(module) for module in KINDS[kind]]
+
+
+def _split_spec(spec: str) -> tuple[str, str]:
+    """`name=path` -> (name, path); a path that holds an equals sign itself stays whole."""
+    name, equals, target = spec.partition("=")
+    if not equals or os.sep in name or "/" in name or _find(spec) is not None:
+        name, target = "", spec
+    name = name.strip()
+    if not target.strip():
+        raise UserError(f"--data {spec!r} names nothing: give a path, name=path or an embedded name such as digits")
+    return name, target
+
+
+def _folder_name(path: Path) -> str:
+    return path.resolve().name
+
+
+def _roots() -> list[Path]:
+    return [Path(root).expanduser() for root in os.environ.get("DINOBENCH_DATA", "").split(os.pathsep) if root]
+
+
+def _find(target: str) -> Path | None:
+    if not target:
+        return None
+    path = Path(target).expanduser()
+    candidates = [path] if path.is_absolute() else [path, *(root / path for root in _roots())]
+    return next((c for c in candidates if os.path.exists(c)), None)
+
+
+def _nearest(word: str, options: list[str]) -> str:
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _not_found(target: str, embedded: list[str]) -> str:
+    roots = _roots()
+    beside = [Path(target).expanduser().parent, *roots]
+    names = [entry.name for root in beside if root.is_dir() for entry in _visible(root)]
+    hint = _nearest(target, embedded) or _nearest(Path(target).name, names)
+    searched = f", nor under DINOBENCH_DATA ({os.pathsep.join(map(str, roots))})" if roots else ""
+    known = f", nor an embedded data set ({', '.join(embedded)})" if embedded else ""
+    advice = "" if roots else "; set DINOBENCH_DATA to search other folders"
+    return f"{target}: no such file or folder{searched}{known}{hint}{advice}"
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _unknown_layout(path: Path, kind: str, modules: list[ModuleType]) -> str:
+    if path.name.lower().endswith(ARCHIVES):
+        return f"{path}: an archive; unpack it and give the folder"
+    for other in KINDS:
+        for module in _layout_modules(other) if other != kind else ():
+            if module.recognises(path):
+                return f"{path}: {module.NAME} data serve protocols on {other!r} data, not on {kind!r}"
+    parent = path.resolve().parent
+    if any(module.recognises(parent) for module in modules):
+        return f"{path}: a part of a data set; give the whole of it, {parent}"
+    wanted = "; ".join(
+        f"{module.NAME}: {module.SUMMARY.split('. ')[0].rstrip('.')}"
+        for module in modules
+        if not hasattr(module, "EMBEDDED")
+    )
+    return f"{path}: layout not recognised ({_holds(path)}); layouts for {kind} are {wanted}"
+
+
+def _holds(path: Path) -> str:
+    if not path.is_dir():
+        return "a file"
+    names = [entry.name + "/" * entry.is_dir() for entry in _visible(path)]
+    if not names:
+        return "an empty folder"
+    return f"it holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"

@@ -1,0 +1,162 @@
+"""Videos with a label map per frame, on disk or in memory, and reading label maps without a detour through colours."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dinobench.data.split import BROKEN_IMAGE
+from dinobench.types import UserError
+
+VOID = 255  # in an indexed mask: belongs to nothing; in a 0/255 mask: the object
+
+
+class Video(Protocol):
+    """One video: `size` is (height, width), `names` has one stem per frame, labels run from 0 to `objects`."""
+
+    name: str
+    names: tuple[str, ...]
+    size: tuple[int, int]
+    objects: int
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB."""
+        ...
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) uint8, 0 for background and void."""
+        ...
+
+
+@dataclass(frozen=True)
+class VideoSet:
+    """Videos to propagate masks through and to score on; the fingerprint is of all frames and masks in order."""
+
+    name: str
+    layout: str
+    videos: tuple[Video, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def select(self, names: tuple[str, ...] | list[str]) -> tuple[Video, ...]:
+        """The videos called `names`, in the data set's order, or all for none. Raises UserError for an unknown one."""
+        known = [video.name for video in self.videos]
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"{self.name}: no video {unknown[0]!r}; it has {', '.join(known)}")
+        return tuple(video for video in self.videos if not names or video.name in names)
+
+
+@dataclass(frozen=True)
+class FileVideo:
+    """A video in files; `binary` says that its masks hold 0 and 255, as in DAVIS 2016, instead of labels."""
+
+    name: str
+    names: tuple[str, ...]
+    frames: tuple[str, ...]
+    masks: tuple[str, ...]
+    size: tuple[int, int]
+    objects: int
+    binary: bool
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def frame(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, decoded by OpenCV, whose JPEG pixels the published scores rest on."""
+        bgr = cv2.imread(self.frames[index], cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise UserError(f"{self.frames[index]}: not a readable image; replace the file")
+        if bgr.shape[:2] != self.size:
+            raise UserError(different_size(self.frames[index], bgr.shape[:2], self.size, "the first frame"))
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) uint8 labels. Raises UserError where they do not fit the first frame's."""
+        return read_object_mask(self.masks[index], self)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayVideo:
+    """A video in memory: `pixels` (n, H, W, 3) uint8 RGB, `labels` (n, H, W) uint8."""
+
+    name: str
+    names: tuple[str, ...]
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.labels.shape[1], self.labels.shape[2]
+
+    @property
+    def objects(self) -> int:
+        return int(self.labels[0].max())
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def frame(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB."""
+        return self.pixels[index]
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) uint8 labels."""
+        return self.labels[index]
+
+
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """The stored values of an indexed or grey PNG: (H, W) uint8, no colour conversion.
+
+    Raises UserError when the file is missing, damaged or in colour.
+    """
+    try:
+        with Image.open(path) as image:
+            require_labels(path, image)
+            return np.asarray(image, dtype=np.uint8)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such mask; every scored frame needs one") from None
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{path}: not a readable mask ({error}); replace the file") from error
+
+
+def read_object_mask(path: str | os.PathLike[str], video: FileVideo | Video) -> np.ndarray:
+    """A mask of `video`, the annotation's or a prediction's: (H, W) uint8, labels 0 to `video.objects`.
+
+    255 is the object in a 0/255 mask of a one-object video and counts as background elsewhere. Raises UserError naming
+    the file when its size differs from the video's or it has labels above the object count.
+    """
+    labels = read_labels(path)
+    if labels.shape != video.size:
+        raise UserError(different_size(path, labels.shape, video.size, f"video {video.name}"))
+    highest = int(labels.max())
+    if highest == VOID:
+        void = cv2.compare(labels, VOID, cv2.CMP_EQ)
+        if getattr(video, "binary", False) and cv2.countNonZero(void) == cv2.countNonZero(labels):
+            return cv2.min(void, 1)
+        labels = cv2.bitwise_and(labels, cv2.bitwise_not(void))
+        highest = int(labels.max())
+    if highest > video.objects:
+        raise UserError(
+            f"{path}: label {highest}, but video {video.name} has {video.objects} object(s) in its first mask"
+        )
+    return labels
+
+
+def require_labels(path: object, image: Image.Image) -> None:
+    """Raises UserError when the opened file holds colours."""
+    if image.mode not in ("P", "L", "1"):
+        raise UserError(f"{path}: a mask in mode {image.mode}, not an indexed or grey PNG; save labels, not colours")
+
+
+def different_size(path: object, found: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
+    """The message for a file of another size; sizes are (height, width)."""
+    return f"{path}: {found[1]} x {found[0]} pixels, but {of} has {wanted[1]} x {wanted[0]}; give all one size"

@@ -1,0 +1,129 @@
+"""Where a run happens: device, precision, processes and seeds, through Lightning Fabric.
+
+The same command works in one process, with `--devices N`, under torchrun and under SLURM; protocols see only
+`share` and `gather`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from dinobench.registry import unknown
+from dinobench.types import UserError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+T = TypeVar("T")
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+#: Our names for Fabric's precisions. Published numbers are float32, which is why 32 is the default.
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A started Fabric with what the layers above ask of it."""
+
+    fabric: Fabric
+    precision: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    @property
+    def rank(self) -> int:
+        return self.fabric.global_rank
+
+    @property
+    def processes(self) -> int:
+        return self.fabric.world_size
+
+    def barrier(self) -> None:
+        if self.processes > 1:
+            self.fabric.barrier()
+
+    def broadcast(self, value: T) -> T:
+        """The first process's `value`, on every process."""
+        return self.fabric.broadcast(value) if self.processes > 1 else value
+
+    def share(self, n: int) -> slice:
+        """The contiguous part of n items that falls to this process; sizes differ by one at most.
+
+        The parts of processes 0, 1, … follow each other and cover 0..n.
+        """
+        return slice(n * self.rank // self.processes, n * (self.rank + 1) // self.processes)
+
+    def gather(self, part: torch.Tensor) -> torch.Tensor:
+        """Parts of any length along the first dimension -> all of them in the order of ranks, on the CPU."""
+        if self.processes == 1:
+            return part.cpu()
+        parts: list[Any] = [None] * self.processes
+        torch.distributed.all_gather_object(parts, part.cpu())
+        return torch.cat(parts)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, and the chosen precision."""
+        with torch.inference_mode(), self.fabric.autocast():
+            yield
+
+
+def start(device: str = "auto", devices: int = 1, precision: str = "32") -> Engine:
+    """Choose the hardware and join the other processes, if any.
+
+    `devices` processes are started on this machine; under torchrun or SLURM the launcher has decided and `devices` is
+    ignored. Precision "auto" is bf16 where the hardware computes in it, else float32.
+
+    Raises UserError when the device is not there or the name is unknown.
+    """
+    if device not in DEVICES:
+        raise unknown("device", device, list(DEVICES))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu or install a CUDA build")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no Apple GPU that torch can use; use --device cpu")
+    if precision == "auto":
+        precision = "bf16" if _computes_bf16(device) else "32"
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, ["auto", *PRECISIONS])
+    if devices < 1:
+        raise UserError(f"--devices {devices}: at least one is needed")
+    from lightning_fabric import Fabric  # here, because it takes a second that `--help` should not
+
+    nodes = 1
+    if "LOCAL_WORLD_SIZE" in os.environ and "RANK" in os.environ:  # torchrun
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on Fabric's own options, which users of dinobench cannot set
+        fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
+        fabric.launch()
+    if precision == "32":  # cuDNN would otherwise round convolutions to 10 bits of mantissa
+        torch.backends.cudnn.allow_tf32 = False
+    return Engine(fabric, precision)
+
+
+def _computes_bf16(device: str) -> bool:
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Emulated on a CPU without the instructions, bf16 is several times slower than float32.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device == "cpu" and bool(supported and supported())
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators, of every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,185 @@
+"""Ranking measures of copy detection and retrieval: pure functions of ranks, similarities and labels.
+
+Ranks are 0-based positions in a list sorted by descending similarity. Scores are fractions in 0..1; a query without
+positives has no score and is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+#: Positives and ignored images of the three evaluation protocols of Revisited Oxford and Paris
+#: (Radenovic et al. 2018, arXiv 1803.11285, section 3.3).
+DIFFICULTIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
+
+
+def average_precision(ranks: Iterable[int], positives: int, trapezoid: bool = True) -> float:
+    """Average precision of one query from the ranks of the positives found, in any order, out of `positives`.
+
+    Oxford's measure (Philbin et al. 2007) interpolates precision linearly between one positive and the next: the i-th
+    true positive at rank r adds the mean of i / r, the precision just before it (1 at r = 0), and (i + 1) / (r + 1).
+    Without `trapezoid` it adds (i + 1) / (r + 1) alone, which is scikit-learn's definition.
+
+    >>> average_precision([0, 1, 2], 3)
+    1.0
+    >>> average_precision([1], 1), average_precision([1], 1, trapezoid=False)
+    (0.25, 0.5)
+    >>> average_precision([], 2)
+    0.0
+
+    Raises ValueError when more positives are found than there are.
+    """
+    r = np.sort(np.fromiter(ranks, dtype=np.int64))
+    if len(r) > positives:
+        raise ValueError(f"{len(r)} positives found, but there are {positives}")
+    if positives == 0:
+        return float("nan")
+    i = np.arange(len(r))
+    right = (i + 1) / (r + 1)
+    if not trapezoid:
+        return float(right.sum() / positives)
+    left = np.where(r == 0, 1.0, i / np.maximum(r, 1))
+    return float((left + right).sum() / (2 * positives))
+
+
+def ranks_without(ranking: np.ndarray, positives: Iterable[int], ignored: Iterable[int]) -> np.ndarray:
+    """Ranks (P,) ascending of the positives in `ranking` (N,) of database indices, ignored images taken out first.
+
+    >>> ranks_without(np.array([4, 2, 0, 1]), positives=[1, 2], ignored=[4])
+    array([0, 2])
+    """
+    kept = ranking[~np.isin(ranking, _indices(ignored))]
+    return np.flatnonzero(np.isin(kept, _indices(positives)))
+
+
+def precision_at(ranks: np.ndarray, k: int) -> float:
+    """Precision among the first k, where k ends at the last positive (Revisited Oxford and Paris's mP@k).
+
+    `ranks` holds all positives' ranks: a query with three positives in front has precision 1 at 10, not 0.3.
+
+    >>> precision_at(np.array([0, 3]), 1), precision_at(np.array([0, 3]), 10)
+    (1.0, 0.5)
+    """
+    if not len(ranks):
+        return float("nan")
+    cut = min(int(np.max(ranks)) + 1, k)
+    return float(np.count_nonzero(np.asarray(ranks) < cut) / cut)
+
+
+def revisited_scores(
+    rankings: Iterable[np.ndarray],
+    truth: Sequence[Mapping[str, Any]],
+    difficulty: str,
+    ks: Sequence[int] = (1, 5, 10),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the Revisited benchmark, per query: average precision (Q,) and precision at `ks` (Q, len(ks)).
+
+    `rankings` gives for each query all N database indices, most similar first; `truth[q]` maps "easy", "hard" and
+    "junk" to database indices. Queries without positives at this `difficulty` are NaN: the means leave them out.
+
+    >>> ap, p = revisited_scores([np.array([2, 0, 1])], [{"easy": [0], "hard": [], "junk": [2]}], "easy", ks=(1,))
+    >>> float(ap[0]), float(p[0, 0])
+    (1.0, 1.0)
+    """
+    positive_keys, ignored_keys = DIFFICULTIES[difficulty]
+    precision, at = [], []
+    for ranking, of_query in zip(rankings, truth, strict=True):
+        positives = np.concatenate([_indices(of_query[key]) for key in positive_keys])
+        ignored = np.concatenate([_indices(of_query[key]) for key in ignored_keys])
+        ranks = ranks_without(ranking, positives, ignored)
+        precision.append(average_precision(ranks, len(positives)))
+        at.append([precision_at(ranks, k) for k in ks])
+    return np.array(precision, dtype=float), np.array(at, dtype=float).reshape(len(precision), len(ks))
+
+
+def leave_one_out(
+    similarity: np.ndarray,
+    queries: np.ndarray,
+    labels: np.ndarray,
+    ks: Sequence[int] = (1, 5, 10),
+    trapezoid: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every labelled image as a query among all the others: average precision (q,) and recall at `ks` (q, len(ks)).
+
+    `similarity` (q, N) of the rows `queries` (q,) to all N images, `labels` (N,). Images of the query's label are its
+    positives, the query itself is left out. Recall at k is 1 when one of the first k is a positive (as in metric
+    learning, Jegou et al. 2011); equal similarities rank by index. The only one of its label is NaN.
+
+    >>> ap, recall = leave_one_out(np.eye(3), np.arange(3), np.array([0, 0, 1]), ks=(1,))
+    >>> ap.tolist(), recall[:, 0].tolist()
+    ([1.0, 1.0, nan], [1.0, 1.0, nan])
+    """
+    s = np.array(similarity)
+    s[np.arange(len(queries)), queries] = -np.inf  # sorts the query itself to the very end
+    order = np.argsort(-s, axis=1, kind="stable")[:, :-1]
+    match = labels[order] == labels[queries][:, None]
+    positives = match.sum(axis=1)
+    row, rank = np.nonzero(match)  # row by row, ranks ascending
+    first = np.cumsum(positives) - positives
+    found = np.arange(len(row)) - first[row]
+    gain = (found + 1) / (rank + 1)
+    if trapezoid:
+        gain = (gain + np.where(rank == 0, 1.0, found / np.maximum(rank, 1))) / 2
+    total = np.bincount(row, weights=gain, minlength=len(queries))
+    none = positives == 0
+    ap = np.where(none, np.nan, total / np.maximum(positives, 1))
+    recall = np.stack([match[:, :k].any(axis=1) for k in ks], axis=1).astype(float)
+    recall[none] = np.nan
+    return ap, recall
+
+
+def micro_average_precision(similarity: np.ndarray, correct: np.ndarray, positives: int) -> float:
+    """Micro-AP: one ranking of all (query, image) pairs by similarity, as if one threshold served every query.
+
+    The measure of the image similarity challenge (DISC21, Douze et al. 2021, arXiv 2106.09672, equation 1), in steps
+    and not trapezoids. `similarity` and `correct` (bool) are any arrays of one shape, the pairs put forward;
+    `positives` counts the true pairs, also those not put forward. Among equal similarities wrong pairs come first,
+    so that ties earn nothing.
+
+    >>> micro_average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2)
+    0.8333333333333333
+    """
+    if positives == 0:
+        return float("nan")
+    right = correct.ravel()[np.lexsort((correct.ravel(), -similarity.ravel()))]
+    ranks = np.flatnonzero(right)
+    return average_precision(ranks, positives, trapezoid=False)
+
+
+def micro_average_precision_interval(
+    similarity: np.ndarray,
+    correct: np.ndarray,
+    positives: np.ndarray,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap of micro-AP over queries: `similarity`, `correct` (Q, k), `positives` (Q,) per query.
+
+    The pairs are sorted once; a resample weighs each pair by how often its query was drawn.
+    """
+    order = np.lexsort((correct.ravel(), -similarity.ravel()))
+    query = np.repeat(np.arange(len(correct)), correct.shape[1])[order]
+    right = correct.ravel()[order]
+    draws = np.random.default_rng(seed).integers(0, len(correct), (resamples, len(correct)))
+    scores = []
+    for draw in draws:
+        times = np.bincount(draw, minlength=len(correct))
+        weight = times[query]
+        seen, found = np.cumsum(weight), np.cumsum(weight * right)
+        gain = (weight * right * found)[right] / np.maximum(seen, 1)[right]
+        scores.append(gain.sum() / max((times * positives).sum(), 1))
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _indices(values: Any) -> np.ndarray:
+    """Database indices as one flat int64 array; the published pickles hold arrays of several kinds, empty ones too."""
+    return np.asarray(values).astype(np.int64).ravel()

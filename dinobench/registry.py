@@ -1,0 +1,57 @@
+"""Finding protocols by name through entry points: built-in ones and third parties' alike.
+
+Listing names imports nothing. Two providers of one name, or a requested plugin that fails to import, is an error that
+names the distributions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import EntryPoint, entry_points
+
+from dinobench.types import EvalProtocol, UserError
+
+GROUP = "dinobench.protocols"
+
+
+def provider(entry: EntryPoint) -> str:
+    """The distribution an entry point comes from, as 'name version'."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unnamed distribution"
+
+
+def available(group: str = GROUP) -> dict[str, list[EntryPoint]]:
+    """Names and who provides each, without importing any of them; more than one provider is a conflict."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        if entry not in found.setdefault(entry.name, []):
+            found[entry.name].append(entry)
+    return dict(sorted(found.items()))
+
+
+def unknown(kind: str, name: str, options: list[str]) -> UserError:
+    """The error for a name that is not among `options`: it lists them and the nearest match."""
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(f"unknown {kind} {name!r}: {hint}available: {', '.join(options) or 'none'}")
+
+
+def load(name: str, group: str = GROUP) -> EvalProtocol:
+    """The protocol called `name`. Raises UserError when unknown, provided twice, broken or incomplete."""
+    found = available(group)
+    if name not in found:
+        raise unknown("protocol", name, list(found))
+    if len(found[name]) > 1:
+        raise UserError(
+            f"protocol {name!r} is provided by {' and '.join(provider(e) for e in found[name])}: uninstall one of them"
+        )
+    entry = found[name][0]
+    try:
+        protocol: EvalProtocol = entry.load()
+    except Exception as error:
+        raise UserError(
+            f"protocol {name!r} of {provider(entry)} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    lacking = [a for a in EvalProtocol.__annotations__ if not hasattr(protocol, a)]
+    if lacking:
+        raise UserError(f"protocol {name!r} of {provider(entry)} lacks {', '.join(lacking)}")
+    return protocol

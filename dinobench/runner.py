@@ -1,0 +1,316 @@
+"""One run from line to line: resolve, load, extract, score, check, put intervals on, record.
+
+The only place that seeds, times and writes; a protocol's `run` does none of these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dinobench
+from dinobench import console, engine, leaderboard, records, registry
+from dinobench.backbone import load_backbone
+from dinobench.config import Resolved, resolve
+from dinobench.data import resolve as resolve_data
+from dinobench.features import FeatureService
+from dinobench.paths import cache_root
+from dinobench.provenance import git_state, peak_memory_mb, versions
+from dinobench.stats import bootstrap_interval
+from dinobench.types import (
+    Backbone,
+    EvalProtocol,
+    Metric,
+    MetricValue,
+    Result,
+    RunRecord,
+    UnsupportedCapability,
+    UserError,
+    digest,
+)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a protocol is offered: see `dinobench.types.Context`."""
+
+    engine: engine.Engine
+    service: FeatureService
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    @property
+    def rank(self) -> int:
+        return self.engine.rank
+
+    @property
+    def processes(self) -> int:
+        return self.engine.processes
+
+    def share(self, n: int) -> slice:
+        return self.engine.share(n)
+
+    def gather(self, part: torch.Tensor) -> torch.Tensor:
+        return self.engine.gather(part)
+
+    def features(self, backbone: Any, split: Any, request: Any) -> Any:
+        return self.service.get(backbone, split, request)
+
+    def progress(self, iterable: Any, description: str, total: int | None = None) -> Iterator[Any]:
+        return console.progress(iterable, description, total)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number-producing cell of the table: a protocol as configured, a data set, a backbone."""
+
+    protocol: EvalProtocol
+    resolved: Resolved
+    data: Any
+    backbone: Backbone
+    seed: int
+    precision: str
+
+    @property
+    def run_id(self) -> str:
+        """The same for the same thing run twice: names for people, then a digest of all that decides the numbers."""
+        info = self.backbone.info
+        identity = digest(
+            self.resolved.hash(self.protocol), self.data.fingerprint, info.weights_digest, info.arch, info.heads,
+            info.missing, info.name, self.data.name, self.seed, self.precision,
+        )  # fmt: skip
+        readable = "-".join([self.protocol.name, info.name, self.data.name])
+        return f"{re.sub(r'[^A-Za-z0-9._]+', '-', readable).strip('-.')[:100]}-{identity[:10]}"
+
+    def lacks(self) -> list[str]:
+        return sorted(self.protocol.requires - self.backbone.capabilities)
+
+
+def run(
+    protocol: str | Sequence[str] = "knn",
+    ckpt: str | Path | Sequence[str | Path] = (),
+    data: str = "digits",
+    *,
+    profile: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = "results",
+    arch: str | None = None,
+    key: str | None = None,
+    heads: int | None = None,
+    allow_partial: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "32",
+    seed: int = 0,
+    force: bool = False,
+    cache: bool = True,
+    skip_broken: bool = False,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> list[RunRecord]:
+    """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
+
+    ckpt: a path, `timm:<model>`, `random:<model>`, `pixels`, any of them as `name=...`, or several. data: a path,
+    `name=path` or an embedded set. settings change the profile's values by name, as `--set` does. Records, per-item
+    scores and the leaderboard are written to `out` (nowhere when None); a run found there is not repeated unless
+    `force`. Cells that a backbone cannot fill (attention of a ResNet) are left out with a note.
+
+    Raises UserError for anything the caller can put right.
+    """
+    protocols = [registry.load(p) for p in ([protocol] if isinstance(protocol, str) else protocol)]
+    resolved = [resolve(p, profile, settings or {}) for p in protocols]
+    specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
+    if not specs:
+        raise UserError("no checkpoint given: --ckpt takes a path, timm:<model>, random:<model> or pixels")
+    started = engine.start(device, devices, precision)
+    console.silent = started.rank > 0
+    engine.seed_everything(seed)
+    # Hashing a large data set is done once by the first process; the others find the sums remembered.
+    if started.rank > 0:
+        started.barrier()
+    sets = {kind: resolve_data(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
+    if started.rank == 0:
+        started.barrier()
+    loading = {"arch": arch, "key": key, "heads": heads, "allow_partial": allow_partial, "seed": seed}
+    backbones = [_load(spec, loading).to(started.device) for spec in specs]
+    _refuse_doubles(backbones)
+
+    cells = [Cell(p, r, sets[p.data], b, seed, started.precision)
+             for p, r in zip(protocols, resolved, strict=True) for b in backbones]  # fmt: skip
+    folder = Path(out) if out is not None else None
+    with _cache_folder(cache, started) as root:
+        service = FeatureService(started, root, skip_broken=skip_broken, batch_size=batch_size, workers=workers)
+        done = _run_cells(cells, RunContext(started, service, seed), folder, force)
+    if folder is not None and started.rank == 0:
+        _, broken = leaderboard.rebuild(folder)
+        for path, reason in broken:
+            console.warn(f"{path}: left out of the leaderboard: {reason}")
+    started.barrier()
+    return done
+
+
+def _run_cells(cells: list[Cell], ctx: RunContext, out: Path | None, force: bool) -> list[RunRecord]:
+    found: dict[str, RunRecord] = {}
+    if out is not None and not force and ctx.rank == 0:
+        found = {c.run_id: r for c in cells if (r := records.read(out, c.run_id)) is not None}
+    found = ctx.engine.broadcast(found)
+    for run_id in found:
+        console.note(f"{run_id}: finished before, taken from {out}; --force runs it again")
+    pending = []
+    for cell in cells:
+        if lacks := cell.lacks():
+            info = cell.backbone.info
+            console.warn(f"{cell.protocol.name} is not applicable to {info.name} ({info.arch}): no {', '.join(lacks)}")
+        elif cell.run_id not in found:
+            pending.append(cell)
+    ctx.service.prepare(
+        [
+            (c.backbone, split, request)
+            for c in pending
+            for split, request in c.protocol.requests(c.data, c.resolved.config)
+        ]
+    )
+    for cell in pending:
+        try:
+            record, result = _score(cell, ctx)
+        except UnsupportedCapability as error:
+            console.warn(f"{cell.protocol.name} is not applicable: {error}")
+            continue
+        if out is not None and ctx.rank == 0:
+            records.write(out, record, result.items)
+        found[cell.run_id] = record
+    return [found[c.run_id] for c in cells if c.run_id in found]
+
+
+def _score(cell: Cell, ctx: RunContext) -> tuple[RunRecord, Result]:
+    """Run the protocol on one cell and make its record."""
+    engine.seed_everything(cell.seed)
+    started_at, began = datetime.now(timezone.utc), time.monotonic()
+    result = cell.protocol.run(cell.backbone, cell.data, cell.resolved.config, ctx)
+    duration = time.monotonic() - began
+    declared = cell.protocol.metrics(cell.resolved.config)
+    values = measured(cell.protocol.name, declared, result, cell.seed)
+    for message in result.notes:
+        console.warn(f"{cell.backbone.info.name}: {message}")
+    commit, dirty = git_state()
+    splits = {getattr(part, "fingerprint", None) for part in vars(cell.data).values()}
+    broken = sum(len(b) for fingerprint, b in ctx.service.broken.items() if fingerprint in splits)
+    record = RunRecord(
+        schema=records.SCHEMA,
+        run_id=cell.run_id,
+        protocol=cell.protocol.name,
+        protocol_version=cell.protocol.version,
+        profile=cell.resolved.profile,
+        config=dataclasses.asdict(cell.resolved.config),
+        config_hash=cell.resolved.hash(cell.protocol),
+        dataset=cell.data.name,
+        dataset_layout=cell.data.layout,
+        dataset_fingerprint=cell.data.fingerprint,
+        checkpoint=cell.backbone.info,
+        seed=cell.seed,
+        precision=cell.precision,
+        metrics=values,
+        primary=next((m.name for m in declared if m.primary and m.name in values), next(iter(values))),
+        started_at=started_at.isoformat(timespec="seconds"),
+        duration_s=round(duration, 3),
+        device=_device_name(ctx.device),
+        processes=ctx.processes,
+        peak_memory_mb=peak_memory_mb(),
+        broken_images=broken,
+        notes=tuple(result.notes),
+        versions=versions(),
+        dinobench_version=dinobench.__version__,
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+    return record, result
+
+
+def measured(protocol: str, declared: Sequence[Metric], result: Result, seed: int) -> dict[str, MetricValue]:
+    """The result's metrics, checked against those declared and given intervals; a bug in a protocol raises ValueError.
+
+    A declared name may be a pattern (`mAP_jpegqual*`); the order is that of the declaration.
+    """
+    checked: dict[str, MetricValue] = {}
+    for metric in declared:
+        for name, value in result.metrics.items():
+            if name in checked or not fnmatchcase(name, metric.name):
+                continue
+            if not math.isfinite(value):
+                raise ValueError(f"protocol {protocol} returned {name} = {value}")
+            scale = 100 if metric.unit == "%" else 1
+            n, interval = 0, result.intervals.get(name)
+            if result.items is not None and name in result.items:
+                column = result.items[name].to_numpy(dtype=np.float64)
+                counts = ~np.isnan(column)
+                n = int(counts.sum())
+                mean = scale * float(column[counts].mean()) if n else math.nan
+                if not math.isclose(mean, value, rel_tol=1e-6, abs_tol=1e-6):
+                    raise ValueError(f"protocol {protocol}: {name} = {value} is not the mean of its items, {mean}")
+                if interval is None:
+                    groups = result.items[result.cluster].to_numpy()[counts] if result.cluster else None
+                    low, high = bootstrap_interval(column[counts], clusters=groups, seed=seed)
+                    interval = scale * low, scale * high
+            elif result.items is not None:
+                n = len(result.items)
+            low_high = interval or (None, None)
+            checked[name] = MetricValue(float(value), low_high[0], low_high[1], n, metric.unit)
+    undeclared = set(result.metrics) - set(checked)
+    if undeclared or not checked:
+        raise ValueError(
+            f"protocol {protocol} returned undeclared metrics: {', '.join(sorted(undeclared)) or 'none at all'}"
+        )
+    return checked
+
+
+def _load(spec: str | Path, loading: Mapping[str, Any]) -> Backbone:
+    """`name=spec` gives the backbone a name; a path that itself holds `=` is taken as it is when it exists."""
+    text = str(spec)
+    name, equals, rest = text.partition("=")
+    if equals and name and "/" not in name and not Path(text).exists():
+        return load_backbone(rest, name=name, **loading)
+    return load_backbone(text, **loading)
+
+
+def _refuse_doubles(backbones: Sequence[Backbone]) -> None:
+    names = [b.info.name for b in backbones]
+    for name in names:
+        paths = [b.info.path for b in backbones if b.info.name == name]
+        if len(paths) > 1:
+            clash = ", ".join(paths)
+            raise UserError(f"{len(paths)} checkpoints called {name!r} ({clash}): name them, as in --ckpt a={paths[0]}")
+
+
+@contextmanager
+def _cache_folder(keep: bool, started: engine.Engine) -> Iterator[Path]:
+    """The user's cache, or with `--no-cache` a folder that all processes share and that goes when the run ends."""
+    if keep:
+        yield cache_root() / "features"
+        return
+    folder = Path(started.broadcast(tempfile.mkdtemp(prefix="dinobench-") if started.rank == 0 else ""))
+    try:
+        yield folder
+    finally:
+        if started.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,281 @@
+"""The types that carry the data. Nothing here imports torch, so that listing and help stay instant.
+
+Every layer above speaks in these terms; see DESIGN in CONTRIBUTING.md for the order of the layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from PIL import Image
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """The user's input is at fault: the message is one clear line with the file and the remedy (exit code 2)."""
+
+
+class UnsupportedCapability(UserError):
+    """A backbone is asked for what its kind does not have, such as the attention of a ResNet.
+
+    The runner reports the cell as not applicable instead of failing.
+    """
+
+
+def setting(default: Any, doc: str, source: str = "") -> Any:
+    """A Config field: its default, its meaning, and the paper or public source of the default."""
+    return field(default=default, metadata={"doc": doc, "source": source})
+
+
+def canonical(value: Any) -> str:
+    """One text for one value: JSON with sorted keys, dataclasses as objects, tuples as lists.
+
+    >>> canonical({"b": (1, 2), "a": 0.07})
+    '{"a":0.07,"b":[1,2]}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=dataclasses.asdict)
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 (hex) of the canonical texts of `parts`: the identity of configs, requests and cache entries.
+
+    >>> digest({"k": 20}) == digest({"k": 20}) != digest({"k": 10})
+    True
+    """
+    return hashlib.sha256("\n".join(canonical(p) for p in parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a protocol measures. `unit` "%" means 100 × the mean of per-item fractions in 0..1."""
+
+    name: str
+    unit: str = "%"
+    higher_is_better: bool = True
+    primary: bool = False
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One measured number with its 95 % interval; `n` is how many items the interval was resampled from."""
+
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What is known of a backbone's weights: where they came from and what they turned out to be.
+
+    `sha256` is of the file, `weights_digest` of the backbone's tensors by canonical name, so that one set of weights
+    in two file formats has one digest. `missing` and `unexpected` are empty unless partial loading was allowed.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    weights_digest: str
+    format: str
+    key: str
+    arch: str
+    patch_size: int | None
+    embed_dim: int
+    depth: int | None
+    heads: int | None
+    registers: int
+    method: str
+    epoch: int | None
+    image_size: int | None = None
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+
+class Backbone(Protocol):
+    """One adapter over every architecture. All tensors are float32 on the device of the input.
+
+    `capabilities` is a subset of {"features", "layers", "patches", "attention"}.
+    """
+
+    info: CheckpointInfo
+    patch_size: int | None
+    embed_dim: int
+    capabilities: frozenset[str]
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D): CLS after the final norm, or the global average pool of a ConvNet."""
+        ...
+
+    def layers(self, x: torch.Tensor, n: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(B, 3, H, W) -> the last n blocks, oldest first, each (CLS (B, D), patches (B, N, D)) after the norm."""
+        ...
+
+    def cls_attention(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, heads, N): softmax of the last block, the row of CLS, the columns of the patches."""
+        ...
+
+    def layers_and_attention(
+        self, x: torch.Tensor, n: int = 1
+    ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """`layers` and `cls_attention` from one forward pass."""
+        ...
+
+    def to(self, device: Any) -> Backbone: ...
+
+
+class ImageSplit(Protocol):
+    """A list of images with labels; `ids` are stable names (relative paths with forward slashes)."""
+
+    name: str
+    ids: Sequence[str]
+    labels: np.ndarray  # (n,) int64, indices into the data set's classes
+    fingerprint: str  # of the images' contents in their order; labels excluded
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded RGB image. Raises OSError or another of `BROKEN_IMAGE` when it cannot be decoded."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageClassification:
+    """A labelled data set: `train` to learn from or vote with, `test` to score on."""
+
+    name: str
+    layout: str
+    classes: tuple[str, ...]
+    train: ImageSplit
+    test: ImageSplit
+    fingerprint: str  # of contents and labels of both splits
+
+
+@dataclass(frozen=True)
+class FeatureRequest:
+    """What a protocol wants of every image: CLS of the last `layers` blocks, optionally their mean patch tokens."""
+
+    transform: Any  # a frozen dataclass of dinobench.data.transforms
+    layers: int = 1
+    mean_patches: bool = False
+
+
+@dataclass(frozen=True)
+class Features:
+    """Extracted features, rows in the order of `kept`; arrays are memory-mapped where they come from the cache.
+
+    `cls` is (n, layers, D), oldest block first; `mean_patches` the same shape or None.
+    `kept` holds the split's indices whose images could be read; `broken` names the others.
+    """
+
+    cls: np.ndarray
+    mean_patches: np.ndarray | None
+    kept: np.ndarray
+    broken: tuple[str, ...] = ()
+
+
+@dataclass
+class Result:
+    """What a protocol hands back.
+
+    `metrics`: every declared name and its value. `items`: one row per image, query or object with a column `id`;
+    a column named as a metric holds that metric's per-item score (fractions 0..1 where the unit is %), NaN where the
+    item does not count for it, and its mean is the metric: the interval is resampled from it. `cluster` names a column
+    whose groups are resampled together. `intervals` are for metrics that are not means. `notes` go into the record.
+    """
+
+    metrics: dict[str, float]
+    items: pd.DataFrame | None = None
+    cluster: str | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Context(Protocol):
+    """What the floor offers a running protocol; it is all that a protocol may touch of the outside."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def processes(self) -> int: ...
+
+    def share(self, n: int) -> slice:
+        """The part of n items that this process works on; the parts of all processes follow each other."""
+        ...
+
+    def gather(self, part: torch.Tensor) -> torch.Tensor:
+        """The parts of all processes joined along the first dimension, in the order of `share`."""
+        ...
+
+    def features(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
+        """Features of a split from the cache, or extracted now, by all processes together."""
+        ...
+
+    def progress(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """The same items, with a progress bar on stderr when it takes long."""
+        ...
+
+
+class EvalProtocol(Protocol):
+    """A protocol: a module or object with these names, found through the entry-point group `dinobench.protocols`.
+
+    `data` is the kind of data set it scores on (see dinobench.data.KINDS), `requires` the backbone capabilities it
+    cannot do without, `profiles` its named Configs, the first one being the default.
+    """
+
+    name: str
+    version: int
+    summary: str
+    data: str
+    requires: frozenset[str]
+    profiles: Mapping[str, Any]
+    metrics: Callable[[Any], tuple[Metric, ...]]
+    requests: Callable[[Any, Any], list[tuple[ImageSplit, FeatureRequest]]]
+    run: Callable[[Backbone, Any, Any, Context], Result]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that produced a number, as written to results/runs/<run_id>.json."""
+
+    schema: int
+    run_id: str
+    protocol: str
+    protocol_version: int
+    profile: str
+    config: dict[str, Any]
+    config_hash: str
+    dataset: str
+    dataset_layout: str
+    dataset_fingerprint: str
+    checkpoint: CheckpointInfo
+    seed: int
+    precision: str
+    metrics: dict[str, MetricValue]
+    primary: str
+    started_at: str
+    duration_s: float
+    device: str
+    processes: int
+    peak_memory_mb: float
+    broken_images: int
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+    dinobench_version: str
+    git_commit: str | None
+    git_dirty: bool | None

@@ -1,0 +1,169 @@
+"""Copy detection: edited copies of photos search for their originals among many others.
+
+Descriptors are the CLS token next to GeM-pooled patches, optionally whitened; every copy is scored by where its
+original comes among its nearest neighbours. (Douze et al. 2009, Copydays; Berman et al. 2019, arXiv 1902.05509, whose
+protocol Caron et al. 2021, arXiv 2104.14294, section 4.2, follow and `dino2021` reproduces.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from dinobench.data.copydays import Copies, with_side
+from dinobench.data.transforms import ImageTransform
+from dinobench.descriptors import Whitening, gem, unit_rows
+from dinobench.metrics.ranking import (
+    average_precision,
+    micro_average_precision,
+    micro_average_precision_interval,
+)
+from dinobench.neighbours import search
+from dinobench.streaming import cut_to_multiple, extract, patch_multiple
+from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, UserError, setting
+
+DINO = "facebookresearch/dino, eval_copy_detection.py"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a copy-detection score."""
+
+    image_size: int = setting(320, "side in pixels of the square that images are resized to, bicubic", DINO)
+    gem_power: float = setting(4.0, "p of the generalised mean over patches, (mean x^p)^(1/p)", DINO)
+    ranks: int = setting(20, "nearest neighbours that count; an original beyond them is not found", DINO)
+    distractors: str = setting(
+        "auto", "folder of images to add to the database; auto: the data's own distractors/ if any; none", DINO
+    )
+    whitening: str = setting(
+        "auto", "folder of images to learn whitening from; auto: the data's own whitening/ if any; none", DINO
+    )
+    whitening_power: float = setting(0.5, "directions are divided by their eigenvalue to this power", DINO)
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1 or self.ranks < 1:
+            raise ValueError(f"image_size = {self.image_size} and ranks = {self.ranks} must be at least 1")
+        if self.gem_power <= 0:
+            raise ValueError(f"gem_power = {self.gem_power} must be above 0")
+        if not self.distractors or not self.whitening:
+            raise ValueError("distractors and whitening are a folder, auto or none")
+
+    def transform(self) -> ImageTransform:
+        return ImageTransform(resize=(self.image_size, self.image_size), crop=None, interpolation="bicubic")
+
+
+name = "copydetect"
+version = 1
+summary = "edited copies of photos search for their originals"
+data = "copies"
+requires = frozenset({"features"})
+profiles = {
+    "dino2021": Config(),
+    "plain": Config(distractors="none", whitening="none"),
+}
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """mAP of every block there is (the first is primary where there is no strong one), and micro-AP of the primary."""
+    return Metric("mAP_strong", primary=True), Metric("mAP_*"), Metric("muAP")
+
+
+def requests(data: Copies, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
+    """Nothing: these descriptors are not among the feature service's."""
+    return []
+
+
+def resolve(data: Copies, config: Config) -> Copies:
+    """The data set that is scored: with the distractors and the whitening images that the config names."""
+    return with_side(data, config.distractors, config.whitening)
+
+
+def run(backbone: Backbone, data: Copies, config: Config, ctx: Context) -> Result:
+    """Search the originals (and distractors) with every copy and score the rank of the right one."""
+    data = resolve(data, config)
+    size = len(data.originals) + (len(data.distractors) if data.distractors else 0)
+    if size < config.ranks:
+        raise UserError(
+            f"{data.name}: {size} images to search ({len(data.originals)} originals) are fewer than the {config.ranks} "
+            f"ranks that count; add originals or distractors, or score fewer ranks with --set ranks={size}"
+        )
+    splits = {"original": data.originals, **{block.name: block for block in data.blocks}}
+    features = {block: descriptors(backbone, split, config, ctx) for block, split in splits.items()}
+    database = features["original"]
+    if data.distractors:
+        database = np.concatenate([database, descriptors(backbone, data.distractors, config, ctx)])
+    notes = []
+    if data.whitening:
+        whitening = Whitening.fit(descriptors(backbone, data.whitening, config, ctx), config.whitening_power)
+        database = whitening.apply(database)
+        features = {block: whitening.apply(rows) for block, rows in features.items()}
+    if "patches" not in backbone.capabilities:
+        notes.append("no patch tokens to pool: the feature alone is the descriptor")
+    return score(data, features, unit_rows(database), config, ctx, notes)
+
+
+def descriptors(backbone: Backbone, split: ImageSplit, config: Config, ctx: Context) -> np.ndarray:
+    """(n, 2 D) float32: CLS (or the pooled map) next to GeM of the last block's patches; (n, D) without patches."""
+    transform, multiple = config.transform(), patch_multiple(backbone)
+
+    def prepare(index: int, image: Image.Image) -> np.ndarray:
+        return transform(image)
+
+    def forward(images: list[torch.Tensor]) -> torch.Tensor:
+        x = cut_to_multiple(transform.normalise(torch.stack(images)), multiple)
+        if "patches" not in backbone.capabilities:
+            return backbone.features(x)
+        [(cls, patches)] = backbone.layers(x, 1)
+        return torch.cat([cls, gem(patches, config.gem_power)], dim=1)
+
+    return extract(backbone, split, prepare, forward, ctx, f"Describing {split.name}")
+
+
+def score(
+    data: Copies,
+    features: dict[str, np.ndarray],
+    database: np.ndarray,
+    config: Config,
+    ctx: Context,
+    notes: list[str],
+) -> Result:
+    """Features (n, D) per block and a database (N, D) of unit rows, originals first -> the result."""
+    order = [block.name for block in data.blocks] + ["original"]
+    labels = {block.name: block.labels for block in data.blocks} | {"original": np.arange(len(data.originals))}
+    ids = {block.name: block.ids for block in data.blocks} | {"original": data.originals.ids}
+    values: dict[str, float] = {}
+    tables = []
+    for block in order:
+        near = search(unit_rows(features[block]), database, config.ranks, device=ctx.device, progress=ctx.progress)
+        similarity, index = (t.cpu().numpy() for t in near)
+        right = index == labels[block][:, None]
+        rank = np.where(right.any(axis=1), right.argmax(axis=1), -1)
+        ap = [average_precision([r] if r >= 0 else [], 1) for r in rank]
+        metric = "mAP_" + block.replace("/", "")
+        values[metric] = 100 * float(np.mean(ap))
+        if block == order[0]:
+            positives = np.ones(len(right))
+            micro = micro_average_precision(similarity, right, len(right))
+            interval = micro_average_precision_interval(similarity, right, positives, seed=ctx.seed)
+        known = [*ids["original"], *(data.distractors.ids if data.distractors else ())]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "id": list(ids[block]),
+                    "block": block,
+                    "original": [ids["original"][i] for i in labels[block]],
+                    "rank": np.where(rank < 0, np.nan, rank),
+                    "nearest": [known[i] for i in index[:, 0]],
+                    "similarity": similarity[:, 0],
+                    metric: ap,
+                }
+            )
+        )
+    values["muAP"] = 100 * micro
+    low, high = interval
+    items = pd.concat(tables, ignore_index=True)
+    return Result(values, items, intervals={"muAP": (100 * low, 100 * high)}, notes=notes)

@@ -1,0 +1,166 @@
+"""Weighted k-nearest-neighbour classification of frozen features.
+
+Train images vote for their class with the weight exp(cosine / temperature). (Wu et al. 2018, arXiv 1805.01978,
+section 3.4; Caron et al. 2021, arXiv 2104.14294, section 4.1, whose evaluation `dino2021` reproduces; Oquab et al.
+2023, arXiv 2304.07193, whose evaluation `dinov2` reproduces.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dinobench.data.transforms import ImageTransform
+from dinobench.metrics.classification import first_argmax, label_rank
+from dinobench.neighbours import search
+from dinobench.types import (
+    Backbone,
+    Context,
+    FeatureRequest,
+    ImageClassification,
+    ImageSplit,
+    Metric,
+    Result,
+    setting,
+)
+
+DINO = "facebookresearch/dino, eval_knn.py"
+DINOV2 = "facebookresearch/dinov2, dinov2/eval/knn.py"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a k-NN score."""
+
+    k: tuple[int, ...] = setting((10, 20, 100, 200), "numbers of neighbours that vote, all from one search", DINO)
+    temperature: float = setting(0.07, "T in exp(cosine / T)", DINO)
+    weighting: Literal["exp", "softmax"] = setting(
+        "exp", "votes as they are, or normalised over the neighbours; the ranking of classes is the same", DINO
+    )
+    n_per_class: int = setting(0, "train images per class, drawn anew in every try; 0 takes all", DINOV2)
+    tries: int = setting(1, "draws to average over when n_per_class is set; the seed of a draw is its number", DINOV2)
+    resize: int = setting(256, "shorter side of the image in pixels before the crop", DINO)
+    crop: int = setting(224, "side of the centre crop in pixels", DINO)
+    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "of the resize, by PIL", DINO)
+
+    def __post_init__(self) -> None:
+        if min(self.k) < 1 or len(set(self.k)) < len(self.k):
+            raise ValueError(f"k = {self.k}: numbers of neighbours are different whole numbers from 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature = {self.temperature} must be above 0")
+        if self.n_per_class < 0 or self.tries < 1:
+            raise ValueError("n_per_class is 0 (all) or more, tries 1 or more")
+        if self.tries > 1 and not self.n_per_class:
+            raise ValueError("several tries need n_per_class: with all train images every try is the same")
+
+    def transform(self) -> ImageTransform:
+        return ImageTransform(resize=self.resize, crop=self.crop, interpolation=self.interpolation)
+
+
+name = "knn"
+version = 1
+summary = "weighted k-nearest-neighbour classification of frozen features"
+data = "classification"
+requires = frozenset({"features"})
+profiles = {
+    "dino2021": Config(),
+    "dinov2": Config(weighting="softmax"),
+    "dinov2-fewshot": Config(weighting="softmax", n_per_class=10, tries=5),
+}
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """top-1 and top-5 per k, the paper's k = 20 first in rank; with several tries their standard deviations too."""
+    headline = 20 if 20 in config.k else min(config.k)
+    means = [Metric(f"top{n}@k{k}", primary=(n == 1 and k == headline)) for k in config.k for n in (1, 5)]
+    spread = [Metric(f"top{n}_std@k{k}", unit="points", higher_is_better=False) for k in config.k for n in (1, 5)]
+    return tuple(means + (spread if config.tries > 1 else []))
+
+
+def requests(data: ImageClassification, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
+    """What `run` will ask the feature service for."""
+    request = FeatureRequest(config.transform())
+    return [(data.train, request), (data.test, request)]
+
+
+def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Context) -> Result:
+    """Score the test images by the votes of their nearest train images."""
+    request = FeatureRequest(config.transform())
+    train = ctx.features(backbone, data.train, request)
+    test = ctx.features(backbone, data.test, request)
+    train_labels = torch.from_numpy(data.train.labels[train.kept])
+    test_labels = torch.from_numpy(data.test.labels[test.kept])
+
+    tries = []
+    for attempt in range(config.tries):
+        drawn = _draw(train_labels, config.n_per_class, attempt) if config.n_per_class else None
+        bank = train.cls[:, -1] if drawn is None else train.cls[:, -1][drawn.numpy()]
+        labels = train_labels if drawn is None else train_labels[drawn]
+        part = ctx.share(len(test_labels))
+        similarity, index = search(
+            test.cls[part, -1], bank, min(max(config.k), len(bank)),
+            normalise=True, device=ctx.device, progress=ctx.progress,
+        )  # fmt: skip
+        votes = vote(similarity, labels[index], test_labels[part], len(data.classes), config)
+        tries.append(ctx.gather(votes))
+    ranks = torch.stack(tries)[..., 0]  # (tries, n, k)
+    predictions = torch.stack(tries)[0, ..., 1]  # (n, k) of the first try
+
+    frame: dict[str, Any] = {
+        "id": [data.test.ids[i] for i in test.kept],
+        "label": [data.classes[i] for i in test_labels],
+    }
+    values: dict[str, float] = {}
+    for column, k in enumerate(config.k):
+        frame[f"prediction@k{k}"] = [data.classes[i] for i in predictions[:, column]]
+        for n in (1, 5):
+            right = (ranks[:, :, column] < min(n, k)).double()
+            frame[f"top{n}@k{k}"] = right.mean(0).numpy() if config.tries > 1 else right[0].bool().numpy()
+            values[f"top{n}@k{k}"] = 100 * float(right.mean())
+            if config.tries > 1:
+                values[f"top{n}_std@k{k}"] = 100 * float(np.std(right.mean(1).numpy()))
+    smaller = [k for k in config.k if k > len(bank)]
+    notes = [f"k = {', '.join(map(str, smaller))}: only {len(bank)} train images, all of them vote"] if smaller else []
+    return Result(values, pd.DataFrame(frame), notes=notes)
+
+
+def vote(
+    similarity: torch.Tensor, neighbours: torch.Tensor, labels: torch.Tensor, classes: int, config: Config
+) -> torch.Tensor:
+    """Cosines (n, m) in descending order and classes (n, m) of m neighbours, true classes (n,) -> (n, len(k), 2).
+
+    The last dimension holds the rank of the true class (0 is right) and the predicted class. The weight of the
+    nearest neighbour is 1: scaling all votes of an image changes no ranking and keeps exp from overflowing.
+    """
+    order = sorted(range(len(config.k)), key=lambda i: config.k[i])
+    out = torch.empty(len(labels), len(config.k), 2, dtype=torch.int64)
+    step = max(1, 2**24 // max(classes, 1))  # 64 MB of votes at a time
+    for start in range(0, len(labels), step):
+        rows = slice(start, start + step)
+        near = similarity[rows]
+        weights = torch.exp((near - near[:, :1]) / config.temperature)
+        if config.weighting == "softmax":
+            weights = weights / weights.sum(dim=1, keepdim=True)
+        votes = torch.zeros(len(near), classes)
+        done = 0
+        for i in order:  # the neighbours of a smaller k are the first of a larger one
+            k = config.k[i]
+            votes.scatter_add_(1, neighbours[rows, done:k], weights[:, done:k])
+            done = k
+            out[rows, i, 0] = label_rank(votes, labels[rows])
+            out[rows, i, 1] = first_argmax(votes)
+    return out
+
+
+def _draw(labels: torch.Tensor, n_per_class: int, attempt: int) -> torch.Tensor:
+    """The train indices of one few-shot try: per class, in order, the first n of a permutation seeded by the try."""
+    generator = torch.Generator().manual_seed(attempt)
+    drawn = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        drawn.append(members[torch.randperm(len(members), generator=generator)[:n_per_class]])
+    return torch.cat(drawn)

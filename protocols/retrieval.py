@@ -1,0 +1,207 @@
+"""Instance retrieval: queries search a database for images of the same landmark, or of the same class.
+
+Descriptors are CLS tokens of images at their own aspect, averaged over scales. Revisited Oxford and Paris (Radenovic et
+al. 2018, arXiv 1803.11285) are scored as published; in a folder of labelled images every image is a query for the
+others of its class. `dino2021` reproduces Caron et al. 2021, arXiv 2104.14294, section 4.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from dinobench.data.landmarks import LabelledImages, Landmarks, LandmarkSets
+from dinobench.data.transforms import ImageTransform
+from dinobench.descriptors import unit_rows
+from dinobench.metrics.ranking import DIFFICULTIES, leave_one_out, revisited_scores
+from dinobench.registry import unknown
+from dinobench.streaming import cut_to_multiple, extract, patch_multiple
+from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, UserError, setting
+
+DINO = "facebookresearch/dino, eval_image_retrieval.py"
+KS = (1, 5, 10)  # the depths that both benchmarks report
+#: Longer side in pixels and scales where the config leaves them open (Caron et al. 2021, section 4.2).
+SIZES = {"rparis6k": (512, (1.0, 2**-0.5, 0.5))}
+OTHERWISE = (224, (1.0,))
+QUERIES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a retrieval score."""
+
+    dataset: str = setting("", "which ground truth, where the folder holds several: roxford5k or rparis6k")
+    image_size: int | None = setting(
+        None, "longer side in pixels that larger images shrink to (Lanczos); none: 512 on rparis6k, else 224", DINO
+    )
+    scales: tuple[float, ...] | None = setting(
+        None, "scales whose descriptors are averaged; none: 1, 1/√2, 1/2 on rparis6k, else 1", DINO
+    )
+    crop_queries: bool = setting(False, "cut queries to their boxes first, as the benchmark asks", DINO)
+    enlarge: bool = setting(False, "bring smaller images up to image_size too", DINO)
+    trapezoid: bool = setting(
+        True, "average precision by trapezoids, as the benchmark; off: in steps, as scikit-learn and metric learning"
+    )
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size = {self.image_size} must be at least 1")
+        if self.scales is not None and (not self.scales or min(self.scales) <= 0):
+            raise ValueError(f"scales = {self.scales} must be above 0")
+
+
+name = "retrieval"
+version = 1
+summary = "queries search for images of the same landmark, or of the same class"
+data = "landmarks"
+requires = frozenset({"features"})
+profiles = {
+    "dino2021": Config(),
+    "revisitop": Config(crop_queries=True),
+}
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """Of landmarks mAP and mP@k by difficulty, medium being primary; of labelled images mAP and recall@k."""
+    difficulties = ("medium", "easy", "hard")
+    landmarks = [Metric(f"mAP_{d}", primary=d == "medium") for d in difficulties]
+    landmarks += [Metric(f"mP@{k}_{d}") for d in difficulties for k in KS]
+    return (*landmarks, Metric("mAP", primary=True), *(Metric(f"recall@{k}") for k in KS))
+
+
+def requests(
+    data: Landmarks | LabelledImages | LandmarkSets, config: Config
+) -> list[tuple[ImageSplit, FeatureRequest]]:
+    """Nothing: these images keep their aspect, which the feature service's do not."""
+    return []
+
+
+def resolve(data: Landmarks | LabelledImages | LandmarkSets, config: Config) -> Landmarks | LabelledImages:
+    """The data set that is scored: of several ground truths the one that the config names."""
+    if isinstance(data, LandmarkSets):
+        if not config.dataset:
+            options = " or ".join(f"--set dataset={key}" for key in data.sets)
+            raise UserError(f"{data.name} holds several ground truths: choose with {options}")
+        if config.dataset not in data.sets:
+            raise unknown(f"dataset of {data.name}", config.dataset, list(data.sets))
+        return data.sets[config.dataset]
+    key = data.key if isinstance(data, Landmarks) else ""
+    if config.dataset and config.dataset != key:
+        raise UserError(f"dataset={config.dataset}: {data.name} holds {key or 'labelled images and no ground truth'}")
+    return data
+
+
+def run(backbone: Backbone, data: Landmarks | LabelledImages | LandmarkSets, config: Config, ctx: Context) -> Result:
+    """Describe all images, rank by cosine, score."""
+    chosen = resolve(data, config)
+    if isinstance(chosen, LabelledImages):
+        return _score_labelled(chosen, _descriptors(backbone, chosen.images, chosen, config, ctx), config, ctx)
+    database = _descriptors(backbone, chosen.database, chosen, config, ctx)
+    boxes = chosen.boxes if config.crop_queries else None
+    queries = _descriptors(backbone, chosen.queries, chosen, config, ctx, boxes)
+    return _score_landmarks(chosen, queries, database, config)
+
+
+def _descriptors(
+    backbone: Backbone,
+    split: ImageSplit,
+    data: Landmarks | LabelledImages,
+    config: Config,
+    ctx: Context,
+    boxes: np.ndarray | None = None,
+) -> np.ndarray:
+    """(n, D) float32 rows of unit length: the mean over scales of CLS, each image decoded once.
+
+    `boxes` (n, 4) in pixels are cut out first. Scaled copies are made from the whole image and then cut to a multiple
+    of the patch size, so images are batched by the sizes that are left.
+    """
+    default_size, default_scales = SIZES.get(getattr(data, "key", ""), OTHERWISE)
+    side, scales = config.image_size or default_size, config.scales or default_scales
+    multiple = patch_multiple(backbone)
+    transform = ImageTransform(resize=None, crop=None)
+
+    def prepare(index: int, image: Image.Image) -> np.ndarray:
+        if boxes is not None and not np.isnan(boxes[index]).any():
+            image = image.crop(tuple(round(float(v)) for v in boxes[index]))
+        pixels = transform(fit(image, side, config.enlarge))
+        if min(map(min, sizes(pixels))) == 0:
+            raise UserError(
+                f"{split.ids[index]}: {image.width} x {image.height} pixels are less than one patch of "
+                f"{multiple} x {multiple} at scale {min(scales):.3g}; try --set enlarge=on"
+            )
+        return pixels
+
+    def sizes(pixels: np.ndarray) -> tuple[tuple[int, int], ...]:
+        """(height, width) in patches at every scale; F.interpolate rounds down in the same way."""
+        h, w = pixels.shape[1:]
+        return tuple((int(h * s) // multiple, int(w * s) // multiple) for s in scales)
+
+    def forward(images: list[torch.Tensor]) -> torch.Tensor:
+        whole = [transform.normalise(image[None]) for image in images]
+        total = torch.zeros(())
+        for scale in scales:
+            x = torch.cat([cut_to_multiple(_rescale(image, scale), multiple) for image in whole])
+            total = backbone.features(x) + total.to(x.device)
+        return total / len(scales)
+
+    return unit_rows(extract(backbone, split, prepare, forward, ctx, f"Describing {split.name}", key=sizes))
+
+
+def fit(image: Image.Image, side: int, enlarge: bool) -> Image.Image:
+    """The image with its longer side at most `side` (exactly, with `enlarge`), by Lanczos, at its own aspect."""
+    if enlarge and max(image.size) < side:
+        ratio = side / max(image.size)
+        width, height = (max(1, round(s * ratio)) for s in image.size)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)  # PIL's own rounding and reducing, as the reference
+    return image
+
+
+def _rescale(image: torch.Tensor, scale: float) -> torch.Tensor:
+    """(1, 3, H, W) -> bilinear at `scale`; the kernel's coordinates come from the scale, not from the rounded size."""
+    if scale == 1:
+        return image
+    return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _score_landmarks(data: Landmarks, queries: np.ndarray, database: np.ndarray, config: Config) -> Result:
+    """Unit rows (Q, D) and (N, D) -> mAP and mP@k by difficulty; difficulties without any positive are left out."""
+    rankings: list[np.ndarray] = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        similarity = queries[start : start + QUERIES_AT_ONCE] @ database.T
+        rankings += list(np.argsort(-similarity, axis=1, kind="stable"))
+    items = pd.DataFrame({"id": list(data.queries.ids), "nearest": [data.database.ids[r[0]] for r in rankings]})
+    values: dict[str, float] = {}
+    for difficulty in ("medium", *(d for d in DIFFICULTIES if d != "medium")):
+        ap, precision = revisited_scores(rankings, data.truth, difficulty, KS)
+        if np.isnan(ap).all():
+            continue
+        scores = {f"mAP_{difficulty}": ap}
+        scores |= {f"mP@{k}_{difficulty}": precision[:, column] for column, k in enumerate(KS)}
+        for metric, per_query in scores.items():
+            items[metric] = per_query
+            values[metric] = 100 * float(np.nanmean(per_query))
+    if not values:
+        raise UserError(f"{data.name}: no query has a positive image, so nothing can be scored")
+    return Result(values, items)
+
+
+def _score_labelled(data: LabelledImages, rows: np.ndarray, config: Config, ctx: Context) -> Result:
+    """Unit rows (n, D) -> leave-one-out mAP and recall@k; images that are alone in their class are no queries."""
+    labels = data.images.labels
+    parts = []
+    starts = range(0, len(rows), QUERIES_AT_ONCE)
+    for start in ctx.progress(starts, "Ranking", len(starts)):
+        queries = np.arange(start, min(start + QUERIES_AT_ONCE, len(rows)))
+        parts.append(leave_one_out(rows[queries] @ rows.T, queries, labels, KS, config.trapezoid))
+    ap, recall = (np.concatenate(part) for part in zip(*parts, strict=True))
+    items = pd.DataFrame({"id": list(data.images.ids), "label": [data.classes[i] for i in labels], "mAP": ap})
+    for column, k in enumerate(KS):
+        items[f"recall@{k}"] = recall[:, column]
+    names = ["mAP", *(f"recall@{k}" for k in KS)]
+    return Result({m: 100 * float(np.nanmean(items[m])) for m in names}, items)
