@@ -24,6 +24,7 @@ class ModuleBackbone:
     """What all adapters share: a module, and refusals for what its kind of architecture does not have."""
 
     capabilities: frozenset[str] = frozenset({"features"})
+    module: Any  # an nn.Module; timm types its submodules too loosely to say more
 
     def __init__(self, module: nn.Module, info: CheckpointInfo, patch_size: int | None) -> None:
         self.module = module.eval()
@@ -74,7 +75,7 @@ class ViTBackbone(ModuleBackbone):
     """
 
     capabilities = frozenset({"features", "layers", "patches", "attention"})
-    module: VisionTransformer
+    patch_size: int
 
     def __init__(self, module: VisionTransformer, info: CheckpointInfo, grid: tuple[int, int]) -> None:
         super().__init__(module, info, int(module.patch_embed.patch_size[0]))
@@ -89,7 +90,7 @@ class ViTBackbone(ModuleBackbone):
         return self.module.norm(tokens[:, 0])
 
     def layers(self, x: torch.Tensor, n: int = 1) -> Layers:
-        """(B, 3, H, W) -> the last n blocks, oldest first, each (CLS (B, D), patches (B, N, D)) after the final norm."""
+        """(B, 3, H, W) -> the last n blocks, oldest first, (CLS (B, D), patches (B, N, D)) after the final norm."""
         check_images(x)
         with self._grad():
             return self._last_layers(x, n)
@@ -111,12 +112,13 @@ class ViTBackbone(ModuleBackbone):
         finally:
             hook.remove()
 
-    def _cls_row(self, attention: nn.Module, qkv: torch.Tensor) -> torch.Tensor:
+    def _cls_row(self, attention: Any, qkv: torch.Tensor) -> torch.Tensor:
         """qkv (B, 1 + R + N, 3 * D) -> (B, heads, N). Only one query is needed: the blocks keep their fused kernel."""
         b, t, _ = qkv.shape
-        q, k, _ = qkv.float().reshape(b, t, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = attention.q_norm(q[:, :, :1]), attention.k_norm(k)
-        weights = ((q * attention.scale) @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, heads, 1, 1 + R + N)
+        with torch.autocast(qkv.device.type, enabled=False):
+            q, k, _ = qkv.float().reshape(b, t, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k = attention.q_norm(q[:, :, :1]), attention.k_norm(k)
+            weights = ((q * attention.scale) @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, heads, 1, 1 + R + N)
         return weights[:, :, 0, self.module.num_prefix_tokens :]
 
     def _last_layers(self, x: torch.Tensor, n: int) -> Layers:
@@ -162,8 +164,8 @@ class ViTBackbone(ModuleBackbone):
 class ConvBackbone(ModuleBackbone):
     """ResNet and ConvNeXt (timm). The feature is the global average pool of the last map.
 
-    ConvNeXt has a LayerNorm after that pool, which is part of its feature; for patches the same norm is applied to every
-    position of the map. `patch_size` is the map's stride (32 as a rule); any image size is taken as it is.
+    ConvNeXt has a LayerNorm after that pool, which is part of its feature; for patches the same norm is applied to
+    every position of the map. `patch_size` is the map's stride (32 as a rule); any image size is taken as it is.
     """
 
     capabilities = frozenset({"features", "patches"})

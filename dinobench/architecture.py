@@ -33,14 +33,14 @@ VIT_SIZES = {
     (1408, 40): "vit_giant",
     (1536, 40): "vit_giant2",
 }
-RESNETS = {
+RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
     ("bottleneck", (3, 4, 23, 3)): "resnet101",
     ("bottleneck", (3, 8, 36, 3)): "resnet152",
 }
-CONVNEXTS = {
+CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
     ((2, 2, 6, 2), 40): "atto",
     ((2, 2, 6, 2), 48): "femto",
     ((2, 2, 6, 2), 64): "pico",
@@ -56,7 +56,7 @@ NORM_EPS = 1e-6  # of every ViT release evaluated here (facebookresearch/dino, d
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the tensors turned out to be, and how to build it. `grid` is the position embedding's, (0, 0) without one."""
+    """What the tensors turned out to be, and how to build it. `grid` is that of the position embedding."""
 
     family: str  # "vit", "resnet", "convnext" or "generic"
     arch: str
@@ -86,19 +86,22 @@ def infer(mapped: Mapped, layout: str, path: str, heads: int | None, partial: bo
             return infer_vit(mapped.tensors, path, heads, partial)
         return infer_resnet(mapped.tensors, path) if layout.startswith("resnet") else infer_convnext(mapped.tensors)
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{path}: its architecture cannot be told from its tensors ({error}); name it with --arch") from None
+        raise UserError(f"{path}: its architecture is not clear from its tensors ({error}); give --arch") from None
 
 
 def infer_vit(tensors: Mapping[str, torch.Tensor], path: str, heads: int | None, partial: bool) -> Architecture:
     """Width, patch, depth, MLP, LayerScale, registers and grid of a ViT."""
     projection = tensors["patch_embed.proj.weight"]
     if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
-        raise UserError(f"{path}: patch embedding of shape {tuple(projection.shape)}; expected (width, 3, patch, patch)")
+        raise UserError(
+            f"{path}: patch embedding of shape {tuple(projection.shape)}; expected (width, 3, patch, patch)"
+        )
     width, patch = projection.shape[0], projection.shape[-1]
     blocks = [int(m[1]) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))]
     if not blocks:
         raise UserError(f"{path}: has a patch embedding but no `blocks.0`: not a plain ViT; name it with --arch")
     fc1, fc2 = _first(tensors, r"blocks\.\d+\.mlp\.fc1\.weight"), _first(tensors, r"blocks\.\d+\.mlp\.fc2\.weight")
+    mlp: Any = SwiGLUPacked
     packed = fc1.shape[0] == 2 * fc2.shape[1]
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     heads = check_heads(width, heads, path)
@@ -123,7 +126,7 @@ def infer_vit(tensors: Mapping[str, torch.Tensor], path: str, heads: int | None,
         no_embed_class=True,
         num_classes=0,
         norm_layer=functools.partial(nn.LayerNorm, eps=NORM_EPS),
-        mlp_layer=SwiGLUPacked if packed else Mlp,
+        mlp_layer=mlp if packed else Mlp,
         act_layer=nn.SiLU if packed else nn.GELU,
         weight_init="skip",
     )
@@ -183,15 +186,16 @@ def infer_resnet(tensors: Mapping[str, torch.Tensor], path: str) -> Architecture
         name = f"{name.replace('resnet', 'resnext')}_{groups}x{base_width}d"
     elif base_width != 64:
         name = f"wide_{name}_{base_width // 64}"
-    make = functools.partial(
-        ResNet, Bottleneck if bottleneck else BasicBlock, counts, num_classes=0, cardinality=groups, base_width=base_width
-    )
+    block: Any = Bottleneck if bottleneck else BasicBlock
+    make = functools.partial(ResNet, block, counts, num_classes=0, cardinality=groups, base_width=base_width)
     width = 2048 if bottleneck else 512
-    return Architecture("resnet", name + ("_cifar" if small else ""), width, functools.partial(_small_stem, make, small))
+    return Architecture(
+        "resnet", name + ("_cifar" if small else ""), width, functools.partial(_small_stem, make, small)
+    )
 
 
-def _small_stem(make: Callable[[], ResNet], small: bool) -> nn.Module:
-    module = make()
+def _small_stem(make: Callable[[], nn.Module], small: bool) -> nn.Module:
+    module: Any = make()
     if small:
         module.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         module.maxpool = nn.Identity()
@@ -219,7 +223,7 @@ def infer_convnext(tensors: Mapping[str, torch.Tensor]) -> Architecture:
     return Architecture("convnext", name, dims[-1], build)
 
 
-def conv_stride(module: nn.Module) -> int:
+def conv_stride(module: Any) -> int:
     """Pixels between neighbouring positions of a ConvNet's last map."""
     stride = int(module.feature_info[-1]["reduction"])
     return stride // 4 if isinstance(getattr(module, "maxpool", None), nn.Identity) else stride

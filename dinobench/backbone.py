@@ -15,7 +15,7 @@ import torch
 from dinobench import architecture as archs
 from dinobench.adapters import ConvBackbone, GenericBackbone, ModuleBackbone, ViTBackbone
 from dinobench.architecture import Architecture, Coverage
-from dinobench.canonical import Mapped, canonicalise, weights_digest
+from dinobench.canonical import Mapped, Tensors, canonicalise, weights_digest
 from dinobench.checkpoint import RawCheckpoint, non_finite, read_checkpoint
 from dinobench.formats import (
     Candidate,
@@ -92,9 +92,9 @@ def load_backbone(
         return GenericBackbone(named.module, named.info, None)
     opened = _open(Path(spec), arch, key, heads, allow_partial)
     _check_complete(opened, allow_partial)
-    module = _fill(opened, seed)
-    info = _info(opened, name, allow_partial)
-    return _adapter(opened.architecture, module, info)
+    tensors = _used(opened)
+    info = _info(opened, tensors, name, allow_partial)
+    return _adapter(opened.architecture, _fill(opened, tensors, seed), info)
 
 
 def inspect_checkpoint(
@@ -105,12 +105,12 @@ def inspect_checkpoint(
     heads: int | None = None,
     name: str | None = None,
 ) -> Inspection:
-    """What a file holds and what would be loaded from it. Raises UserError only where it cannot be read or recognised."""
+    """What a file holds and what would be loaded of it. Raises UserError only for one that cannot be read or placed."""
     opened = _open(Path(path), arch, key, heads, partial=True)
     others = [c.label for c in opened.candidates if c != opened.chosen]
     coverage, prefix = opened.coverage, opened.chosen.prefix
     return Inspection(
-        info=_info(opened, name, allow_partial=True),
+        info=_info(opened, _used(opened), name, allow_partial=True),
         matched=coverage.matched,
         missing=coverage.missing,
         unexpected=tuple(prefix + n for n in coverage.unexpected),
@@ -143,23 +143,23 @@ def _open(path: Path, arch: str | None, key: str | None, heads: int | None, part
         some = ", ".join(list(raw.tensors)[:3])
         raise UserError(f"{shown}: no known backbone among its {len(raw.tensors)} tensors ({some}, ...); give --arch")
     chosen = choose(candidates, key, shown)
-    keep = frozenset(wanted.architecture.build().state_dict()) if wanted and chosen.layout == "generic" else frozenset()
-    mapped = canonicalise(under(raw.tensors, chosen, candidates), chosen.layout, keep)
+    generic = wanted.architecture if wanted and wanted.anchor else None
+    expected = generic.build().state_dict() if generic else {}
+    mapped = canonicalise(under(raw.tensors, chosen, candidates), chosen.layout, frozenset(expected))
     method = infer_method(raw.tensors, raw.meta, chosen)
-    if chosen.layout == "generic":
-        assert wanted is not None  # only a wanted architecture adds the generic anchor
-        architecture = wanted.architecture
+    if generic:
+        architecture = generic
     else:
         given = heads or (wanted.architecture.heads if wanted else None) or _file_heads(raw, mapped, method)
         architecture = archs.infer(mapped, chosen.layout, shown, given, partial)
         if wanted:
             wanted.check(architecture, shown)
-    expected = (architecture.build() if wanted and chosen.layout == "generic" else archs.build_empty(architecture)).state_dict()
+        expected = archs.build_empty(architecture).state_dict()
     return _Opened(raw, chosen, candidates, mapped, architecture, archs.cover(expected, mapped), method)
 
 
 def _file_heads(raw: RawCheckpoint, mapped: Mapped, method: str) -> int | None:
-    """Heads as the file states them (`heads` or `num_heads` beside the weights or in its args), or as MoCo v3 has them."""
+    """Heads as the file states them (`heads` or `num_heads`, also in its args), or as MoCo v3 has them."""
     said = find_setting(raw.meta, "num_heads", "heads")
     if isinstance(said, int) and said > 0:
         return said
@@ -189,12 +189,14 @@ def _some(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:SHOWN]) + (f", ... {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _fill(opened: _Opened, seed: int) -> torch.nn.Module:
-    """The module with the file's weights, copied: the file may be replaced while we run.
+def _used(opened: _Opened) -> Tensors:
+    """The backbone's own tensors in float32, copied: the file is memory-mapped and may be replaced while we run."""
+    found = opened.mapped.tensors
+    return {n: _float32(found[n]) for n in opened.coverage.matched}
 
-    What a partly loaded model lacks is drawn from `seed`, as a random start of that architecture would be.
-    """
-    tensors = {n: _float32(opened.mapped.tensors[n]) for n in opened.coverage.matched}
+
+def _fill(opened: _Opened, tensors: Tensors, seed: int) -> torch.nn.Module:
+    """The module with `tensors`. What a partly loaded model lacks is drawn from `seed`, as in a random start."""
     if opened.coverage.missing:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -204,25 +206,23 @@ def _fill(opened: _Opened, seed: int) -> torch.nn.Module:
         module.load_state_dict(tensors, strict=False)
         return module
     module = archs.build_empty(opened.architecture)
-    for name, tensor in module.state_dict().items():
-        if name not in tensors:  # counters of batches, which older files do not have
-            tensors[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
-    module.load_state_dict(tensors, assign=True)
-    return module.requires_grad_(True)
+    # counters of batches, which older files do not have
+    counters = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in module.state_dict().items() if n not in tensors}
+    module.load_state_dict(tensors | counters, assign=True)
+    return module
 
 
 def _float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
 
 
-def _info(opened: _Opened, name: str | None, allow_partial: bool) -> CheckpointInfo:
+def _info(opened: _Opened, tensors: Tensors, name: str | None, allow_partial: bool) -> CheckpointInfo:
     a, raw = opened.architecture, opened.raw
-    used = {n: _float32(opened.mapped.tensors[n]) for n in opened.coverage.matched}
     return CheckpointInfo(
         name=name or default_name(raw.path),
         path=str(raw.path),
         sha256=raw.sha256,
-        weights_digest=weights_digest(used, a.settings),
+        weights_digest=weights_digest(tensors, a.settings),
         format=describe_format(opened.chosen, raw.meta, opened.method, raw.container),
         key=opened.chosen.prefix.rstrip("."),
         arch=a.arch,
@@ -253,4 +253,3 @@ def _adapter(architecture: Architecture, module: torch.nn.Module, info: Checkpoi
     if architecture.family in ("resnet", "convnext"):
         return ConvBackbone(module, info, archs.conv_stride(module))
     return GenericBackbone(module, info, None)
-

@@ -186,7 +186,7 @@ def square_side(n: int) -> int:
 
 
 def flatten_convnext(tensors: Tensors) -> None:
-    """1 x 1 convolutions and the scales' broadcast axes -> plain matrices and vectors, as timm's Linear form has them."""
+    """1 x 1 convolutions and broadcast axes -> plain matrices and vectors, as timm's Linear form has them."""
     for name, tensor in tensors.items():
         if re.search(r"\.mlp\.fc\d\.weight$", name) and tensor.ndim == 4:
             tensors[name] = tensor.flatten(1)
@@ -206,5 +206,5 @@ def weights_digest(tensors: Mapping[str, torch.Tensor], settings: str = "") -> s
             continue
         tensor = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

@@ -29,11 +29,17 @@ import torch
 from dinobench.types import UserError
 
 # Training state that holds tensors but never a backbone.
-SKIPPED = ("optimizer", "optimizers", "optimizer_states", "lr_schedulers", "scheduler", "scaler", "fp16_scaler", "amp")
-SKIPPED += ("loops", "callbacks", "dino_loss", "ibot_loss", "criterion", "rng_state", "loss_scaler")
+SKIPPED = frozenset(
+    ["optimizer", "optimizers", "optimizer_states", "lr_schedulers", "scheduler", "scaler", "fp16_scaler", "loss_scaler", "amp", "loops", "callbacks", "dino_loss", "ibot_loss", "criterion", "rng_state"]
+)
+# parts of names that torch.compile, FSDP and Lightning put in
+WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_forward_module)\.")
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face puts into a model's folder
 
-HARMLESS = r"torch\._utils\.|torch\.\w+Storage$|torch\.\w+$|collections\.OrderedDict$|argparse\.Namespace$|_codecs\.encode$"
+HARMLESS = (
+    r"torch\._utils\.|torch\.\w+$|collections\.OrderedDict$|argparse\.Namespace$|_codecs\.encode$|"
+    r"numpy\.(_?core\.multiarray\.scalar|dtype|dtypes\.\w+)$"
+)
 
 _MAGIC = {
     b"\xff\xd8\xff": "a JPEG image",
@@ -70,7 +76,9 @@ def read_checkpoint(path: str | Path) -> RawCheckpoint:
         with open(path, "rb") as file:
             head = file.read(64)
             file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+            sha256 = (
+                hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+            )
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not head:
@@ -90,7 +98,7 @@ def flatten(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, t
         if not prefix and key in SKIPPED:
             continue
         if isinstance(item, torch.Tensor):
-            yield re.sub(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_forward_module)(?=\.)", "", f"{prefix}{key}").lstrip("."), item
+            yield WRAPPERS.sub("", f"{prefix}{key}"), item
         elif isinstance(item, Mapping):
             yield from flatten(item, f"{prefix}{key}.")
 
@@ -101,7 +109,7 @@ def non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def write_atomic(obj: Any, path: str | Path) -> None:
-    """torch.save to a temporary file in the same folder, then rename: a reader sees the old file or the whole new one."""
+    """torch.save to a temporary file beside it, then rename: readers see the old file or the whole new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -148,7 +156,9 @@ def _container(path: Path, head: bytes) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(n.endswith("/constants.pkl") for n in names):
-            raise UserError(f"{path}: is a TorchScript archive, which carries code; save the model's state_dict() instead")
+            raise UserError(
+                f"{path}: is a TorchScript archive, which carries code; save the model's state_dict() instead"
+            )
         if not any(n.endswith("data.pkl") for n in names):
             raise UserError(f"{path}: is a zip archive but not a checkpoint; give the file written by torch.save")
         return "zip"
@@ -180,47 +190,52 @@ def _load_torch(path: Path, container: str) -> Any:
 
 def _why(text: str, path: Path, container: str) -> str:
     """The reason of a failed torch.load and its remedy, from torch's own message and a look at the pickle."""
-    said = re.search(r"GLOBAL ([\w.]+)", text)
-    asked = [said[1].rstrip(".")] if said else unsafe_globals(path, container)
+    asked, whole = scan_pickle(_pickle_bytes(path, container))
+    if said := re.search(r"GLOBAL ([\w.]+)", text):
+        asked = [said[1].rstrip(".")]
     if asked:
         return (
             f"refused: its pickle asks for {', '.join(asked[:3])}, and code in a checkpoint is never run; "
             "save tensors only, as torch.save(model.state_dict(), path)"
         )
-    if "magic number" in text:
+    if container == "legacy" and whole:
         return "is a plain pickle, not a checkpoint; load it yourself and torch.save its tensors"
-    if "Unsupported operand" in text and container == "zip":
+    if container == "zip" and "Unsupported operand" in text:
         return "is pickled in a protocol that the safe reader lacks; torch.save it again with the default protocol"
     if container == "zip":
         return "is truncated or damaged; copy or download it again"
     return "is not a checkpoint, or is truncated; expected a torch.save or safetensors file"
 
 
-def unsafe_globals(path: Path, container: str) -> list[str]:
-    """Names of classes and functions that the pickle asks for beyond tensors and containers, without loading it."""
+def _pickle_bytes(path: Path, container: str) -> bytes:
     try:
-        if container == "zip":
-            with zipfile.ZipFile(path) as archive:
-                data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-        else:
-            data = path.read_bytes()
+        if container != "zip":
+            return path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
     except (OSError, StopIteration, zipfile.BadZipFile):
-        return []
+        return b""
+
+
+def scan_pickle(data: bytes) -> tuple[list[str], bool]:
+    """Classes and functions that the first pickle in `data` asks for beyond tensors and containers; whether it is all
+    of `data`. Nothing is loaded."""
     found: dict[str, None] = {}
     strings: list[str] = []
+    end: int | None = None
     with contextlib.suppress(Exception):  # a damaged pickle: what was met until there is enough
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, end in pickletools.genops(data):  # noqa: B007 - the last position is wanted below
             if opcode.name == "GLOBAL":
                 found[str(argument).replace(" ", ".")] = None
             elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:  # module and name are the last two strings
                 found[".".join(strings[-2:])] = None
             elif isinstance(argument, str):
                 strings.append(argument)
-    return [n for n in found if not re.match(HARMLESS, n)]
+    return [n for n in found if not re.match(HARMLESS, n)], end is not None and end + 1 == len(data)
 
 
 def _allowed() -> list[Any]:
-    """Besides torch's own list: Namespace, and what a pickled NumPy number is made of (its old and new module names)."""
+    """Besides torch's own list: Namespace, and what a pickled NumPy number is made of (old and new names)."""
     scalar = np.float64(0).__reduce__()[0]
     numbers = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     return [

@@ -25,7 +25,7 @@ ANCHORS: dict[str, tuple[str, ...]] = {
     "convnext-original": ("stages.0.0.dwconv.weight", "downsample_layers.0.0.weight"),
     "convnext-torchvision": ("features.1.0.block.0.weight", "features.0.0.weight"),
 }
-# Left to right by preference: the averaged weights are what the papers evaluate; MoCo and BYOL evaluate the online ones.
+# By preference: DINO's papers evaluate the averaged weights, MoCo's and BYOL's the online ones.
 PREFERENCE: tuple[frozenset[str], ...] = (
     frozenset({"teacher"}),
     frozenset({"ema"}),
@@ -60,14 +60,14 @@ class Candidate:
 
 
 def find_candidates(names: Iterable[str], extra_anchor: str | None = None) -> list[Candidate]:
-    """Every backbone in the file, best first. `extra_anchor`, a tensor of an architecture asked for, is looked for instead."""
+    """Every backbone in the file, best first; with `extra_anchor`, wherever that tensor stands instead."""
     present = set(names)
     anchors = {"generic": (extra_anchor,)} if extra_anchor else ANCHORS
-    found = {}
+    found: dict[str, Candidate] = {}
     for layout, (anchor, *others) in anchors.items():
         for name in present:
             prefix = name.removesuffix(anchor)
-            if prefix == name or prefix and not prefix.endswith("."):
+            if prefix == name or (prefix and not prefix.endswith(".")):
                 continue
             if all(prefix + other in present for other in others):
                 found.setdefault(prefix, Candidate(prefix, layout))
@@ -124,11 +124,11 @@ def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candi
         return not parts.isdisjoint(words)
 
     scaled = has("ls1", "layer_scale1")
-    if has("ibot_head") or scaled and has("mask_token", "register_tokens", "reg_token"):
+    if has("ibot_head") or (scaled and has("mask_token", "register_tokens", "reg_token")):
         return "dinov2"
     if has("ibot_loss", "masked_embed", "last_layer2", "last_layer2_g"):
         return "ibot"
-    if has("dino_loss", "dino_head") or has("student", "teacher") and has("last_layer"):
+    if has("dino_loss", "dino_head") or (has("student", "teacher") and has("last_layer")):
         return "dino"
     if has("base_encoder", "momentum_encoder"):
         return "mocov3"
@@ -139,9 +139,9 @@ def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candi
     if has("encoder_q", "encoder_k", "queue"):
         return "mocov2"
     online = has("online", "online_encoder", "online_network", "online_backbone", "online_net")
-    if online or has("prediction_head") and has("backbone_momentum"):
+    if online or (has("prediction_head") and has("backbone_momentum")):
         return "byol"
-    if has("prediction_head") or has("predictor") and "encoder" in candidate.prefix.split("."):
+    if has("prediction_head") or (has("predictor") and "encoder" in candidate.prefix.split(".")):
         return "simsiam"
     if has("projector") and has("bn") and "backbone" in candidate.prefix.split("."):
         return "barlow"

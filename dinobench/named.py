@@ -7,6 +7,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import timm
 import torch
@@ -59,7 +60,7 @@ class Wanted:
         if want.family == "vit" and found.family == "vit":
             same = (want.embed_dim, want.depth) == (found.embed_dim, found.depth)
             loose = want.patch_size is None  # an alias names no patch size
-            return not same or not loose and (want.patch_size, want.registers) != (found.patch_size, found.registers)
+            return not same or (not loose and (want.patch_size, want.registers) != (found.patch_size, found.registers))
         if want.family != found.family:
             return True
         shapes = [{n: t.shape for n, t in _canonical(build_empty(a)).items()} for a in (want, found)]
@@ -67,12 +68,13 @@ class Wanted:
 
 
 def load_named(kind: str, model: str, seed: int, name: str | None) -> NamedModel:
-    """`timm:` (pretrained) or `random:` (weights drawn from `seed`). Raises UserError for an unknown or unreachable one."""
+    """`timm:` (pretrained) or `random:` (weights drawn from `seed`). UserError for an unknown or unreachable one."""
     spec = f"{kind}:{model}"
     module = create(model, spec, seed, pretrained=kind == "timm")
     architecture = describe(module, model)
     base, _, tag = model.partition(".")
-    method = "random" if kind == "random" else _tag_method(tag or str(getattr(module, "pretrained_cfg", {}).get("tag", "")))
+    tag = tag or str(getattr(module, "pretrained_cfg", {}).get("tag", ""))
+    method = "random" if kind == "random" else _tag_method(tag)
     info = CheckpointInfo(
         name=name or (f"random_{base}" if kind == "random" else model),
         path=spec,
@@ -94,7 +96,7 @@ def load_named(kind: str, model: str, seed: int, name: str | None) -> NamedModel
 
 
 def load_pixels(side: str, name: str | None) -> NamedModel:
-    """`pixels[:SIDE]`: the image itself, averaged to SIDE x SIDE (16 unless said). Raises UserError for another SIDE."""
+    """`pixels[:SIDE]`: the image itself, averaged to SIDE x SIDE (16 unless said). UserError for a SIDE that is no number."""
     if side and not (side.isdecimal() and 1 <= int(side) <= 512):
         raise UserError(f"pixels:{side}: the side must be a whole number from 1 to 512, as in pixels:16")
     n = int(side or 16)
@@ -166,7 +168,7 @@ def _line(error: Exception) -> str:
 
 def _torchvision(base: str) -> nn.Module:
     """A torchvision model with its last Linear layer taken away."""
-    module = torchvision.models.get_model(base, weights=None)
+    module: Any = torchvision.models.get_model(base, weights=None)
     linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise ValueError("it has no linear classifier to take the features from")
@@ -175,12 +177,11 @@ def _torchvision(base: str) -> nn.Module:
     return module
 
 
-def describe(module: nn.Module, model: str) -> Architecture:
+def describe(module: Any, model: str) -> Architecture:
     """The architecture of a ready module. A plain ViT is brought to the form of `dinobench.canonical` in place."""
     base = model.partition(".")[0]
     build = functools.partial(nn.Identity)
     if _is_plain_vit(module):
-        assert isinstance(module, VisionTransformer)
         _split_positions(module)
         width, depth, heads = module.embed_dim, len(module.blocks), module.blocks[0].attn.num_heads
         patch, registers = int(module.patch_embed.patch_size[0]), module.num_reg_tokens
@@ -193,7 +194,7 @@ def describe(module: nn.Module, model: str) -> Architecture:
     return Architecture(family, base, width, build, settings="" if family != "generic" else base)
 
 
-def _is_plain_vit(module: nn.Module) -> bool:
+def _is_plain_vit(module: Any) -> bool:
     """Whether our own forward pass says the same as timm's: one CLS token, learned positions, a norm at the end."""
     if type(module) is not VisionTransformer or type(module.patch_embed) is not PatchEmbed:
         return False
@@ -204,7 +205,7 @@ def _is_plain_vit(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _split_positions(module: VisionTransformer) -> None:
+def _split_positions(module: Any) -> None:
     """Move the position rows of CLS and registers into those tokens, as for tensors from files."""
     if module.no_embed_class:
         return
@@ -232,4 +233,6 @@ def _brief(a: Architecture) -> str:
     if a.family != "vit":
         return f"a {a.arch}"
     patch = f", patch {a.patch_size}" if a.patch_size else ""
-    return f"a ViT of width {a.embed_dim}, depth {a.depth}{patch}" + (f", {a.registers} registers" if a.registers else "")
+    return f"a ViT of width {a.embed_dim}, depth {a.depth}{patch}" + (
+        f", {a.registers} registers" if a.registers else ""
+    )

@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-# Queries per tile: larger tiles multiply faster but compute more outside the windows (tuned on CPU at 480p, patch 8, 16).
-TILE_ROWS, TILE_COLUMNS = 8, 16
+# Keys lie in strips this many columns wide, each contiguous down the frame, so that any rectangle of them multiplies
+# without being copied first. Tiles are whole strips wide. Larger tiles compute more outside the windows, smaller ones
+# multiply less efficiently (sizes tuned on CPU at 480p, patch 8 and 16).
+STRIP = 4
+TILE_ROWS, TILE_STRIPS = 8, 2
 
 
 class Propagator:
@@ -39,74 +43,86 @@ class Propagator:
     ) -> None:
         """Start from the first frame's features (H, W, D) and one-hot or soft masks (C, H, W)."""
         self.window, self.top_k, self.temperature = window, top_k, temperature
-        height, width, dim = features.shape
-        # slot 0 holds the first frame for good, the others are written in turn: the order never enters the sum
-        self._keys = features.new_zeros(context + 1, height, width, dim)
-        self._values = masks.new_zeros(context + 1, height * width, len(masks))
-        self._keys[0] = F.normalize(features, dim=-1)
-        self._values[0] = masks.flatten(1).T
-        self._seen = 1
+        height, self.width, dim = features.shape
+        strips = -(-self.width // STRIP)
+        # Slot 0 holds the first frame for good, the others are written in turn: the order never enters the sum.
+        self._keys = features.new_zeros(strips, context + 1, height, STRIP, dim)
+        self._values = masks.new_zeros(strips, context + 1, height, STRIP, len(masks))
+        self._seen = 0
+        self._remember(F.normalize(features, dim=-1), masks.permute(1, 2, 0))
 
     def step(self, features: torch.Tensor) -> torch.Tensor:
         """The next frame's features (H, W, D) -> its soft masks (C, H, W)."""
-        slots, height, width, _ = self._keys.shape
+        height = self._keys.shape[2]
         queries = F.normalize(features, dim=-1)
-        used = min(self._seen, slots)
-        keys, values = self._keys[:used], self._values[:used]
-        masks = torch.empty(height, width, values.shape[-1], dtype=values.dtype, device=values.device)
+        masks = queries.new_empty(height, self.width, self._values.shape[-1])
         for rows in _spans(height, TILE_ROWS):
-            for columns in _spans(width, TILE_COLUMNS):
-                masks[rows, columns] = self._tile(queries, keys, values, rows, columns)
-        if slots > 1:
-            slot = 1 + (self._seen - 1) % (slots - 1)
-            self._keys[slot], self._values[slot] = queries, masks.flatten(0, 1)
-        self._seen += 1
+            for start in range(0, self.width, TILE_STRIPS * STRIP):
+                columns = slice(start, min(start + TILE_STRIPS * STRIP, self.width))
+                masks[rows, columns] = self._tile(queries[rows, columns], _Place(rows, columns))
+        self._remember(queries, masks)
         return masks.permute(2, 0, 1)
 
-    def _tile(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: slice, columns: slice
-    ) -> torch.Tensor:
-        """Soft masks (rows, columns, C) of one tile; keys (T, H, W, D), values (T, H * W, C)."""
-        frames, height, width, dim = keys.shape
-        band = slice(max(rows.start - self.window, 0), min(rows.stop + self.window, height))
-        span = slice(max(columns.start - self.window, 0), min(columns.stop + self.window, width))
-        tile = queries[rows, columns].reshape(-1, dim)
-        reach = keys[:, band, span]
-        near_width = reach.shape[2]
-        cosines = tile @ reach.reshape(-1, dim).T  # (Q, T * P), P positions within reach of the tile
-        cosines = cosines.view(len(tile), frames, -1)
-        outside = _outside(
-            rows.start - band.start,
-            columns.start - span.start,
-            (rows.stop - rows.start, columns.stop - columns.start),
-            (reach.shape[1], near_width),
-            self.window,
-            keys.device,
-        )
-        best = cosines.amax(dim=1).add_(outside)  # (Q, P): the largest over the context frames, -inf off the window
-        positions, kept = self._nearest(cosines, best)
-        where = (positions // near_width + band.start) * width + positions % near_width + span.start
+    def _remember(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put a frame's normalised keys (H, W, D) and soft masks (H, W, C) in the slot of the oldest one."""
+        slots = self._keys.shape[1]
+        slot = self._seen if self._seen < slots else 1 + (self._seen - 1) % max(slots - 1, 1)
+        self._seen += 1
+        if slot >= slots:
+            return  # no context beyond the first frame
+        padding = (0, 0, 0, -self.width % STRIP)
+        for store, new in ((self._keys, keys), (self._values, values)):
+            padded = F.pad(new, padding)
+            store[:, slot] = padded.view(len(padded), -1, STRIP, padded.shape[-1]).transpose(0, 1)
+
+    def _tile(self, queries: torch.Tensor, place: _Place) -> torch.Tensor:
+        """Soft masks (rows, columns, C) of one tile from its queries (rows, columns, D)."""
+        strips, slots, height, _, dim = self._keys.shape
+        frames = min(self._seen, slots)
+        band = slice(max(place.rows.start - self.window, 0), min(place.rows.stop + self.window, height))
+        first = max(place.columns.start - self.window, 0) // STRIP
+        last = min(-(-(place.columns.stop + self.window) // STRIP), strips)
+        keys = self._keys[first:last, :frames, band].reshape((last - first) * frames, -1, dim)
+        tile = queries.reshape(1, -1, dim).expand(len(keys), -1, -1)
+        # S strips, T frames, Q queries, P positions of the band in one strip
+        cosines = torch.bmm(tile, keys.transpose(1, 2)).view(last - first, frames, -1, keys.shape[1])
+        outside = _outside(place, band, first, last, self.window, self.width, queries.device)
+        best = cosines.amax(dim=1).add_(outside)  # (S, Q, P): -inf where a position is not in a query's window
+        positions, kept = self._nearest(cosines, best.transpose(0, 1).flatten(1))
+        strip, within = positions // keys.shape[1], positions % keys.shape[1]
         weights = kept.div_(self.temperature).softmax(dim=-1)  # (Q, T * G)
-        candidates = values[:, where].permute(1, 0, 2, 3).flatten(1, 2)  # (Q, T * G, C)
-        masks = (weights[:, None] @ candidates)[:, 0]
-        return masks.view(rows.stop - rows.start, columns.stop - columns.start, -1)
+        values = self._values.flatten(2, 3)[strip + first, :frames, within + band.start * STRIP]  # (Q, G, T, C)
+        masks = weights[:, None] @ values.transpose(1, 2).flatten(1, 2)
+        return masks.view(*queries.shape[:2], -1)
 
     def _nearest(self, cosines: torch.Tensor, best: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions (Q, G) that hold every kept entry, and their cosines (Q, T * G), -inf where not kept.
+        """(S, T, Q, P), (Q, S * P) -> positions (Q, G) that hold all kept entries, their cosines (Q, T * G) or -inf.
 
         The k largest of all entries lie at the k positions with the largest `best`. One position more shows whether a
         tie goes on beyond them; then more are looked at.
         """
-        queries, frames, total = cosines.shape
+        _, frames, queries, width = cosines.shape
+        total = best.shape[1]
+        query = torch.arange(queries, device=best.device)[:, None, None]
+        frame = torch.arange(frames, device=best.device)[None, :, None]
         asked = min(self.top_k + 1, total)
         while True:
             top = best.topk(asked, dim=1)
-            entries = cosines.gather(2, top.indices[:, None].expand(-1, frames, -1))
+            strip, within = (top.indices // width)[:, None], (top.indices % width)[:, None]
+            entries = cosines[strip, frame, query, within]  # (Q, T, G)
             entries = entries.masked_fill_((top.values == -math.inf)[:, None], -math.inf).flatten(1)
             threshold = entries.topk(min(self.top_k, entries.shape[1]), dim=1).values[:, -1:]
-            if asked == total or not bool(((top.values[:, -1:] >= threshold) & (threshold > -math.inf)).any()):
+            tied = (top.values[:, -1:] >= threshold) & (threshold > -math.inf)
+            if asked == total or not bool(tied.any()):
                 return top.indices, entries.masked_fill_(entries < threshold, -math.inf)
             asked = min(2 * asked, total)
+
+
+class _Place(NamedTuple):
+    """Where a tile lies in the grid."""
+
+    rows: slice
+    columns: slice
 
 
 def _spans(length: int, most: int) -> Iterator[slice]:
@@ -116,26 +132,43 @@ def _spans(length: int, most: int) -> Iterator[slice]:
     return (slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True))
 
 
-@lru_cache(maxsize=256)
 def _outside(
-    top: int, left: int, tile: tuple[int, int], reach: tuple[int, int], window: int, device: torch.device
+    place: _Place, band: slice, first: int, last: int, window: int, width: int, device: torch.device
 ) -> torch.Tensor:
-    """(Q, P) float32: 0 where a position of the reached region is in a query's window, -inf where it is not.
+    """(S, Q, P) float32: 0 where a position of strips `first` to `last` and rows `band` is in a query's window."""
+    rows, columns = place
+    # in coordinates relative to the band and the first strip there are few distinct ones
+    return _outside_relative(
+        (rows.start - band.start, rows.stop - band.start),
+        (columns.start - first * STRIP, columns.stop - first * STRIP),
+        (band.stop - band.start, last - first),
+        min(width - first * STRIP, (last - first) * STRIP),
+        window,
+        device,
+    )
 
-    `top` and `left`: where the tile lies in the region; `tile` and `reach`: their (rows, columns).
-    """
-    axes = []
-    for offset, queries, positions in ((top, tile[0], reach[0]), (left, tile[1], reach[1])):
-        gap = torch.arange(positions)[None] - (torch.arange(queries)[:, None] + offset)
-        axes.append(gap.abs() <= window)
-    inside = axes[0][:, None, :, None] & axes[1][None, :, None, :]
+
+@lru_cache(maxsize=256)
+def _outside_relative(
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    reach: tuple[int, int],
+    width: int,
+    window: int,
+    device: torch.device,
+) -> torch.Tensor:
+    height, strips = reach
+    row, column = torch.arange(*rows), torch.arange(*columns)
+    key_row, key_column = torch.arange(height), torch.arange(strips * STRIP).view(strips, STRIP)
+    near_rows = (key_row[None] - row[:, None]).abs() <= window  # (query rows, key rows)
+    near_columns = (key_column[:, None] - column[None, :, None]).abs() <= window  # (S, query columns, STRIP)
+    near_columns &= key_column[:, None] < width
+    inside = near_rows[None, :, None, :, None] & near_columns[:, None, :, None, :]
     bias = torch.zeros(inside.shape).masked_fill_(~inside, -math.inf)
-    return bias.flatten(2).flatten(0, 1).to(device)
+    return bias.reshape(strips, len(row) * len(column), height * STRIP).to(device)
 
 
-def propagate(
-    features: Iterable[torch.Tensor], masks: torch.Tensor, **settings: float
-) -> Iterator[torch.Tensor]:
+def propagate(features: Iterable[torch.Tensor], masks: torch.Tensor, **settings: float) -> Iterator[torch.Tensor]:
     """Soft masks (C, H, W) of every frame after the first, from the frames' features (H, W, D) in order.
 
     `masks` (C, H, W) are the first frame's; `settings` are those of `Propagator`.

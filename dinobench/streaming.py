@@ -21,7 +21,7 @@ from dinobench.types import Backbone, Context, ImageSplit, UserError
 T = TypeVar("T")
 
 #: Images per batch. A CPU is busy with few, and more would only wait for their like; a GPU wants many.
-BATCH_CPU, BATCH_GPU = 8, 64
+BATCH_CPU, BATCH_GPU = 16, 64
 #: Batches' worth of images that may wait for others of their size before the fullest group goes as it is.
 WAITING = 8
 

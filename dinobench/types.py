@@ -138,10 +138,19 @@ class Backbone(Protocol):
 class ImageSplit(Protocol):
     """A list of images with labels; `ids` are stable names (relative paths with forward slashes)."""
 
-    name: str
-    ids: Sequence[str]
-    labels: np.ndarray  # (n,) int64, indices into the data set's classes
-    fingerprint: str  # of the images' contents in their order; labels excluded
+    @property
+    def name(self) -> str: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, indices into the data set's classes."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images' contents in their order; labels excluded."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -107,6 +107,12 @@ def run(backbone: Backbone, data: Landmarks | LabelledImages | LandmarkSets, con
     return _score_landmarks(chosen, queries, database, config)
 
 
+def size_and_scales(config: Config, key: str) -> tuple[int, tuple[float, ...]]:
+    """The longer side in pixels and the scales for the ground truth `key`, where the config leaves them open."""
+    size, scales = SIZES.get(key, OTHERWISE)
+    return config.image_size or size, config.scales or scales
+
+
 def _descriptors(
     backbone: Backbone,
     split: ImageSplit,
@@ -120,8 +126,7 @@ def _descriptors(
     `boxes` (n, 4) in pixels are cut out first. Scaled copies are made from the whole image and then cut to a multiple
     of the patch size, so images are batched by the sizes that are left.
     """
-    default_size, default_scales = SIZES.get(getattr(data, "key", ""), OTHERWISE)
-    side, scales = config.image_size or default_size, config.scales or default_scales
+    side, scales = size_and_scales(config, data.key if isinstance(data, Landmarks) else "")
     multiple = patch_multiple(backbone)
     transform = ImageTransform(resize=None, crop=None)
 
@@ -178,7 +183,7 @@ def _score_landmarks(data: Landmarks, queries: np.ndarray, database: np.ndarray,
     items = pd.DataFrame({"id": list(data.queries.ids), "nearest": [data.database.ids[r[0]] for r in rankings]})
     values: dict[str, float] = {}
     for difficulty in ("medium", *(d for d in DIFFICULTIES if d != "medium")):
-        ap, precision = revisited_scores(rankings, data.truth, difficulty, KS)
+        ap, precision = revisited_scores(rankings, data.truth, difficulty, KS, config.trapezoid)
         if np.isnan(ap).all():
             continue
         scores = {f"mAP_{difficulty}": ap}

@@ -195,15 +195,25 @@ def test_resnets_in_their_formats(tmp_path):
             "dino",
         ),
         "swav": (
-            prefixed(body | {"projection_head.0.weight": torch.ones(8, 512), "prototypes.weight": torch.ones(9, 8)}, "module."),
+            prefixed(
+                body | {"projection_head.0.weight": torch.ones(8, 512), "prototypes.weight": torch.ones(9, 8)},
+                "module.",
+            ),
             "swav",
         ),
         "barlow": (
-            {"epoch": 999, "model": prefixed(body, "module.backbone.") | prefixed(head | {"bn.running_mean": torch.ones(8)}, "module.")},
+            {
+                "epoch": 999,
+                "model": prefixed(body, "module.backbone.")
+                | prefixed(head | {"bn.running_mean": torch.ones(8)}, "module."),
+            },
             "barlow",
         ),
         "simsiam": (
-            {"state_dict": prefixed(body | {"fc.0.weight": torch.ones(8, 512)}, "module.encoder.") | {"module.predictor.0.weight": torch.ones(8, 8)}},
+            {
+                "state_dict": prefixed(body | {"fc.0.weight": torch.ones(8, 512)}, "module.encoder.")
+                | {"module.predictor.0.weight": torch.ones(8, 8)}
+            },
             "simsiam",
         ),
         "mocov2": (
@@ -215,10 +225,17 @@ def test_resnets_in_their_formats(tmp_path):
             "mocov2",
         ),
         "byol": (
-            {"state_dict": prefixed(shifted(body), "target_encoder.") | prefixed(body, "online_encoder.") | {"predictor.0.weight": torch.ones(8, 8)}},
+            {
+                "state_dict": prefixed(shifted(body), "target_encoder.")
+                | prefixed(body, "online_encoder.")
+                | {"predictor.0.weight": torch.ones(8, 8)}
+            },
             "byol",
         ),
-        "lightly": ({"state_dict": prefixed(sequential, "backbone.") | prefixed(shifted(sequential), "backbone_momentum.")}, "unknown"),
+        "lightly": (
+            {"state_dict": prefixed(sequential, "backbone.") | prefixed(shifted(sequential), "backbone_momentum.")},
+            "unknown",
+        ),
         "no_counters": ({n: t for n, t in body.items() if not n.endswith("num_batches_tracked")}, "unknown"),
     }
     model.fc = torch.nn.Identity()
@@ -295,20 +312,30 @@ def test_key_chooses_among_several(tmp_path):
     teacher, student = load_backbone(path), load_backbone(path, key="student")
     assert (teacher.info.key, student.info.key) == ("teacher.backbone", "student.module.backbone")
     assert teacher.info.weights_digest != student.info.weights_digest
-    with pytest.raises(UserError, match=r"full\.pth: no backbone under --key ema; there is: teacher\.backbone, student"):
+    with pytest.raises(
+        UserError, match=r"full\.pth: no backbone under --key ema; there is: teacher\.backbone, student"
+    ):
         load_backbone(path, key="ema")
     assert inspect_checkpoint(path).keys == ("teacher.backbone", "student.module.backbone")
-    mixed = save(lightning("student_backbone.") | {"m": prefixed(shifted(VIT), "teacher_backbone.")}, tmp_path / "l.ckpt")
+    mixed = save(
+        lightning("student_backbone.") | {"m": prefixed(shifted(VIT), "teacher_backbone.")}, tmp_path / "l.ckpt"
+    )
     assert load_backbone(mixed).info.key == "m.teacher_backbone"
     assert load_backbone(mixed, key="student").info.key == "state_dict.student_backbone"
 
 
 def test_incomplete_files_are_refused_and_partial_loading_is_recorded(tmp_path):
-    broken = {n: t for n, t in VIT.items() if n != "blocks.1.mlp.fc2.weight"} | {"blocks.0.adapter.weight": torch.ones(2)}
+    broken = {n: t for n, t in VIT.items() if n != "blocks.1.mlp.fc2.weight"} | {
+        "blocks.0.adapter.weight": torch.ones(2)
+    }
     path = save(broken, tmp_path / "x.pth")
     with pytest.raises(UserError) as error:
         load_backbone(path)
-    for part in ("x.pth", "1 backbone tensors missing (blocks.1.mlp.fc2.weight)", "left over (blocks.0.adapter.weight)"):
+    for part in (
+        "x.pth",
+        "1 backbone tensors missing (blocks.1.mlp.fc2.weight)",
+        "left over (blocks.0.adapter.weight)",
+    ):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     state = torch.get_rng_state()
@@ -418,7 +445,9 @@ def test_code_is_never_run(tmp_path, how):
         path.write_bytes(pickle.dumps({"hook": Evil(flag)}))
     else:
         save(content, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(UserError, match=r"evil\.pth: refused: its pickle asks for (posix|nt|os)\.system.*state_dict") as error:
+    with pytest.raises(
+        UserError, match=r"evil\.pth: refused: its pickle asks for (posix|nt|os)\.system.*state_dict"
+    ) as error:
         load_backbone(path)
     assert not flag.exists() and "\n" not in str(error.value)
     with pytest.raises(UserError, match="asks for"):
@@ -484,7 +513,10 @@ def test_truncated_files(tmp_path, container, share):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.binary(min_size=1, max_size=80), st.sampled_from([b"", b"\x80\x02", b"\x80\x04", b"PK\x03\x04", b"\x10\0\0\0\0\0\0\0{"]))
+@given(
+    st.binary(min_size=1, max_size=80),
+    st.sampled_from([b"", b"\x80\x02", b"\x80\x04", b"PK\x03\x04", b"\x10\0\0\0\0\0\0\0{"]),
+)
 def test_random_bytes_never_raise_anything_else(tmp_path_factory, content, start):
     path = tmp_path_factory.mktemp("fuzz") / "x.pth"
     path.write_bytes(start + content)
@@ -511,7 +543,9 @@ def test_sha256_is_the_files(tmp_path):
     import hashlib
 
     path = save(VIT, tmp_path / "x.pth")
-    assert read_checkpoint(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == load_backbone(path).info.sha256
+    assert (
+        read_checkpoint(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == load_backbone(path).info.sha256
+    )
 
 
 def test_digest_sees_every_change():

@@ -88,8 +88,8 @@ def test_embedded_name_goes_before_a_folder_and_the_folder_stays_reachable(tmp_p
             r"layout not recognised \(an empty folder\); .*classification are cifar: .*; imagefolder: ",
         ),
         ("stray", r"it holds a/, b/, c/, d/, e/ and 2 more"),
-        ("note.txt", r"layout not recognised \(a file\)"),
-        ("set/train", "a part of a data set; give the whole of it, .*set"),
+        ("note.txt", r"layout not recognised \(a file\b"),
+        ("set/train", r"it holds a/, b/; its parent .*set reads as imagefolder"),
     ],
 )
 def test_what_cannot_be_resolved(tmp_path: Path, spec: str, message: str) -> None:
@@ -145,7 +145,7 @@ def test_kinds_are_open_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "here" / "pair.txt").touch()
     assert resolve("p=here", "pairs") == ("p", "here")
     assert resolve("made", "pairs") == ("made", "made")
-    with pytest.raises(UserError, match="pair data serve protocols on 'pairs' data, not on 'classification'"):
+    with pytest.raises(UserError, match="it reads as pair, for protocols on 'pairs' data"):
         resolve("here")
     with pytest.raises(UserError, match=r"'pair' \(did you mean 'pairs'\?\); known: classification"):
         resolve("here", "pair")

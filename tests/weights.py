@@ -1,4 +1,4 @@
-"""Weights that nobody needs to ship: every tensor filled from its own name, and small files of every format with them."""
+"""Weights that nobody needs to ship: tensors filled from their own names, and small files of every format."""
 
 from __future__ import annotations
 
@@ -30,10 +30,17 @@ def fill(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def vit_shapes(
-    width: int = 64, depth: int = 2, patch: int = 16, image: int = 64, registers: int = 0, v2: bool = False, swiglu: int = 0
+    width: int = 64,
+    depth: int = 2,
+    patch: int = 16,
+    image: int = 64,
+    registers: int = 0,
+    v2: bool = False,
+    swiglu: int = 0,
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a ViT in DINO's (`v2`: DINOv2's) flat naming."""
-    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, width), "pos_embed": (1, (image // patch) ** 2 + 1, width)}
+    rows = (image // patch) ** 2 + 1
+    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, width), "pos_embed": (1, rows, width)}
     if registers:
         shapes["register_tokens"] = (1, registers, width)
     if v2:

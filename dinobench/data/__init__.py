@@ -130,19 +130,14 @@ def _visible(folder: Path) -> list[Path]:
 def _unknown_layout(path: Path, kind: str, modules: list[ModuleType]) -> str:
     if path.name.lower().endswith(ARCHIVES):
         return f"{path}: an archive; unpack it and give the folder"
-    for other in KINDS:
-        for module in _layout_modules(other) if other != kind else ():
-            if module.recognises(path):
-                return f"{path}: {module.NAME} data serve protocols on {other!r} data, not on {kind!r}"
     parent = path.resolve().parent
-    if any(module.recognises(parent) for module in modules):
-        return f"{path}: a part of a data set; give the whole of it, {parent}"
-    wanted = "; ".join(
-        f"{module.NAME}: {module.SUMMARY.split('. ')[0].rstrip('.')}"
-        for module in modules
-        if not hasattr(module, "EMBEDDED")
-    )
-    return f"{path}: layout not recognised ({_holds(path)}); layouts for {kind} are {wanted}"
+    readings = [f"its parent {parent} reads as {m.NAME}" for m in modules if m.recognises(parent)][:1]
+    for other in KINDS:
+        others = _layout_modules(other) if other != kind else []
+        readings += [f"it reads as {m.NAME}, for protocols on {other!r} data" for m in others if m.recognises(path)]
+    wanted = [f"{m.NAME}: {m.SUMMARY.split('. ')[0].rstrip('.')}" for m in modules if not hasattr(m, "EMBEDDED")]
+    why = "; ".join([_holds(path), *readings])
+    return f"{path}: layout not recognised ({why}); layouts for {kind} are {'; '.join(wanted)}"
 
 
 def _holds(path: Path) -> str:

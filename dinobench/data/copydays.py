@@ -82,7 +82,7 @@ def assemble(
     distractors: ImageSplit | None,
     whitening: ImageSplit | None,
 ) -> Copies:
-    """The data set with its fingerprint over every part's contents and the copies' originals; `layout` gets its sizes."""
+    """The data set with its fingerprint over every part's contents and the copies' originals; sizes go to `layout`."""
     parts = {"original": originals, **{b.name: b for b in blocks}}
     parts |= {n: s for n, s in (("distractors", distractors), ("whitening", whitening)) if s is not None}
     total = fingerprint.of_dataset(list(parts), [(s.fingerprint, s.labels) for s in parts.values()])

@@ -39,7 +39,8 @@ def hash_files(root: Path, names: Sequence[str], remember: Path, progress: Progr
     `remember` is the data set's own path, which the stored digests are filed under; what is hashed when the run is
     interrupted is kept.
     """
-    paths = [os.path.join(root, name) for name in names]
+    folder = os.fspath(root)
+    paths = [os.path.join(folder, name) for name in names]
     with _pool() as pool:
         stats = np.empty((len(paths), 4), np.int64)
         for i, stat in enumerate(_mapped(pool, _stat, paths, progress, "checking files")):

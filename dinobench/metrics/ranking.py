@@ -78,6 +78,7 @@ def revisited_scores(
     truth: Sequence[Mapping[str, Any]],
     difficulty: str,
     ks: Sequence[int] = (1, 5, 10),
+    trapezoid: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of the Revisited benchmark, per query: average precision (Q,) and precision at `ks` (Q, len(ks)).
 
@@ -94,7 +95,7 @@ def revisited_scores(
         positives = np.concatenate([_indices(of_query[key]) for key in positive_keys])
         ignored = np.concatenate([_indices(of_query[key]) for key in ignored_keys])
         ranks = ranks_without(ranking, positives, ignored)
-        precision.append(average_precision(ranks, len(positives)))
+        precision.append(average_precision(ranks, len(positives), trapezoid))
         at.append([precision_at(ranks, k) for k in ks])
     return np.array(precision, dtype=float), np.array(at, dtype=float).reshape(len(precision), len(ks))
 
