@@ -187,12 +187,20 @@ class ConvBackbone(ModuleBackbone):
 
 
 class GenericBackbone(ModuleBackbone):
-    """Any other timm or torchvision model: whatever enters its classifier is the feature."""
+    """Any other timm or torchvision model: whatever enters its classifier is the feature.
+
+    Some of them take one image size only; another is a UserError.
+    """
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
-        if hasattr(self.module, "forward_features") and hasattr(self.module, "forward_head"):
-            return self.module.forward_head(self.module.forward_features(x), pre_logits=True).flatten(1)
-        return self.module(x).flatten(1)
+        try:
+            if hasattr(self.module, "forward_features") and hasattr(self.module, "forward_head"):
+                return self.module.forward_head(self.module.forward_features(x), pre_logits=True).flatten(1)
+            return self.module(x).flatten(1)
+        except AssertionError as error:  # timm's way of refusing a size
+            raise UserError(
+                f"{self.info.name}: a {self.info.arch} refuses {tuple(x.shape[2:])} images: {error}"
+            ) from None
 
 
 class Pixels(nn.Module):

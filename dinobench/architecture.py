@@ -33,6 +33,12 @@ VIT_SIZES = {
     (1408, 40): "vit_giant",
     (1536, 40): "vit_giant2",
 }
+# DINO's and DeiT's own names, which leave the patch size open
+ALIASES = {name: size for size, name in VIT_SIZES.items()} | {
+    "deit_tiny": (192, 12),
+    "deit_small": (384, 12),
+    "deit_base": (768, 12),
+}
 RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
@@ -79,17 +85,24 @@ class Coverage:
     unexpected: tuple[str, ...]
 
 
-def infer(mapped: Mapped, layout: str, path: str, heads: int | None, partial: bool) -> Architecture:
-    """The architecture of canonical tensors. Raises UserError, with --arch or --heads as the remedy, where unclear."""
+def infer(
+    mapped: Mapped, layout: str, path: str, heads: int | None = None, said: str | None = None, partial: bool = False
+) -> Architecture:
+    """The architecture of canonical tensors. Raises UserError, with --arch or --heads as the remedy, where unclear.
+
+    `said` is the name the file gives itself: a `vit_small` that lacks its last block is incomplete, not a ViT of 11.
+    """
     try:
         if layout in ("vit", "huggingface"):
-            return infer_vit(mapped.tensors, path, heads, partial)
+            return infer_vit(mapped.tensors, path, heads, said, partial)
         return infer_resnet(mapped.tensors, path) if layout.startswith("resnet") else infer_convnext(mapped.tensors)
-    except (KeyError, IndexError, ValueError) as error:
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise UserError(f"{path}: its architecture is not clear from its tensors ({error}); give --arch") from None
 
 
-def infer_vit(tensors: Mapping[str, torch.Tensor], path: str, heads: int | None, partial: bool) -> Architecture:
+def infer_vit(
+    tensors: Mapping[str, torch.Tensor], path: str, heads: int | None, said: str | None, partial: bool
+) -> Architecture:
     """Width, patch, depth, MLP, LayerScale, registers and grid of a ViT."""
     projection = tensors["patch_embed.proj.weight"]
     if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
@@ -100,6 +113,8 @@ def infer_vit(tensors: Mapping[str, torch.Tensor], path: str, heads: int | None,
     blocks = [int(m[1]) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))]
     if not blocks:
         raise UserError(f"{path}: has a patch embedding but no `blocks.0`: not a plain ViT; name it with --arch")
+    said_width, said_depth = ALIASES.get(said or "", (0, 0))
+    depth = max(max(blocks) + 1, said_depth if said_width == width else 0)
     fc1, fc2 = _first(tensors, r"blocks\.\d+\.mlp\.fc1\.weight"), _first(tensors, r"blocks\.\d+\.mlp\.fc2\.weight")
     mlp: Any = SwiGLUPacked
     packed = fc1.shape[0] == 2 * fc2.shape[1]
@@ -115,7 +130,7 @@ def infer_vit(tensors: Mapping[str, torch.Tensor], path: str, heads: int | None,
         img_size=side * patch,
         patch_size=patch,
         embed_dim=width,
-        depth=max(blocks) + 1,
+        depth=depth,
         num_heads=heads,
         mlp_ratio=(fc1.shape[0] + 0.5) / width,  # timm floors width * ratio: the half keeps it exact
         qkv_bias=has(r"blocks\.\d+\.attn\.qkv\.bias"),
@@ -130,9 +145,9 @@ def infer_vit(tensors: Mapping[str, torch.Tensor], path: str, heads: int | None,
         act_layer=nn.SiLU if packed else nn.GELU,
         weight_init="skip",
     )
-    name = vit_name(width, max(blocks) + 1, patch, registers)
+    name = vit_name(width, depth, patch, registers)
     settings = "" if heads == usual_heads(width) else f"heads={heads}"
-    return Architecture("vit", name, width, build, patch, max(blocks) + 1, heads, registers, (side, side), settings)
+    return Architecture("vit", name, width, build, patch, depth, heads, registers, (side, side), settings)
 
 
 def vit_name(width: int, depth: int, patch: int, registers: int) -> str:
@@ -230,21 +245,37 @@ def conv_stride(module: Any) -> int:
 
 
 def build_empty(architecture: Architecture) -> nn.Module:
-    """The module without memory for its weights (meta device): quick, and no random number is drawn."""
-    with torch.device("meta"):
-        return architecture.build()
+    """The module without memory for its weights (meta device): quick, and no random number is drawn.
+
+    Raises UserError for sizes that no module can have.
+    """
+    try:
+        with torch.device("meta"):
+            return architecture.build()
+    except (AssertionError, RuntimeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"a {architecture.arch} cannot be built: {' '.join(str(error).split())}; give --arch") from None
 
 
 def cover(expected: Mapping[str, Any], mapped: Mapped) -> Coverage:
     """Compare a module's state_dict with the tensors found, by name and shape. Counters of batches may be absent."""
     found = mapped.tensors
-    matched = [n for n, t in expected.items() if n in found and found[n].shape == t.shape]
+    matched = [n for n, t in expected.items() if n in found and _fits(found[n], t)]
     missing = [n for n in expected if n not in set(matched) and not n.endswith("num_batches_tracked")]
     unexpected = [mapped.names(n) for n in found if n not in expected]
     for n in missing:
         if n in found:
-            unexpected.append(f"{mapped.names(n)} {tuple(found[n].shape)} instead of {tuple(expected[n].shape)}")
+            unexpected.append(f"{mapped.names(n)} {_kind(found[n])} instead of {_kind(expected[n])}")
     return Coverage(tuple(matched), tuple(missing), tuple(unexpected))
+
+
+def _fits(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    dense = found.layout == torch.strided
+    return dense and found.shape == expected.shape and found.is_floating_point() == expected.is_floating_point()
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    usual = tensor.is_floating_point() and tensor.layout == torch.strided
+    return f"{tuple(tensor.shape)}" + ("" if usual else f" {tensor.dtype} {tensor.layout}")
 
 
 def _first(tensors: Mapping[str, torch.Tensor], pattern: str) -> torch.Tensor:

@@ -151,7 +151,9 @@ def _open(path: Path, arch: str | None, key: str | None, heads: int | None, part
         architecture = generic
     else:
         given = heads or (wanted.architecture.heads if wanted else None) or _file_heads(raw, mapped, method)
-        architecture = archs.infer(mapped, chosen.layout, shown, given, partial)
+        said = find_setting(raw.meta, "arch")
+        said = said if isinstance(said, str) else None
+        architecture = archs.infer(mapped, chosen.layout, shown, given, said, partial)
         if wanted:
             wanted.check(architecture, shown)
         expected = archs.build_empty(architecture).state_dict()

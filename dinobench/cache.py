@@ -8,8 +8,10 @@ it stopped. Only `complete.json`, written last with the checksums of the arrays,
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,18 +55,22 @@ class Entry:
             return False
 
     def create(self) -> None:
-        """Make the files, unless an earlier call began them and they fit."""
+        """Make the files, unless an earlier call began them and they fit.
+
+        Arrays that differ from what was once finished were damaged since: they start anew, because their rows' states
+        no longer say which of them are right.
+        """
+        finished = self.folder / "complete.json"
         try:
-            (self.folder / "complete.json").unlink(missing_ok=True)
-            if not self._begun():
+            if not self._begun() or (finished.exists() and not self.complete()):
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=True)
-                for name, shape in self.shapes.items():
-                    np.lib.format.open_memmap(self._file(name), mode="w+", dtype=np.float32, shape=shape).flush()
                 about = {"label": self.label, "identity": self.identity}
                 (self.folder / "entry.json").write_text(json.dumps(about, indent=1))
-                rows = next(iter(self.shapes.values()))[0]
-                np.lib.format.open_memmap(self._file("state"), mode="w+", dtype=np.uint8, shape=(rows,)).flush()
+                for name, shape in self.shapes.items():
+                    _allocate(self._file(name), np.float32, shape)
+                _allocate(self._file("state"), np.uint8, self._rows())
+            finished.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"{self.folder}: cannot write the feature cache: {error.strerror or error}; "
@@ -73,9 +79,8 @@ class Entry:
 
     def _begun(self) -> bool:
         try:
-            return all(np.load(self._file(n), mmap_mode="r").shape == s for n, s in self.shapes.items()) and (
-                self._file("state").exists()
-            )
+            shapes = {**self.shapes, "state": self._rows()}
+            return all(np.load(self._file(n), mmap_mode="r").shape == s for n, s in shapes.items())
         except (OSError, ValueError, EOFError):
             return False
 
@@ -107,6 +112,9 @@ class Entry:
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
+
+    def _rows(self) -> tuple[int]:
+        return (next(iter(self.shapes.values()))[0],)
 
 
 class Writer:
@@ -200,6 +208,19 @@ def prune(root: Path, older_than: float | None = None) -> tuple[int, int]:
         path.unlink(missing_ok=True)
         entries, freed = entries + 1, freed + entry.bytes
     return entries, freed
+
+
+def _allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    """An array of zeros in a file. Its blocks are reserved now: writing to a mapped file on a full disk is a crash
+    (SIGBUS), while reserving them on one is an error that can be told."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # others: a file system that cannot reserve
+                    raise
 
 
 def _sha256(path: Path) -> str:

@@ -144,7 +144,8 @@ def fuse_qkv(mapped: Mapped) -> None:
     """Separate query, key and value (D, D) -> one qkv (3 * D, D), in that order, where all three are there."""
     for name in [n for n in mapped.tensors if ".attn.query." in n]:
         parts = [name, name.replace(".query.", ".key."), name.replace(".query.", ".value.")]
-        if all(p in mapped.tensors for p in parts):
+        found = [mapped.tensors[p] for p in parts if p in mapped.tensors]
+        if len(found) == 3 and len({(t.shape[1:], t.ndim, t.dtype) for t in found}) == 1 and found[0].ndim:
             fused = name.replace(".query.", ".qkv.")
             mapped.sources[fused] = tuple(s for p in parts for s in mapped.sources.pop(p))
             mapped.tensors[fused] = torch.cat([mapped.tensors.pop(p) for p in parts])
@@ -168,6 +169,9 @@ def fold_positions(mapped: Mapped) -> None:
 def fold_prefix(tensors: Tensors, prefix: int) -> None:
     """Add the first `prefix` rows of `pos_embed` to CLS (the first) and the registers (the others)."""
     position = tensors["pos_embed"]
+    rows = (tensors["cls_token"], *((tensors["reg_token"],) if prefix > 1 else ()))
+    if any(t.shape[:1] + t.shape[2:] != position[:, 0].shape or t.dtype != position.dtype for t in rows):
+        return  # a wrong width or kind, which the comparison with the architecture reports
     if prefix:
         tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
     if prefix > 1:

@@ -30,8 +30,9 @@ from dinobench.types import UserError
 
 # Training state that holds tensors but never a backbone.
 SKIPPED = frozenset(
-    ["optimizer", "optimizers", "optimizer_states", "lr_schedulers", "scheduler", "scaler", "fp16_scaler", "loss_scaler", "amp", "loops", "callbacks", "dino_loss", "ibot_loss", "criterion", "rng_state"]
+    ("optimizer", "optimizers", "optimizer_states", "lr_schedulers", "scheduler", "scaler", "fp16_scaler")
 )
+SKIPPED |= {"loss_scaler", "amp", "loops", "callbacks", "dino_loss", "ibot_loss", "criterion", "rng_state"}
 # parts of names that torch.compile, FSDP and Lightning put in
 WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_forward_module)\.")
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face puts into a model's folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -74,9 +75,10 @@ def parse(value: Any, hint: Any, what: str) -> Any:
             return None
         return parse(value, next(a for a in arguments if a is not type(None)), what)
     if origin is Literal:
-        if value not in arguments:
+        chosen = [a for a in arguments if str(a) == str(value)]
+        if not chosen:
             raise unknown(f"value of {what}", str(value), [str(a) for a in arguments])
-        return value
+        return chosen[0]
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         parts = [p for p in parts if p != ""]
@@ -95,6 +97,9 @@ def parse(value: Any, hint: Any, what: str) -> Any:
     try:
         if hint is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
-        return hint(value.strip() if isinstance(value, str) else value)
+        parsed = hint(value.strip() if isinstance(value, str) else value)
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise ValueError
+        return parsed
     except (TypeError, ValueError):
         raise UserError(f"{what} is {'a whole number' if hint is int else 'a number'}, not {value!r}") from None

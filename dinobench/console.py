@@ -5,10 +5,11 @@ Results for machines go to stdout, everything else to stderr; when stderr is not
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,9 +28,15 @@ from rich.text import Text
 
 T = TypeVar("T")
 
-stderr = Console(stderr=True, highlight=False)
-# A table that is piped keeps its full width instead of being folded to 80 columns.
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:  # rich's own exits with 1, which here means that a gate said no
+        _reader_gone()
+
+
+# What is piped keeps its full width instead of being folded to 80 columns.
+stderr = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 10_000)
+stdout = _Stdout(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 
 #: Work that ends sooner than this shows no progress at all.
 QUIET_SECONDS = 2.0
@@ -42,7 +49,7 @@ silent = False
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f}/s" if speed else "", style="dim")
+        return Text(_rate(speed) if speed else "", style="dim")
 
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None, start: int = 0) -> Iterator[T]:
@@ -91,7 +98,11 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
 def _plain(description: str, done: int, total: int | None, since: int, seconds: float) -> str:
     rate = since / seconds
     left = f", {_clock((total - done) / rate)} left" if total and rate else ""
-    return escape(f"{description}: {done:,}{f'/{total:,}' if total else ''} ({rate:,.1f}/s{left})")
+    return escape(f"{description}: {done:,}{f'/{total:,}' if total else ''} ({_rate(rate)}{left})")
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.1f}/s" if per_second >= 0.5 or not per_second else f"{1 / per_second:,.1f} s each"
 
 
 def _clock(seconds: float) -> str:
@@ -121,16 +132,33 @@ def error(message: str) -> None:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table on stdout; columns named in `right` are right-aligned numbers."""
     shown = Table(
-        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        show_header=any(columns),
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for column in columns:
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
-    stdout.print(shown)
+    with stdout.capture() as captured:
+        stdout.print(shown)
+    text("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))
 
 
 def text(message: str) -> None:
     """Plain text on stdout, exactly as given."""
-    sys.stdout.write(message if message.endswith("\n") else message + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(message if message.endswith("\n") else message + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _reader_gone()
+
+
+def _reader_gone() -> NoReturn:
+    """Stop in peace when nobody reads our output any more, as in `dinobench list | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+    raise SystemExit(0)

@@ -6,13 +6,14 @@ The same command works in one process, with `--devices N`, under torchrun and un
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -57,6 +58,29 @@ class Engine:
         """The first process's `value`, on every process."""
         return self.fabric.broadcast(value) if self.processes > 1 else value
 
+    def together(self, work: Callable[[], T]) -> T:
+        """`work` on every process; what a UserError on any of them says is raised on all.
+
+        A process that raised alone would leave the others waiting for it at their next meeting.
+        """
+        if self.processes == 1:
+            return work()
+        value, error = None, None
+        try:
+            value = work()
+        except UserError as raised:
+            error = raised
+        errors: list[UserError | None] = [None] * self.processes
+        torch.distributed.all_gather_object(errors, error)
+        first = next(filter(None, errors), None)
+        if first is not None:
+            raise first
+        return cast(T, value)
+
+    def on_first(self, work: Callable[[], T]) -> T | None:
+        """`work` on the first process while the others wait: None there. A UserError is raised on all."""
+        return self.together(lambda: work() if self.rank == 0 else None)
+
     def share(self, n: int) -> slice:
         """The contiguous part of n items that falls to this process; sizes differ by one at most.
 
@@ -100,18 +124,32 @@ def start(device: str = "auto", devices: int = 1, precision: str = "32") -> Engi
     if devices < 1:
         raise UserError(f"--devices {devices}: at least one is needed")
     from lightning_fabric import Fabric  # here, because it takes a second that `--help` should not
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    nodes = 1
-    if "LOCAL_WORLD_SIZE" in os.environ and "RANK" in os.environ:  # torchrun
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    devices, nodes = _launched(devices)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on Fabric's own options, which users of dinobench cannot set
-        fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every process that joins
+        try:
+            fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
+            raise UserError(f"--device {device} --devices {devices}: {error}") from error
         fabric.launch()
     if precision == "32":  # cuDNN would otherwise round convolutions to 10 bits of mantissa
         torch.backends.cudnn.allow_tf32 = False
     return Engine(fabric, precision)
+
+
+def _launched(devices: int) -> tuple[int, int]:
+    """(processes on this node, nodes) as torchrun or SLURM has started them, else (`devices`, 1)."""
+    environ = os.environ
+    if "LOCAL_WORLD_SIZE" in environ and "RANK" in environ:  # torchrun
+        local = int(environ["LOCAL_WORLD_SIZE"])
+        return local, int(environ["WORLD_SIZE"]) // local
+    if "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # as Fabric decides
+        nodes = int(environ.get("SLURM_NNODES", 1))
+        return int(environ.get("SLURM_NTASKS_PER_NODE", int(environ["SLURM_NTASKS"]) // nodes)), nodes
+    return devices, 1
 
 
 def _computes_bf16(device: str) -> bool:

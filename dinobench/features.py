@@ -124,19 +124,20 @@ class FeatureService:
         entries = [self.entry(*w) for w in wanted]
         split = wanted[0][1] if wanted else None
         with ExitStack() as held:
-            if self.engine.rank == 0:
+
+            def begin() -> list[int]:
                 held.enter_context(locked(entries))
                 lacking = [i for i, entry in enumerate(entries) if not self._usable(entry)]
                 for i in lacking:
                     entries[i].create()
-            else:
-                lacking = []
-            lacking = self.engine.broadcast(lacking)
+                return lacking
+
+            lacking = self.engine.broadcast(self.engine.on_first(begin)) or []
             if lacking:
                 assert split is not None
-                self._extract(split, [wanted[i] for i in lacking], [entries[i] for i in lacking])
-                self.engine.barrier()
-                self._check(split, [wanted[i] for i in lacking], [entries[i] for i in lacking])
+                some = [wanted[i] for i in lacking], [entries[i] for i in lacking]
+                self.engine.together(lambda: self._extract(split, *some))
+                self._check(split, *some)
             self._complete.update(entry.key for entry in entries)
             self.engine.barrier()
 
@@ -207,11 +208,13 @@ class FeatureService:
                 with self.engine.inference():
                     computed[id(backbone)] = compute_features(backbone, x, *widest)
             cls, mean = computed[id(backbone)]
-            writer.arrays["cls"][good] = cls[:, -request.layers :]
-            if request.mean_patches:
-                assert mean is not None
-                writer.arrays["mean_patches"][good] = mean[:, -request.layers :]
-            finite = np.isfinite(cls).all(axis=(1, 2))
+            values = {"cls": cls, "mean_patches": mean}
+            finite = np.ones(len(good), bool)
+            for name, array in writer.arrays.items():
+                value = values[name]
+                assert value is not None
+                array[good] = value[:, -request.layers :]
+                finite &= np.isfinite(value[:, -request.layers :]).all(axis=(1, 2))
             writer.mark(good, np.where(finite, DONE, NOT_FINITE).astype(np.uint8))
 
     def _load(self, split: ImageSplit, request: FeatureRequest, batches: list[np.ndarray]) -> Iterator[Batch]:

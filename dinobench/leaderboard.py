@@ -6,11 +6,12 @@ Records keep full precision; the only rounding is here, so rebuilding from the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinobench.records import atomic_path, read_all
-from dinobench.types import RunRecord
+from dinobench.types import RunRecord, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,9 +70,30 @@ def table(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def rebuild(results: Path) -> tuple[Path, list[tuple[Path, str]]]:
-    """Write `<results>/leaderboard.csv` from the records; returns its path and the broken records left out."""
-    records, broken = read_all(results)
+    """Write `<results>/leaderboard.csv` from the records; returns its path and the broken records left out.
+
+    Raises UserError when the folder cannot be written.
+    """
     path = results / "leaderboard.csv"
-    with atomic_path(path) as temporary:
-        table(records).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+    seen = None
+    try:
+        # Another process may add a record between our reading and our writing, and finish before us: whoever writes
+        # last must have seen them all.
+        while (now := _state(results)) != seen:
+            seen = now
+            records, broken = read_all(results)
+            with atomic_path(path) as temporary:
+                table(records).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path, broken
+
+
+def _state(results: Path) -> list[tuple[str, int, int, int]]:
+    """Changes whenever a record does: every one is written under a new inode."""
+    found = []
+    for file in (results / "runs").glob("*.json"):
+        with suppress(FileNotFoundError):
+            stat = file.stat()
+            found.append((file.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return sorted(found)

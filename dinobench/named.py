@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
-from collections.abc import Callable
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,16 +23,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dinobench.adapters import Pixels
-from dinobench.architecture import VIT_SIZES, Architecture, build_empty, usual_heads, vit_name
+from dinobench.architecture import ALIASES, Architecture, build_empty, usual_heads, vit_name
 from dinobench.canonical import flatten_convnext, weights_digest
 from dinobench.types import CheckpointInfo, UserError
 
-# DINO's and DeiT's own names, which leave the patch size open
-ALIASES = {name: size for size, name in VIT_SIZES.items()} | {
-    "deit_tiny": (192, 12),
-    "deit_small": (384, 12),
-    "deit_base": (768, 12),
-}
 # What timm's pretrained tags tell of the method; the longer first
 TAG_METHODS = {"dinov3": "dinov3", "lvd142m": "dinov2", "dino": "dino", "mae": "mae", "clip": "clip"}
 
@@ -96,7 +94,7 @@ def load_named(kind: str, model: str, seed: int, name: str | None) -> NamedModel
 
 
 def load_pixels(side: str, name: str | None) -> NamedModel:
-    """`pixels[:SIDE]`: the image itself, averaged to SIDE x SIDE (16 unless said). UserError for a SIDE that is no number."""
+    """`pixels[:SIDE]`: the image itself, averaged to SIDE x SIDE (16 unless said). Raises UserError."""
     if side and not (side.isdecimal() and 1 <= int(side) <= 512):
         raise UserError(f"pixels:{side}: the side must be a whole number from 1 to 512, as in pixels:16")
     n = int(side or 16)
@@ -147,7 +145,7 @@ def create(model: str, spec: str, seed: int, pretrained: bool) -> nn.Module:
         known = timm.list_models() + ([] if pretrained else torchvision.models.list_models(module=torchvision.models))
         near = difflib.get_close_matches(base, known, n=3) or known[:3]
         raise UserError(f"{spec}: there is no model of that name; near it: {', '.join(near)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _cache_only_if_offline() if pretrained else contextlib.nullcontext():
         torch.manual_seed(seed)
         try:
             return make()
@@ -158,6 +156,29 @@ def create(model: str, spec: str, seed: int, pretrained: bool) -> nn.Module:
                 f"{spec}: its pretrained weights could not be had ({_line(error)}); check the network and the tag, "
                 "or download the file and give its path"
             ) from None
+
+
+@contextlib.contextmanager
+def _cache_only_if_offline() -> Iterator[None]:
+    """Without a network, let the hub's client look into its cache only: it would retry for a minute, loudly."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(url: str) -> bool:
+    if "https" in urllib.request.getproxies():
+        return True  # the proxy knows, we cannot
+    try:
+        with socket.create_connection((urllib.parse.urlsplit(url).hostname or "", 443), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def _line(error: Exception) -> str:

@@ -91,7 +91,7 @@ def _largest(keys: torch.Tensor, k: int) -> torch.Tensor:
 
 def _encode(similarity: torch.Tensor, index: torch.Tensor, offset: int) -> torch.Tensor:
     """float32 similarities and int64 indices into a block that starts at row `offset` -> int64 keys."""
-    bits = similarity.contiguous().view(torch.int32)
+    bits = (similarity.contiguous() + 0.0).view(torch.int32)  # -0.0 becomes 0.0, its equal
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # the order of IEEE 754 floats as the order of integers
     return (ordered.long() << 32) + (0xFFFFFFFF - offset - index)
 

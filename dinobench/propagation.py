@@ -51,6 +51,7 @@ class Propagator:
         self._seen = 0
         self._remember(F.normalize(features, dim=-1), masks.permute(1, 2, 0))
 
+    @torch.no_grad()
     def step(self, features: torch.Tensor) -> torch.Tensor:
         """The next frame's features (H, W, D) -> its soft masks (C, H, W)."""
         height = self._keys.shape[2]

@@ -12,10 +12,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
-from dinobench.types import CheckpointInfo, MetricValue, RunRecord, UserError
+from dinobench.types import RunRecord, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,18 +60,54 @@ def from_dict(data: dict[str, Any]) -> RunRecord:
     if data["schema"] > SCHEMA:
         raise ValueError(f"schema {data['schema']} is newer than this dinobench reads ({SCHEMA})")
     try:
-        values = {f.name: data[f.name] for f in dataclasses.fields(RunRecord)}
-        values["checkpoint"] = _checkpoint(values["checkpoint"])
-        values["metrics"] = {name: MetricValue(**m) for name, m in values["metrics"].items()}
+        return _built(RunRecord, data)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a whole run record: {error}") from error
-    values["notes"] = tuple(values["notes"])
-    return RunRecord(**values)
 
 
-def _checkpoint(data: dict[str, Any]) -> CheckpointInfo:
-    lists = {key: tuple(data[key]) for key in ("missing", "unexpected")}
-    return CheckpointInfo(**{**data, **lists})
+def _built(kind: Any, data: dict[str, Any]) -> Any:
+    """The dataclass `kind` from its JSON object: every field is of its type, and there unless it has a default."""
+    return kind(
+        **{name: _checked(data[name], hint, name) for name, hint, required in _fields(kind) if required or name in data}
+    )
+
+
+@cache
+def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
+    """(name, type, whether it has no default) of a dataclass's fields."""
+    hints = get_type_hints(kind)
+    return [(f.name, hints[f.name], f.default is dataclasses.MISSING) for f in dataclasses.fields(kind)]
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _built(hint, value)
+    if origin is dict:
+        return {key: _checked(v, arguments[1], f"{name}.{key}") for key, v in value.items()}
+    if origin is tuple:
+        return tuple(_checked(v, arguments[0], name) for v in value)
+    accepted = arguments if origin in (Union, UnionType) else (hint,)
+    if hint is Any or (float in accepted and type(value) is int) or isinstance(value, accepted):
+        return value
+    raise TypeError(f"{name} is {value!r}")
+
+
+def prepare(results: Path) -> None:
+    """Make the results folder, so that one that cannot be written is found before hours of work and not after.
+
+    Raises UserError when it cannot be made or written.
+    """
+    try:
+        with atomic_path(results / "runs" / ".writable"):
+            pass
+        (results / "runs" / ".writable").unlink()
+    except OSError as error:
+        raise _cannot_write(results, error) from error
+
+
+def _cannot_write(results: Path, error: OSError) -> UserError:
+    return UserError(f"{results}: cannot write results: {error.strerror or error}; choose another --out")
 
 
 def write(results: Path, record: RunRecord, items: pd.DataFrame | None) -> Path:
@@ -82,7 +120,7 @@ def write(results: Path, record: RunRecord, items: pd.DataFrame | None) -> Path:
         with atomic_path(path) as temporary:
             temporary.write_text(to_json(record), encoding="utf-8", newline="\n")
     except OSError as error:
-        raise UserError(f"{results}: cannot write results: {error.strerror or error}; choose another --out") from error
+        raise _cannot_write(results, error) from error
     return path
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from dinobench.stats import bootstrap_interval
 from dinobench.types import (
     Backbone,
     EvalProtocol,
+    FeatureRequest,
+    ImageSplit,
     Metric,
     MetricValue,
     Result,
@@ -51,6 +54,7 @@ class RunContext:
     engine: engine.Engine
     service: FeatureService
     seed: int
+    scratch: Path
 
     @property
     def device(self) -> torch.device:
@@ -99,8 +103,16 @@ class Cell:
         readable = "-".join([self.protocol.name, info.name, self.data.name])
         return f"{re.sub(r'[^A-Za-z0-9._]+', '-', readable).strip('-.')[:100]}-{identity[:10]}"
 
+    def requests(self) -> list[tuple[ImageSplit, FeatureRequest]]:
+        return self.protocol.requests(self.data, self.resolved.config)
+
     def lacks(self) -> list[str]:
-        return sorted(self.protocol.requires - self.backbone.capabilities)
+        """What the protocol, or this configuration of it, cannot do without and the backbone has not."""
+        needs = set(self.protocol.requires)
+        for _, request in self.requests():
+            needs |= {"layers"} if request.layers > 1 else set()
+            needs |= {"patches"} if request.mean_patches else set()
+        return sorted(needs - self.backbone.capabilities)
 
 
 def run(
@@ -136,33 +148,37 @@ def run(
     """
     protocols = [registry.load(p) for p in ([protocol] if isinstance(protocol, str) else protocol)]
     resolved = [resolve(p, profile, settings or {}) for p in protocols]
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1 is needed")
     specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
     if not specs:
         raise UserError("no checkpoint given: --ckpt takes a path, timm:<model>, random:<model> or pixels")
     started = engine.start(device, devices, precision)
     console.silent = started.rank > 0
     engine.seed_everything(seed)
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        started.on_first(lambda: records.prepare(folder))
+
+    def data_sets() -> dict[str, Any]:
+        return {kind: resolve_data(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
+
     # Hashing a large data set is done once by the first process; the others find the sums remembered.
-    if started.rank > 0:
-        started.barrier()
-    sets = {kind: resolve_data(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
-    if started.rank == 0:
-        started.barrier()
+    first = started.on_first(data_sets)
+    sets = started.together(lambda: first or data_sets())
     loading = {"arch": arch, "key": key, "heads": heads, "allow_partial": allow_partial, "seed": seed}
-    backbones = [_load(spec, loading).to(started.device) for spec in specs]
+    backbones = started.together(lambda: [_load(spec, loading).to(started.device) for spec in specs])
     _refuse_doubles(backbones)
 
     cells = [Cell(p, r, sets[p.data], b, seed, started.precision)
              for p, r in zip(protocols, resolved, strict=True) for b in backbones]  # fmt: skip
-    folder = Path(out) if out is not None else None
     with _cache_folder(cache, started) as root:
         service = FeatureService(started, root, skip_broken=skip_broken, batch_size=batch_size, workers=workers)
-        done = _run_cells(cells, RunContext(started, service, seed), folder, force)
-    if folder is not None and started.rank == 0:
-        _, broken = leaderboard.rebuild(folder)
+        done = _run_cells(cells, RunContext(started, service, seed, root), folder, force)
+    if folder is not None:
+        _, broken = started.on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
         for path, reason in broken:
             console.warn(f"{path}: left out of the leaderboard: {reason}")
-    started.barrier()
     return done
 
 
@@ -180,21 +196,18 @@ def _run_cells(cells: list[Cell], ctx: RunContext, out: Path | None, force: bool
             console.warn(f"{cell.protocol.name} is not applicable to {info.name} ({info.arch}): no {', '.join(lacks)}")
         elif cell.run_id not in found:
             pending.append(cell)
-    ctx.service.prepare(
-        [
-            (c.backbone, split, request)
-            for c in pending
-            for split, request in c.protocol.requests(c.data, c.resolved.config)
-        ]
-    )
+    ctx.service.prepare([(c.backbone, split, request) for c in pending for split, request in c.requests()])
     for cell in pending:
         try:
-            record, result = _score(cell, ctx)
+            own = dataclasses.replace(ctx, scratch=ctx.scratch.parent / "scratch" / cell.run_id)
+            record, result = _score(cell, own)
         except UnsupportedCapability as error:
             console.warn(f"{cell.protocol.name} is not applicable: {error}")
             continue
-        if out is not None and ctx.rank == 0:
-            records.write(out, record, result.items)
+        if out is not None:
+            ctx.engine.on_first(partial(records.write, out, record, result.items))
+        if ctx.rank == 0:  # what a training kept to go on from has served
+            shutil.rmtree(own.scratch, ignore_errors=True)
         found[cell.run_id] = record
     return [found[c.run_id] for c in cells if c.run_id in found]
 
@@ -306,7 +319,7 @@ def _cache_folder(keep: bool, started: engine.Engine) -> Iterator[Path]:
         return
     folder = Path(started.broadcast(tempfile.mkdtemp(prefix="dinobench-") if started.rank == 0 else ""))
     try:
-        yield folder
+        yield folder / "features"
     finally:
         if started.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinobench import console
-from dinobench.types import MetricValue, RunRecord
+from dinobench.types import MetricValue, RunRecord, UserError
 
 if TYPE_CHECKING:
     from dinobench.backbone import Inspection
@@ -107,7 +107,11 @@ def protocols() -> None:
 
     rows = []
     for name, entries in available().items():
-        protocol = load(name)
+        try:
+            protocol = load(name)
+        except UserError as error:  # one broken plugin hides no other
+            console.warn(str(error))
+            continue
         default = next(iter(protocol.profiles.values()))
         primary = next((m.name for m in protocol.metrics(default) if m.primary), "")
         rows.append(
@@ -122,7 +126,11 @@ def profiles() -> None:
     from dinobench.registry import available, load
 
     for name in available():
-        protocol = load(name)
+        try:
+            protocol = load(name)
+        except UserError as error:
+            console.warn(str(error))
+            continue
         configs: dict[str, Any] = dict(protocol.profiles)
         fields = dataclasses.fields(next(iter(configs.values())))
         console.table(

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import pandas as pd
     import torch
@@ -222,6 +224,13 @@ class Context(Protocol):
     def rank(self) -> int: ...
     @property
     def processes(self) -> int: ...
+    @property
+    def scratch(self) -> Path:
+        """A folder for this very run, shared by its processes: what an interrupted training needs to go on.
+
+        It need not exist yet, outlives a run that was interrupted, and goes once the record is written.
+        """
+        ...
 
     def share(self, n: int) -> slice:
         """The part of n items that this process works on; the parts of all processes follow each other."""

@@ -132,12 +132,13 @@ def _descriptors(
 
     def prepare(index: int, image: Image.Image) -> np.ndarray:
         if boxes is not None and not np.isnan(boxes[index]).any():
-            image = image.crop(tuple(round(float(v)) for v in boxes[index]))
+            left, top, right, bottom = (round(float(v)) for v in boxes[index])
+            image = image.crop((left, top, right, bottom))
         pixels = transform(fit(image, side, config.enlarge))
         if min(map(min, sizes(pixels))) == 0:
             raise UserError(
                 f"{split.ids[index]}: {image.width} x {image.height} pixels are less than one patch of "
-                f"{multiple} x {multiple} at scale {min(scales):.3g}; try --set enlarge=on"
+                f"{multiple} x {multiple} at scale {min(scales):.3g}; try --set enlarge=on or a larger image_size"
             )
         return pixels
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weights import save, vit
@@ -263,3 +264,22 @@ def test_unknown_and_unreachable_names(monkeypatch):
     with pytest.raises(UserError, match=r"timm:vit_small_patch16_224\.dino: .*unreachable.*path") as error:
         load_backbone("timm:vit_small_patch16_224.dino")
     assert "\n" not in str(error.value)
+
+
+def test_a_model_of_one_size_refuses_others():
+    with pytest.raises(UserError, match=r"swin_tiny_patch4_window7_224.* refuses \(64, 64\) images"):
+        load_backbone("random:swin_tiny_patch4_window7_224").features(torch.zeros(1, 3, 64, 64))
+
+
+def test_resnet_for_small_images(tmp_path):
+    """A 3 x 3 first convolution: stride 1 and no max pooling, so the last map has a stride of 8."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=2).eval()
+        model.conv1, model.maxpool = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.Identity()
+    backbone = load_backbone(save(model.state_dict(), tmp_path / "x.pth"))
+    model.fc, x = torch.nn.Identity(), golden_input(1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.features(x), model(x))
+    assert backbone.info.arch.endswith("_cifar") and backbone.patch_size == 8
+    assert backbone.layers(x)[0][1].shape == (1, 16, 512)

@@ -24,7 +24,7 @@ from dinobench.checkpoint import read_checkpoint, write_atomic
 from dinobench.types import UserError
 
 VIT = vit()
-V2 = vit(patch=14, image=56, v2=True)
+HF = huggingface(VIT)
 X = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32))
 
 
@@ -355,6 +355,29 @@ def test_incomplete_files_are_refused_and_partial_loading_is_recorded(tmp_path):
 def test_any_missing_tensor_refuses(tmp_path_factory, name):
     path = save({n: t for n, t in VIT.items() if n != name}, tmp_path_factory.mktemp("m") / "x.pth")
     with pytest.raises(UserError, match=r"x\.pth"):
+        load_backbone(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_other_shape_or_kind_refuses(tmp_path_factory, data):
+    content, name = data.draw(st.sampled_from([(VIT, n) for n in VIT] + [(HF, n) for n in HF]))
+    shape = data.draw(st.lists(st.sampled_from([0, 1, 2, 17, 64]), max_size=4))
+    integers = data.draw(st.booleans())
+    if not integers and tuple(shape) == content[name].shape:
+        return
+    other = torch.zeros(content[name].shape if integers else shape, dtype=torch.int8 if integers else torch.float32)
+    path = save(content | {name: other}, tmp_path_factory.mktemp("m") / "x.pth")
+    with pytest.raises(UserError) as error:
+        load_backbone(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_says_its_arch_must_have_all_its_blocks(tmp_path):
+    path = save(
+        {"teacher": prefixed(vit(width=192, depth=1, image=32), "backbone."), "args": args()}, tmp_path / "x.pth"
+    )
+    with pytest.raises(UserError, match=r"taken for vit_tiny_patch16, but 132 backbone tensors missing \(blocks\.1\."):
         load_backbone(path)
 
 

@@ -152,3 +152,19 @@ def test_precision_cut_at_the_last_positive():
 def test_more_found_than_there_are():
     with pytest.raises(ValueError, match="3 positives found"):
         average_precision([0, 1, 2], 2)
+
+
+def test_micro_average_precision_interval_by_plain_resampling():
+    """The same draws, scored one by one with repeated rows: a pair drawn twice counts twice at one similarity."""
+    r = np.random.default_rng(3)
+    correct = r.random((12, 4)) < 0.3
+    similarity = r.permutation(48).reshape(12, 4) / 48
+    positives = correct.sum(axis=1) + 1
+    draws, plain = np.random.default_rng(7), []
+    for _ in range(50):
+        rows = draws.integers(0, 12, 12)
+        s, c = similarity[rows].ravel(), correct[rows].ravel()
+        plain.append(average_precision_score(c, s) * c.sum() / positives[rows].sum())
+    expected = np.quantile(plain, [0.025, 0.975])
+    interval = micro_average_precision_interval(similarity, correct, positives, resamples=50, seed=7)
+    np.testing.assert_allclose(interval, expected, atol=1e-12)

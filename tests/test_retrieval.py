@@ -49,7 +49,7 @@ def picture(seed: int, size=(64, 48)) -> Image.Image:
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
-SIZES = [(64, 48), (48, 64), (100, 75), (70, 41), (99, 75), (64, 48), (71, 40), (33, 90)]
+SIZES = [(64, 48), (48, 64), (100, 75), (70, 41), (99, 75), (64, 48), (71, 40), (40, 90)]
 
 
 def oxford(root: Path, name: str = "roxford5k", protocol: int = 4, **changes) -> Path:
@@ -225,7 +225,7 @@ def test_images_smaller_than_a_patch(tiny, tmp_path):
     root = labelled(tmp_path / "set")
     picture(5, (20, 9)).save(root / "class1" / "slim.png")
     data = landmarks.load(root, "set")
-    with pytest.raises(UserError, match=r"class1/slim\.png: 20 x 9 pixels .* --set enlarge=on"):
+    with pytest.raises(UserError, match=r"class1/slim\.png: 20 x 9 pixels are less than one patch .* --set enlarge=on"):
         retrieval.run(tiny, data, retrieval.Config(), Ctx())
     result = retrieval.run(tiny, data, retrieval.Config(enlarge=True, image_size=64), Ctx())
     assert len(result.items) == 10

@@ -62,7 +62,9 @@ def places(name: str = "tiles") -> landmarks.Landmarks:
     Three views are easy (compression, colour, a slight crop), two hard (a slant, a screen's look), and one is a sliver
     of the place that says too little: junk.
     """
-    queries, boxes, views, truth = [], [], [], []
+    queries: list[Image.Image] = []
+    views: list[Image.Image] = []
+    boxes, truth = [], []
     for number, (photo, box, tile) in enumerate(list(_tiles())[::2]):
         rng = np.random.default_rng(1000 + number)
         left, top, right, bottom = box

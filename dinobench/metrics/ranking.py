@@ -167,15 +167,18 @@ def micro_average_precision_interval(
     The pairs are sorted once; a resample weighs each pair by how often its query was drawn.
     """
     order = np.lexsort((correct.ravel(), -similarity.ravel()))
-    query = np.repeat(np.arange(len(correct)), correct.shape[1])[order]
-    right = correct.ravel()[order]
-    draws = np.random.default_rng(seed).integers(0, len(correct), (resamples, len(correct)))
+    at = np.flatnonzero(correct.ravel()[order])
+    if not len(at):
+        return 0.0, 0.0
+    query = (order // correct.shape[1])[: at[-1] + 1]  # what comes after the last right pair changes nothing
+    steps = np.concatenate([[0], at[:-1] + 1])  # from one right pair to the next
+    rng = np.random.default_rng(seed)
     scores = []
-    for draw in draws:
-        times = np.bincount(draw, minlength=len(correct))
+    for _ in range(resamples):
+        times = np.bincount(rng.integers(0, len(correct), len(correct)), minlength=len(correct))
         weight = times[query]
-        seen, found = np.cumsum(weight), np.cumsum(weight * right)
-        gain = (weight * right * found)[right] / np.maximum(seen, 1)[right]
+        seen, found = np.add.reduceat(weight, steps).cumsum(), weight[at].cumsum()
+        gain = weight[at] * found / np.maximum(seen, 1)
         scores.append(gain.sum() / max((times * positives).sum(), 1))
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,0 +1,188 @@
+"""DAVIS mask propagation: a video's first mask is carried through it by the nearest patches, nothing is trained.
+
+(Jabri et al. 2020, arXiv 2006.14613; Caron et al. 2021, arXiv 2104.14294, section 4.2.2 and the released
+`eval_video_segmentation.py`, which `dino2021` reproduces; scores by Pont-Tuset et al. 2017, arXiv 1704.00675.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from dinobench.data.transforms import IMAGENET_MEAN
+from dinobench.data.video import Video, VideoSet
+from dinobench.metrics.segmentation import frame_scores
+from dinobench.propagation import propagate
+from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, setting
+from dinobench.video_scores import (
+    METRICS,
+    STATISTICS,
+    averages,
+    label_png,
+    object_statistics,
+    object_table,
+    scored_frames,
+)
+
+DINO = "facebookresearch/dino, eval_video_segmentation.py"
+#: Frames per forward pass: enough to keep a GPU busy, while a CPU gains nothing from more than one.
+BATCH_CPU, BATCH_GPU = 1, 8
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a DAVIS score."""
+
+    short_side: int = setting(480, "pixels of the frames' shorter side, bilinear", DINO)
+    multiple: int = setting(64, "the longer side is floored to a multiple of this (854 -> 832)", DINO)
+    mean: tuple[float, ...] = setting(IMAGENET_MEAN, "subtracted per RGB channel, on the scale 0..1", DINO)
+    std: tuple[float, ...] = setting((0.228, 0.224, 0.225), "divided by per RGB channel; .228 is the release's", DINO)
+    context: int = setting(7, "frames before the current one to take masks from, besides the first", DINO)
+    window: int = setting(12, "patches up, down, left and right in which to look for neighbours", DINO)
+    top_k: int = setting(5, "nearest patches kept over the whole context, ties included", DINO)
+    temperature: float = setting(0.1, "weights are exp(cosine / temperature)", DINO)
+    videos: tuple[str, ...] = setting((), "only these videos; all when empty")
+
+    def __post_init__(self) -> None:
+        for field in ("short_side", "multiple", "top_k"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} = {getattr(self, field)} must be at least 1")
+        if self.context < 0 or self.window < 0:
+            raise ValueError(f"context = {self.context} and window = {self.window} must not be negative")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature = {self.temperature} must be above 0")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std take one number per RGB channel, std above 0")
+
+
+name = "davis"
+version = 1
+summary = "a video's first mask is carried through it by the nearest patches"
+data = "videos"
+requires = frozenset({"patches"})
+profiles = {"dino2021": Config()}
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """J&F and the mean, recall and decay of both."""
+    return METRICS
+
+
+def requests(data: VideoSet, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
+    """Nothing: whole frames at 480p are not among the feature service's."""
+    return []
+
+
+def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Result:
+    """Propagate through every video and score each object. Videos are shared out over the processes.
+
+    Where the context has an `artifact(path, content)`, every label map is handed to it as an indexed PNG.
+    """
+    videos = data.select(config.videos)
+    mine = videos[ctx.share(len(videos))]
+    artifact = getattr(ctx, "artifact", None)
+    frames = (
+        (video, index, labels)
+        for video in mine
+        for index, labels in enumerate(label_maps(backbone, video, config, ctx.device))
+    )
+    scores: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {video.name: [] for video in mine}
+    for video, index, labels in ctx.progress(frames, "Propagating masks", sum(map(len, mine))):
+        if artifact is not None:
+            artifact(f"{video.name}/{video.names[index]}.png", label_png(labels))
+        if index in scored_frames(video):
+            scores[video.name].append(frame_scores(labels, video.mask(index), video.objects))
+    values = [np.zeros((0, len(STATISTICS)))]
+    values += [object_statistics(*map(np.array, zip(*rows, strict=True))) for rows in scores.values()]
+    table = object_table(videos, ctx.gather(torch.from_numpy(np.concatenate(values))).numpy())
+    return Result(averages(table), table, cluster="video")
+
+
+def label_maps(backbone: Backbone, video: Video, config: Config, device: torch.device) -> Iterator[np.ndarray]:
+    """The label map (H, W) uint8 of every frame at the video's size; the first is the given mask itself."""
+    first = video.mask(0)
+    yield first
+    patch = backbone.patch_size or 1
+    grids = features(backbone, video, config, device)
+    height, width = network_size(*video.size, config)
+    grid = (height // patch, width // patch)
+    soft = propagate(
+        grids,
+        first_masks(first, grid).to(device),
+        context=config.context,
+        window=config.window,
+        top_k=config.top_k,
+        temperature=config.temperature,
+    )
+    for masks in soft:
+        yield labels_of(masks, patch, video.size)
+
+
+def features(backbone: Backbone, video: Video, config: Config, device: torch.device) -> Iterator[torch.Tensor]:
+    """Every frame's patch features (H, W, D) after the last block's norm, a few frames per forward pass."""
+    size = BATCH_CPU if device.type == "cpu" else BATCH_GPU
+    patch = backbone.patch_size or 1
+    for start in range(0, len(video), size):
+        batch = [network_input(video.frame(i), config) for i in range(start, min(start + size, len(video)))]
+        x = torch.stack(batch).to(device)
+        rows, columns = x.shape[-2] // patch, x.shape[-1] // patch
+        with torch.inference_mode():
+            # the reference's patch embedding never sees what is beyond the last whole patch
+            [(_, patches)] = backbone.layers(x[..., : rows * patch, : columns * patch], 1)
+        yield from patches.unflatten(1, (rows, columns))
+
+
+def network_size(height: int, width: int, config: Config) -> tuple[int, int]:
+    """(height, width) of the frames that the backbone sees.
+
+    >>> network_size(480, 854, Config()), network_size(1080, 608, Config())
+    ((480, 832), (832, 480))
+    """
+    longer = config.short_side * max(height, width) / min(height, width)
+    longer = int(longer // config.multiple * config.multiple)
+    return (longer, config.short_side) if height > width else (config.short_side, longer)
+
+
+def network_input(frame: np.ndarray, config: Config) -> torch.Tensor:
+    """An RGB frame (H, W, 3) uint8 -> (3, h, w) float32, resized on 8 bits by OpenCV and normalised."""
+    height, width = network_size(*frame.shape[:2], config)
+    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+    pixels = torch.from_numpy(resized).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
+    return pixels.div_(255).sub_(mean).div_(std)
+
+
+def first_masks(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+    """The first mask (H, W) uint8, brought to the patch grid by PIL's nearest, as one-hot (C, rows, columns) float32.
+
+    There are as many channels as the highest label found on the grid, plus one: an object that falls between the
+    patches is lost from the start.
+    """
+    small = np.asarray(Image.fromarray(labels).resize((grid[1], grid[0]), Image.Resampling.NEAREST))
+    return F.one_hot(torch.from_numpy(small.astype(np.int64))).permute(2, 0, 1).float()
+
+
+def labels_of(masks: torch.Tensor, patch: int, size: tuple[int, int]) -> np.ndarray:
+    """Soft masks on the grid (C, rows, columns) -> labels (H, W) uint8 at `size`.
+
+    Upsampled bilinearly, each channel stretched to 0..1 where it has anything, the largest wins.
+    """
+    full = F.interpolate(masks[None], scale_factor=patch, mode="bilinear", align_corners=False)[0]
+    low, high = full.amin((1, 2), keepdim=True), full.amax((1, 2), keepdim=True)
+    # 0 / 0 of a constant channel is NaN in the release, and its argmax takes NaN for the largest
+    stretched = torch.where(high > low, (full - low) / (high - low), math.inf)
+    full = torch.where(high > 0, stretched, full)
+    best, winner = full[0], torch.zeros(full.shape[1:], dtype=torch.uint8, device=full.device)
+    for channel in range(1, len(full)):  # an argmax over the first dimension takes 30 times as long on a CPU
+        winner.masked_fill_(full[channel] > best, channel)
+        best = torch.maximum(best, full[channel])
+    labels = winner.cpu().numpy()
+    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+

@@ -1,0 +1,193 @@
+"""Logistic regression on frozen features, on all of train or on a few of its images.
+
+(Oquab et al. 2023, arXiv 2304.07193, whose evaluation `dinov2` reproduces: the strength of the regularisation is chosen
+on a part of train that is held out, and the regression fitted anew on all of it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from dinobench.data.transforms import ImageTransform
+from dinobench.logistic import Fit, fit_path
+from dinobench.metrics.classification import first_argmax, label_rank
+from dinobench.splits import draw_digest, hold_out, low_shot
+from dinobench.types import (
+    Backbone,
+    Context,
+    FeatureRequest,
+    Features,
+    ImageClassification,
+    ImageSplit,
+    Metric,
+    Result,
+    setting,
+)
+
+DINOV2 = "facebookresearch/dinov2, dinov2/eval/log_regression.py"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a logistic regression score."""
+
+    c_min: float = setting(1e-6, "smallest C, the inverse of the L2 regularisation", DINOV2)
+    c_max: float = setting(1e5, "largest C", DINOV2)
+    c_count: int = setting(45, "values of C, spaced evenly in their logarithm; 1 is c_min and needs no choosing", DINOV2)
+    holdout: float = setting(0.1, "share of each train class that C is chosen on, before all is fitted", DINOV2)
+    holdout_seed: int = setting(0, "of the stratified draw of those images", "ours")
+    max_iterations: int = setting(1000, "of L-BFGS, for each C", DINOV2)
+    tolerance: float = setting(1e-12, "largest gradient of the mean loss at which a fit ends", DINOV2)
+    normalise: bool = setting(True, "whether features are brought to length 1", DINOV2)
+    fraction: float = setting(1.0, "share of each train class to learn from, drawn anew in every try", DINOV2)
+    n_per_class: int = setting(0, "train images per class instead, drawn anew in every try; 0 is off", DINOV2)
+    tries: int = setting(1, "draws to average over; the seed of a draw is its number", DINOV2)
+    resize: int = setting(256, "shorter side of the image in pixels before the crop", DINOV2)
+    crop: int = setting(224, "side of the centre crop in pixels", DINOV2)
+    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "of the resize, by PIL", DINOV2)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.c_min <= self.c_max or self.c_count < 1:
+            raise ValueError("0 < c_min <= c_max, and c_count is 1 or more")
+        if not 0 < self.holdout < 1 or not 0 < self.fraction <= 1:
+            raise ValueError("holdout is between 0 and 1, fraction above 0 and at most 1")
+        if self.n_per_class < 0 or self.tries < 1 or self.max_iterations < 1 or self.tolerance < 0:
+            raise ValueError("n_per_class and tolerance are 0 or more, tries and max_iterations 1 or more")
+        if self.n_per_class and self.fraction < 1:
+            raise ValueError("n_per_class and fraction both say how many images to draw: give one of them")
+        if self.tries > 1 and not self.low_shot:
+            raise ValueError("several tries need n_per_class or fraction: with all train images every try is the same")
+
+    @property
+    def low_shot(self) -> bool:
+        return bool(self.n_per_class) or self.fraction < 1
+
+    def strengths(self) -> list[float]:
+        return np.geomspace(self.c_min, self.c_max, self.c_count).tolist() if self.c_count > 1 else [self.c_min]
+
+    def request(self) -> FeatureRequest:
+        return FeatureRequest(ImageTransform(self.resize, self.crop, self.interpolation))
+
+
+name = "logreg"
+version = 1
+summary = "logistic regression on frozen features, of all train images or of a few"
+data = "classification"
+requires = frozenset({"features"})
+profiles = {
+    "dinov2": Config(),
+    "lowshot1": Config(fraction=0.01, tries=5),
+    "lowshot10": Config(fraction=0.1, tries=5),
+    "nshot": Config(n_per_class=10, tries=5),
+}
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """top-1 and top-5; with several tries their means and standard deviations."""
+    spread = [Metric(f"top{n}_std", unit="points", higher_is_better=False) for n in (1, 5)]
+    return Metric("top1", primary=True), Metric("top5"), *(spread if config.tries > 1 else ())
+
+
+def requests(
+    data: ImageClassification, config: Config, backbone: Backbone | None = None
+) -> list[tuple[ImageSplit, FeatureRequest]]:
+    """What `run` will ask the feature service for."""
+    return [(data.train, config.request()), (data.test, config.request())]
+
+
+def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Context) -> Result:
+    """Choose C, fit and score the test images, once per try; the tries are shared among the processes."""
+    train = ctx.features(backbone, data.train, config.request())
+    test = ctx.features(backbone, data.test, config.request())
+    labels = data.train.labels[train.kept]
+    x_test = _rows(test, slice(None), config, ctx)
+    y_test = torch.from_numpy(data.test.labels[test.kept])
+
+    attempts = range(config.tries)
+    mine = [_attempt(attempt, train, labels, x_test, len(data.classes), config, ctx)
+            for attempt in attempts[ctx.share(config.tries)]]  # fmt: skip
+    none = torch.zeros(0, len(y_test), len(data.classes), dtype=torch.float64)
+    scores = ctx.gather(torch.stack([s for s, _ in mine]) if mine else none)  # (tries, n, classes)
+    fits = ctx.gather(torch.tensor([said for _, said in mine], dtype=torch.float64).reshape(len(mine), 4))
+    ranks = torch.stack([label_rank(s, y_test) for s in scores])
+
+    frame: dict[str, Any] = {
+        "id": [data.test.ids[int(i)] for i in test.kept],
+        "label": [data.classes[i] for i in y_test],
+        "prediction": [data.classes[i] for i in first_argmax(scores[0])],
+    }
+    values: dict[str, float] = {}
+    for n in (1, 5):
+        right = (ranks < n).double()  # (tries, n)
+        frame[f"top{n}"] = right.mean(0).numpy() if config.tries > 1 else right[0].bool().numpy()
+        values[f"top{n}"] = 100 * float(right.mean())
+        if config.tries > 1:
+            values[f"top{n}_std"] = 100 * float(np.std(right.mean(1).numpy()))
+    drawn = [_draw(labels, attempt, config) for attempt in attempts] if config.low_shot else []
+    return Result(values, pd.DataFrame(frame), notes=_notes(config, fits, drawn))
+
+
+def _attempt(
+    attempt: int, train: Features, labels: np.ndarray, x_test: torch.Tensor, classes: int, config: Config, ctx: Context
+) -> tuple[torch.Tensor, list[float]]:
+    """Scores of the test images (n, C), and C, accuracy on the held-out images, iterations, fits that did not end."""
+    drawn = _draw(labels, attempt, config)
+    x = _rows(train, drawn, config, ctx)
+    y = torch.from_numpy(labels[drawn]).to(x.device)
+    settings: dict[str, Any] = {"tolerance": config.tolerance, "max_iterations": config.max_iterations}
+    strengths = config.strengths()
+    start, accuracy, iterations, unfinished = None, float("nan"), 0, 0
+    if len(strengths) > 1:
+        learn, held = (torch.from_numpy(i).to(x.device) for i in hold_out(labels[drawn], config.holdout, config.holdout_seed))
+        best = -1.0, 0.0
+        path = fit_path(x[learn], y[learn], classes, strengths, **settings)
+        for fit in _watched(path, attempt, config, ctx):
+            scores = fit.scores(x[held])
+            right = float((first_argmax(scores) == y[held]).double().mean())
+            found = right, -float(F.cross_entropy(scores, y[held]))  # of equally good ones the one of least loss
+            if found > best:
+                best, start = found, fit
+            iterations, unfinished = iterations + fit.iterations, unfinished + (not fit.converged)
+        accuracy = best[0]
+    c = start.c if start else strengths[0]
+    (last,) = fit_path(x, y, classes, [c], start=start, **settings)
+    said = [c, 100 * accuracy, iterations + last.iterations, unfinished + (not last.converged)]
+    return last.scores(x_test).cpu(), said
+
+
+def _watched(path: Iterator[Fit], attempt: int, config: Config, ctx: Context) -> Iterator[Fit]:
+    which = f" (try {attempt + 1} of {config.tries})" if config.tries > 1 else ""
+    return ctx.progress(path, f"Logistic regression, values of C{which}", config.c_count)
+
+
+def _rows(features: Features, rows: Any, config: Config, ctx: Context) -> torch.Tensor:
+    """CLS features (n, D) float64 on the device."""
+    x = torch.from_numpy(features.cls[rows, -1].astype(np.float64))
+    if ctx.device.type != "mps":  # which has no double precision
+        x = x.to(ctx.device)
+    return F.normalize(x, dim=1) if config.normalise else x
+
+
+def _draw(labels: np.ndarray, attempt: int, config: Config) -> np.ndarray:
+    if not config.low_shot:
+        return np.arange(len(labels))
+    return low_shot(labels, attempt, fraction=config.fraction, n_per_class=config.n_per_class)
+
+
+def _notes(config: Config, fits: torch.Tensor, drawn: list[np.ndarray]) -> list[str]:
+    """What was drawn and chosen in every try."""
+    tries = []
+    for attempt, (c, accuracy, iterations, _) in enumerate(fits.tolist()):
+        draw = f"seed {attempt}: {len(drawn[attempt])} images (draw {draw_digest(drawn[attempt])}), " if drawn else ""
+        chosen = f"C = {c:.4g}" + (f", {accuracy:.2f} % on held-out images" if config.c_count > 1 else "")
+        tries.append(f"{draw}{chosen}, {iterations:.0f} iterations in all")
+    unfinished = int(fits[:, 3].sum())
+    late = [f"{unfinished} fits had not converged after {config.max_iterations} iterations"] if unfinished else []
+    return ["; ".join(tries), *late]

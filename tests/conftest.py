@@ -1,0 +1,43 @@
+"""What every test gets: a cache of its own, two threads, no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_FOLDER = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before torch is imported, and inherited by the processes that tests start."""
+    config.stash[_FOLDER] = tempfile.mkdtemp(prefix="dinobench-tests-")
+    os.environ["DINOBENCH_CACHE"] = os.path.join(config.stash[_FOLDER], "cache")
+    os.environ.pop("DINOBENCH_DATA", None)
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "2")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command sets it; spinning threads starve each other
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_FOLDER], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; tests that need it are skipped without."""
+    folder = os.environ.get("DINOBENCH_TEST_DATA")
+    if not folder:
+        pytest.skip("DINOBENCH_TEST_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that no other test has written to."""
+    monkeypatch.setenv("DINOBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
