@@ -228,7 +228,6 @@ def main() -> None:
             console.error(str(error))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        console.note("interrupted; what was extracted so far is kept, and the same command goes on from there")
         code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the option parser
@@ -239,4 +238,6 @@ def main() -> None:
                 traceback.print_exc()
             console.error(f"{type(error).__name__}: {error} (a fault in dinobench: --debug shows where)")
             code = INTERNAL
+    if code == INTERRUPTED:  # newer typers return it themselves
+        console.note("interrupted; what was extracted so far is kept, and the same command goes on from there")
     sys.exit(code if isinstance(code, int) else 0)

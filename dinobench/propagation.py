@@ -1,9 +1,9 @@
 """Label propagation by nearest patches in a window, without the dense affinity matrix.
 
-The published recipe (Jabri et al. 2020, arXiv 2006.14613; Caron et al. 2021, arXiv 2104.14294) multiplies every patch of
-up to eight context frames with every patch of the next frame, then throws away all but a 25 x 25 window and, of that, all
-but the five largest. Here the frame is cut into tiles: a tile of queries meets only the rows and columns its windows
-reach, and the five largest are found through the maximum over the context frames, an eighth of the numbers.
+The published recipe (Jabri et al. 2020, arXiv 2006.14613; Caron et al. 2021, arXiv 2104.14294) multiplies every patch
+of up to eight context frames with every patch of the next frame, then throws away all but a 25 x 25 window and, of
+that, all but the five largest. Here the frame is cut into tiles: a tile of queries meets only the rows and columns its
+windows reach, and the five largest are found through the maximum over the context frames, an eighth of the numbers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -130,7 +131,7 @@ def _spans(length: int, most: int) -> Iterator[slice]:
     """Near-equal spans of at most `most` covering 0..length."""
     parts = -(-length // most)
     cuts = [round(i * length / parts) for i in range(parts + 1)]
-    return (slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+    return (slice(a, b) for a, b in pairwise(cuts))
 
 
 def _outside(

@@ -77,7 +77,7 @@ def extract(
     lost = ctx.gather(broken)
     if lost.any():
         raise UserError(unreadable(split, [split.ids[i] for i in lost.nonzero().flatten().tolist()]))
-    return ctx.gather(torch.zeros(0, backbone.embed_dim) if rows is None else rows).numpy()
+    return ctx.gather(torch.zeros(0) if rows is None else rows).numpy()  # torch.cat passes over an empty share
 
 
 def in_order(

@@ -74,7 +74,7 @@ def score_folder(
     chosen = data.select(list(videos or ()))
     for video in chosen:
         if not (folder / video.name).is_dir():
-            raise UserError(f"{folder / video.name}: no such folder; add this video's masks or name the videos to score")
+            raise UserError(f"{folder / video.name}: no such folder; add its masks or name the videos to score")
     jobs = [(video, index) for video in chosen for index in scored_frames(video)]
 
     def score(job: tuple[Video, int]) -> tuple[np.ndarray, np.ndarray]:

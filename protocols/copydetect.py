@@ -132,37 +132,32 @@ def score(
     notes: list[str],
 ) -> Result:
     """Features (n, D) per block and a database (N, D) of unit rows, originals first -> the result."""
-    order = [block.name for block in data.blocks] + ["original"]
-    labels = {block.name: block.labels for block in data.blocks} | {"original": np.arange(len(data.originals))}
-    ids = {block.name: block.ids for block in data.blocks} | {"original": data.originals.ids}
+    splits = {**{block.name: block for block in data.blocks}, "original": data.originals}
+    database_ids = [*data.originals.ids, *(data.distractors.ids if data.distractors else ())]
     values: dict[str, float] = {}
-    tables = []
-    for block in order:
+    tables, primary = [], data.blocks[0].name
+    for block, split in splits.items():
+        labels = np.arange(len(split)) if block == "original" else split.labels
         near = search(unit_rows(features[block]), database, config.ranks, device=ctx.device, progress=ctx.progress)
-        similarity, index = (t.cpu().numpy() for t in near)
-        right = index == labels[block][:, None]
+        similarity, index = (found.cpu().numpy() for found in near)
+        right = index == labels[:, None]
         rank = np.where(right.any(axis=1), right.argmax(axis=1), -1)
         ap = [average_precision([r] if r >= 0 else [], 1) for r in rank]
         metric = "mAP_" + block.replace("/", "")
         values[metric] = 100 * float(np.mean(ap))
-        if block == order[0]:
-            positives = np.ones(len(right))
+        columns = {
+            "id": list(split.ids),
+            "block": block,
+            "original": [data.originals.ids[i] for i in labels.tolist()],
+            "rank": np.where(rank < 0, np.nan, rank),
+            "nearest": [database_ids[i] for i in index[:, 0].tolist()],
+            "similarity": similarity[:, 0],
+            metric: ap,
+        }
+        tables.append(pd.DataFrame(columns))
+        if block == primary:
             micro = micro_average_precision(similarity, right, len(right))
-            interval = micro_average_precision_interval(similarity, right, positives, seed=ctx.seed)
-        known = [*ids["original"], *(data.distractors.ids if data.distractors else ())]
-        tables.append(
-            pd.DataFrame(
-                {
-                    "id": list(ids[block]),
-                    "block": block,
-                    "original": [ids["original"][i] for i in labels[block]],
-                    "rank": np.where(rank < 0, np.nan, rank),
-                    "nearest": [known[i] for i in index[:, 0]],
-                    "similarity": similarity[:, 0],
-                    metric: ap,
-                }
-            )
-        )
+            interval = micro_average_precision_interval(similarity, right, np.ones(len(right)), seed=ctx.seed)
     values["muAP"] = 100 * micro
     low, high = interval
     items = pd.concat(tables, ignore_index=True)

@@ -185,4 +185,3 @@ def labels_of(masks: torch.Tensor, patch: int, size: tuple[int, int]) -> np.ndar
         best = torch.maximum(best, full[channel])
     labels = winner.cpu().numpy()
     return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
-

@@ -9,6 +9,7 @@ papers' ways stand beside it under names of their own.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,7 +66,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if min(self.lr) <= 0 or min(self.blocks) < 1 or any(len(set(v)) < len(v) for v in self.grid()):
+        if not all(0 < r < math.inf for r in self.lr) or min(self.blocks) < 1 or any(len(set(v)) < len(v) for v in self.grid()):
             raise ValueError("lr are different numbers above 0, blocks different whole numbers from 1")
         if self.batch < 1 or self.epochs < 1 or self.steps_per_epoch < 0 or self.minimum_steps < 0:
             raise ValueError("batch and epochs are 1 or more, steps_per_epoch and minimum_steps 0 or more")

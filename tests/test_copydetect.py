@@ -46,6 +46,14 @@ def tiny(tmp_path_factory):
     return load_backbone(path)
 
 
+class Originals:
+    def __init__(self, ids):
+        self.ids = ids
+
+    def __len__(self):
+        return len(self.ids)
+
+
 def picture(seed: int) -> Image.Image:
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((40, 32), Image.Resampling.BICUBIC)
@@ -100,9 +108,7 @@ def test_scores_of_known_ranks():
     queries[2, 2] = 1
     queries[3] = [0.5, 0.4, 0.3, 0.01, 0.2, 0.1]
     block = SimpleNamespace(name="strong", ids=list("abcd"), labels=np.arange(4))
-    originals = SimpleNamespace(ids=[f"o{i}" for i in range(6)], __len__=lambda: 6)
-    originals = type("Split", (), {"ids": originals.ids, "__len__": lambda self: 6})()
-    data = SimpleNamespace(blocks=(block,), originals=originals, distractors=None)
+    data = SimpleNamespace(blocks=(block,), originals=Originals([f"o{i}" for i in range(6)]), distractors=None)
     config = copydetect.Config(ranks=5)
     result = copydetect.score(data, {"strong": queries, "original": database}, database, config, Ctx(), [])
     strong = result.items[result.items["block"] == "strong"]
@@ -171,36 +177,60 @@ def test_sizes_that_patches_do_not_divide(tiny, tmp_path):
     assert cut_to_multiple(torch.zeros(1, 3, 40, 47), 16).shape == (1, 3, 32, 32)
 
 
+def strong_astray(root):
+    (root / "strong/000101.jpg").rename(root / "strong/990101.jpg")
+
+
+def original_gone(root):
+    (root / "original/000200.jpg").unlink()
+
+
+def copy_gone(root):
+    (root / "jpegqual/3/000200.jpg").unlink()
+
+
+def copy_too_many(root):
+    picture(9).save(root / "jpegqual/3/777700.jpg")
+
+
+def copy_out_of_order(root):
+    (root / "jpegqual/3/000000.jpg").rename(root / "jpegqual/3/0005x.jpg")
+
+
+def originals_alike(root):
+    picture(9).save(root / "original/00009.jpg")
+
+
+def originals_empty(root):
+    for file in (root / "original").iterdir():
+        file.unlink()
+
+
 @pytest.mark.parametrize(
-    ("break_it", "message"),
+    ("damage", "message"),
     [
-        (lambda r: (r / "strong/000101.jpg").rename(r / "strong/990101.jpg"), r"strong/990101.jpg without original"),
-        (lambda r: (r / "original/000200.jpg").unlink(), r"strong/000201.jpg without original"),
-        (lambda r: (r / "jpegqual/3/000200.jpg").unlink(), r"5 images for 6 originals; no copy of original/000200.jpg"),
-        (
-            lambda r: picture(9).save(r / "jpegqual/3/777700.jpg"),
-            r"7 images for 6 originals; no original for jpegqual/3/777700.jpg",
-        ),
-        (
-            lambda r: (
-                [
-                    (r / f"jpegqual/3/{i:04d}00.jpg").rename(r / f"jpegqual/3/{j:04d}0.jpg")
-                    for i, j in ((0, 1), (1, 0))
-                    if i
-                ]
-                and (r / "jpegqual/3/000000.jpg").rename(r / "jpegqual/3/9.jpg")
-            ),
-            r"stands where the copy of",
-        ),
-        (lambda r: picture(9).save(r / "original/00009.jpg"), r"several names start with '0000'"),
-        (lambda r: [p.unlink() for p in (r / "original").iterdir()], r"original: holds no images"),
+        (strong_astray, r"strong/990101\.jpg without original"),
+        (original_gone, r"strong/000201\.jpg without original"),
+        (copy_gone, r"5 images for 6 originals; no copy of original/000200\.jpg"),
+        (copy_too_many, r"7 images for 6 originals; no original for jpegqual/3/777700\.jpg"),
+        (copy_out_of_order, r"jpegqual/3/000100\.jpg stands where the copy of original/000000\.jpg is due"),
+        (originals_alike, r"several names start with '0000'"),
+        (originals_empty, r"original: holds no images"),
     ],
 )
-def test_layouts_that_do_not_match(tmp_path, break_it, message):
+def test_layouts_that_do_not_match(tmp_path, damage, message):
     root = folder(tmp_path / "set")
-    break_it(root)
+    damage(root)
     with pytest.raises(UserError, match=message):
         copydays.load(root, "set")
+
+
+def test_links_that_lead_back(tmp_path):
+    root = folder(tmp_path / "set")
+    (root / "distractors" / "deep").mkdir(parents=True)
+    picture(70).save(root / "distractors" / "deep" / "a.png")
+    (root / "distractors" / "deep" / "up").symlink_to(root / "distractors")
+    assert copydays.load(root, "set").distractors.ids == ("distractors/deep/a.png",)
 
 
 def test_no_copies_at_all(tmp_path):

@@ -47,7 +47,9 @@ SHAPES = sorted({tuple(e[f] for f in ("seed", "n_train", "n_test", "dim", "class
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"seed{s[0]}")
 def test_golden_numbers(shape):
-    entries = [e for e in NUMBERS if tuple(e[f] for f in ("seed", "n_train", "n_test", "dim", "classes", "spread")) == shape]
+    entries = [
+        e for e in NUMBERS if tuple(e[f] for f in ("seed", "n_train", "n_test", "dim", "classes", "spread")) == shape
+    ]
     data = clustered(*shape)
     for temperature in {e["temperature"] for e in entries}:
         asked = [e for e in entries if e["temperature"] == temperature]
@@ -177,7 +179,9 @@ def test_few_shot_draws_n_of_each_class_the_same_every_time(labels, n, attempt):
 
 
 def test_another_try_draws_others():
-    assert not torch.equal(_draw(torch.zeros(100, dtype=torch.int64), 10, 0), _draw(torch.zeros(100, dtype=torch.int64), 10, 1))
+    assert not torch.equal(
+        _draw(torch.zeros(100, dtype=torch.int64), 10, 0), _draw(torch.zeros(100, dtype=torch.int64), 10, 1)
+    )
 
 
 class Given:
@@ -216,7 +220,10 @@ def given_data(n_train=60, n_test=20, classes=4, lost=()):
     train, test, labels, truth = clustered(3, n_train, n_test, 6, classes, 1.0)
     splits = [Split(n, y.numpy(), [f"{n}/{i}" for i in range(len(y))]) for n, y in (("train", labels), ("test", truth))]
     kept = np.setdiff1d(np.arange(n_test), lost)
-    features = {"train": Features(train[:, None], None, np.arange(n_train)), "test": Features(test[kept, None], None, kept)}
+    features = {
+        "train": Features(train[:, None], None, np.arange(n_train)),
+        "test": Features(test[kept, None], None, kept),
+    }
     data = ImageClassification("made", "made", tuple("abcd"[:classes]), *splits, fingerprint="")
     return data, Given(features)
 

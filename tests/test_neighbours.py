@@ -56,7 +56,10 @@ def test_both_zeros_are_equal(path, monkeypatch):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(-(2**100), 2**100, width=32, allow_subnormal=False), min_size=1, max_size=30), st.integers(0, 2**32 - 50))
+@given(
+    st.lists(st.floats(-(2**100), 2**100, width=32, allow_subnormal=False), min_size=1, max_size=30),
+    st.integers(0, 2**32 - 50),
+)
 def test_keys_keep_the_order_and_lose_nothing(values, offset):
     similarity = torch.tensor([values])
     index = torch.arange(len(values))[None]

@@ -33,9 +33,7 @@ def test_clusters_agree_with_resampling_them_by_hand():
     clusters = rng.integers(0, 12, 200)
     scores = rng.normal(size=12)[clusters] + 0.3 * rng.normal(size=200)
     groups = [scores[clusters == c] for c in np.unique(clusters)]
-    means = [
-        np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]).mean() for _ in range(5000)
-    ]
+    means = [np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]).mean() for _ in range(5000)]
     expected = np.quantile(means, [0.025, 0.975])
     got = bootstrap_interval(scores, clusters=np.array([f"video {c}" for c in clusters]))
     np.testing.assert_allclose(got, expected, atol=0.05 * (expected[1] - expected[0]))

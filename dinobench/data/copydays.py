@@ -116,7 +116,12 @@ def list_images(root: Path, folder: str = "", deep: bool | None = None) -> list[
     """The images of `root/folder` as paths relative to `root`, sorted; with `deep` (side sets) also those below it."""
     deep = folder in SIDE if deep is None else deep
     found: list[str] = []
+    seen: set[str] = set()
     for current, folders, files in os.walk(root / folder, followlinks=True):
+        if (real := os.path.realpath(current)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".")) if deep else []
         here = Path(current).relative_to(root).as_posix()
         prefix = "" if here == "." else f"{here}/"

@@ -19,10 +19,17 @@ VOID = 255  # in an indexed mask: belongs to nothing; in a 0/255 mask: the objec
 class Video(Protocol):
     """One video: `size` is (height, width), `names` has one stem per frame, labels run from 0 to `objects`."""
 
-    name: str
-    names: tuple[str, ...]
-    size: tuple[int, int]
-    objects: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def objects(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -128,7 +135,7 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
         raise UserError(f"{path}: not a readable mask ({error}); replace the file") from error
 
 
-def read_object_mask(path: str | os.PathLike[str], video: FileVideo | Video) -> np.ndarray:
+def read_object_mask(path: str | os.PathLike[str], video: Video) -> np.ndarray:
     """A mask of `video`, the annotation's or a prediction's: (H, W) uint8, labels 0 to `video.objects`.
 
     255 is the object in a 0/255 mask of a one-object video and counts as background elsewhere. Raises UserError naming
@@ -139,10 +146,10 @@ def read_object_mask(path: str | os.PathLike[str], video: FileVideo | Video) -> 
         raise UserError(different_size(path, labels.shape, video.size, f"video {video.name}"))
     highest = int(labels.max())
     if highest == VOID:
-        void = cv2.compare(labels, VOID, cv2.CMP_EQ)
-        if getattr(video, "binary", False) and cv2.countNonZero(void) == cv2.countNonZero(labels):
-            return cv2.min(void, 1)
-        labels = cv2.bitwise_and(labels, cv2.bitwise_not(void))
+        void = labels == VOID
+        if getattr(video, "binary", False) and np.count_nonzero(void) == np.count_nonzero(labels):
+            return void.view(np.uint8)
+        labels = np.where(void, np.uint8(0), labels)
         highest = int(labels.max())
     if highest > video.objects:
         raise UserError(

@@ -1,0 +1,214 @@
+"""Attention-mask Jaccard: how well the heads of the last block's CLS attention cover annotated objects.
+
+(Caron et al. 2021, arXiv 2104.14294, Figure 4, whose code was never released; what it leaves open was told by the
+author in facebookresearch/dino, thread 54, or is a setting here. Naseer et al. 2021, arXiv 2105.10497.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dinobench.data.masks import MaskSet
+from dinobench.data.transforms import ImageTransform
+from dinobench.metrics.segmentation import sorted_mass
+from dinobench.streaming import cut_to_multiple, in_order
+from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, UserError, setting
+
+FIGURE = "Caron et al. 2021 (arXiv 2104.14294), Figure 4"
+#: Images per forward pass: a CPU gains nothing from more.
+BATCH_CPU, BATCH_GPU = 2, 32
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides an attention-mask score."""
+
+    image_size: int = setting(480, "side in pixels of the square that images are resized to", FIGURE)
+    interpolation: str = setting("bilinear", "how images are resized; masks always by nearest", "torchvision's default")
+    keep: float = setting(0.6, "share of a head's attention that its mask keeps", FIGURE)
+    masks: Literal["instances", "classes"] = setting("instances", "score each object, or each class of an image")
+    heads: Literal["best_per_mask", "best_single", "mean"] = setting(
+        "best_per_mask",
+        "the best head for every mask (the paper), the one head that is best over the set, or the heads' mean map",
+        "the author, facebookresearch/dino, thread 54",
+    )
+    sweep: tuple[float, ...] = setting(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), "other shares to report as jaccard@share, from the same pass"
+    )
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size = {self.image_size} must be at least 1")
+        for share in (self.keep, *self.sweep):
+            if not 0 < share <= 1:
+                raise ValueError(f"a share of attention lies above 0 and at most at 1, not at {share}")
+
+    def transform(self) -> ImageTransform:
+        size = (self.image_size, self.image_size)
+        return ImageTransform(resize=size, crop=None, interpolation=self.interpolation)
+
+
+name = "attention"
+version = 1
+summary = "how well the CLS attention's heads cover annotated objects"
+data = "masks"
+requires = frozenset({"attention"})
+_DINO = Config()
+profiles = {"dino2021": _DINO, "naseer2021": replace(_DINO, image_size=512, keep=0.9, masks="classes")}
+
+
+class Counts(NamedTuple):
+    """Annotated pixels per patch of one image: `inside` (K, N) of each mask, `valid` (N,) of what is not void."""
+
+    inside: np.ndarray
+    valid: np.ndarray
+    numbers: tuple[int, ...]
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """The Jaccard at the share kept, and the sweep."""
+    sweep = dict.fromkeys(f"jaccard@{share:g}" for share in config.sweep)
+    return Metric("jaccard", primary=True), *map(Metric, sweep)
+
+
+def requests(data: MaskSet, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
+    """Nothing: attention is not among the feature service's."""
+    return []
+
+
+def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Result:
+    """One forward pass per image; every head's Jaccard with every mask at every share kept."""
+    ids = data.ids(config.masks)
+    shares = (config.keep, *config.sweep)
+    mine = range(len(ids))[ctx.share(len(ids))]
+    rows = [np.zeros((0, 0))]
+    maps = attention_maps(backbone, data, [ids[i] for i in mine], config, ctx)
+    for index, (attention, counts) in zip(mine, ctx.progress(maps, "Scoring attention", len(mine)), strict=True):
+        if config.heads == "mean":
+            attention = attention.mean(axis=0, keepdims=True)
+        values = jaccard_of_shares(attention, counts, shares).reshape(len(counts.numbers), -1)
+        rows.append(np.column_stack([np.full(len(values), index), np.array(counts.numbers, float), values]))
+    filled = [block for block in rows if len(block)]
+    table = ctx.gather(torch.from_numpy(np.concatenate(filled) if filled else rows[0])).numpy()
+    if not len(table):
+        raise UserError(f"{data.name}: no {config.masks} to score on, all are empty at {config.image_size} pixels")
+    return score(ids, table, config)
+
+
+def attention_maps(
+    backbone: Backbone, data: MaskSet, ids: list[str], config: Config, ctx: Context
+) -> Iterator[tuple[np.ndarray, Counts]]:
+    """Every image's attention (heads, N) and the annotation per patch; decoded in threads while a GPU computes."""
+    patch = backbone.patch_size or 1
+    transform = config.transform()
+    gpu = ctx.device.type != "cpu"
+    size = BATCH_GPU if gpu else BATCH_CPU
+
+    def prepare(index: int) -> tuple[torch.Tensor, Counts]:
+        image = data.load(ids[index])
+        masks = data.masks(ids[index], config.masks)
+        if masks.masks.shape[1:] != (image.height, image.width):
+            height, width = masks.masks.shape[1:]
+            raise UserError(
+                f"{data.name}: the masks of {ids[index]} are {width} x {height} pixels, its image "
+                f"{image.width} x {image.height}; give both one size"
+            )
+        inside, valid = patch_counts(masks.masks, masks.void, config.image_size, patch)
+        seen = inside.any(axis=1)  # a mask may fall between the pixels of the smaller size
+        numbers = tuple(n for n, s in zip(masks.numbers, seen.tolist(), strict=True) if s)
+        return torch.from_numpy(transform(image)), Counts(inside[seen], valid, numbers)
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        waiting: list[tuple[torch.Tensor, Counts]] = []
+        for at, item in enumerate(in_order(pool, prepare, range(len(ids)), ahead=2 * size, overlap=gpu)):
+            waiting.append(item)
+            if len(waiting) == size or at == len(ids) - 1:
+                x = transform.normalise(torch.stack([pixels for pixels, _ in waiting]).to(ctx.device))
+                with torch.inference_mode():
+                    attention = backbone.cls_attention(cut_to_multiple(x, patch)).double().cpu().numpy()
+                yield from zip(attention, [counts for _, counts in waiting], strict=True)
+                waiting = []
+
+
+def patch_counts(masks: np.ndarray, void: np.ndarray | None, size: int, patch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (K, H, W), void (H, W) -> pixels per patch inside each mask (K, N) and not void (N,), after the resize.
+
+    Comparing patches upsampled by nearest with a mask pixel by pixel comes down to these counts, which are far fewer.
+    """
+    grid = size // patch
+    # PIL's nearest takes the pixel under the centre; what is beyond the last whole patch is cut off
+    rows, columns = (((np.arange(grid * patch) + 0.5) * n / size).astype(np.intp) for n in masks.shape[1:])
+
+    def count(pixels: np.ndarray) -> np.ndarray:
+        resized = pixels.view(np.uint8).take(rows, axis=-2).take(columns, axis=-1)
+        per_row = resized.reshape(-1, grid, patch, grid * patch).sum(axis=2, dtype=np.uint16)
+        return per_row.reshape(*pixels.shape[:-2], grid * grid, patch).sum(axis=-1, dtype=np.int64)
+
+    if void is None:
+        return count(masks), np.full(grid * grid, patch * patch)
+    return count(masks & ~void), count(~void)
+
+
+def jaccard_of_shares(attention: np.ndarray, counts: Counts, shares: tuple[float, ...]) -> np.ndarray:
+    """Attention (heads, N) -> (K, heads, shares): each head's Jaccard with each mask, from one sort of the patches."""
+    order, mass = sorted_mass(attention)
+    first = np.stack([(mass <= 1 - share).sum(axis=-1) for share in shares], axis=-1)  # (heads, shares): first kept
+    kept_inside = _from_the_end(counts.inside[:, order])  # (K, heads, N + 1)
+    kept_valid = _from_the_end(counts.valid[order])
+    intersection = np.take_along_axis(kept_inside, first[None], axis=-1)
+    union = counts.inside.sum(axis=1)[:, None, None] + np.take_along_axis(kept_valid, first, axis=-1) - intersection
+    return intersection / union
+
+
+def _from_the_end(values: np.ndarray) -> np.ndarray:
+    """(..., N) -> (..., N + 1): entry i is the sum of values[i:]."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1), np.int64)
+    np.cumsum(values[..., ::-1], axis=-1, out=sums[..., -2::-1])
+    return sums
+
+
+def score(ids: Sequence[str], table: np.ndarray, config: Config) -> Result:
+    """Rows (image, number, heads x shares) of all objects -> the result.
+
+    The score is the mean over images of the mean over their masks; so the column of a metric holds an image's mean in
+    the row of its first object and NaN in the others, and `iou` the object's own.
+    """
+    image = table[:, 0].astype(int)
+    values = table[:, 2:].reshape(len(table), -1, 1 + len(config.sweep))  # (objects, heads, shares)
+    starts = np.flatnonzero(np.r_[True, image[1:] != image[:-1]])
+    objects = np.diff(np.r_[starts, len(image)])
+    notes = []
+    if config.heads == "best_per_mask":
+        head, chosen = values[:, :, 0].argmax(axis=1), values.max(axis=1)
+    else:
+        per_head = (np.add.reduceat(values[:, :, 0], starts) / objects[:, None]).mean(axis=0)
+        head = np.full(len(values), per_head.argmax())
+        chosen = values[:, per_head.argmax()]
+        if config.heads == "best_single":
+            notes.append(f"head {per_head.argmax()} is the best single one, chosen on the images it is scored on")
+    names = ["jaccard", *(f"jaccard@{share:g}" for share in config.sweep)]
+    image_names = [ids[i] for i in image]
+    items = pd.DataFrame(
+        {
+            "id": [f"{name}/{int(n)}" for name, n in zip(image_names, table[:, 1], strict=True)],
+            "image": image_names,
+            "iou": chosen[:, 0],
+        }
+    )
+    if config.heads != "mean":
+        items["head"] = head
+    scores = {}
+    for column, metric in enumerate(names):
+        means = np.add.reduceat(chosen[:, column], starts) / objects
+        items[metric] = np.nan
+        items.loc[starts, metric] = means
+        scores[metric] = 100 * float(means.mean())
+    return Result(scores, items, notes=notes)

@@ -1,0 +1,54 @@
+"""A context for protocols under test: one process on the CPU, features computed in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinobench.features import compute_features
+from dinobench.types import Features
+
+
+class MemoryContext:
+    """As `dinobench.types.Context`; `each` is called with every item that passes through `progress`."""
+
+    device = torch.device("cpu")
+    rank, processes = 0, 1
+
+    def __init__(self, seed: int = 0, scratch: Path | None = None, each: Callable[[Any], None] | None = None) -> None:
+        self.seed, self.scratch, self.each = seed, scratch, each
+        self._features: dict[Any, Features] = {}
+
+    def share(self, n: int) -> slice:
+        return slice(0, n)
+
+    def gather(self, part: torch.Tensor) -> torch.Tensor:
+        return part.cpu()
+
+    def features(self, backbone: Any, split: Any, request: Any) -> Features:
+        key = id(backbone), split.fingerprint, repr(request)
+        if key not in self._features:
+            pixels = np.stack([request.transform(split.load(i)) for i in range(len(split))])
+            x = request.transform.normalise(torch.from_numpy(pixels))
+            with torch.inference_mode():
+                cls, mean = compute_features(backbone, x, request.layers, request.mean_patches)
+            self._features[key] = Features(cls, mean, np.arange(len(split)))
+        return self._features[key]
+
+    def progress(self, iterable: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        for item in iterable:
+            yield item
+            if self.each:
+                self.each(item)
+
+
+def clusters(n: int, classes: int, dim: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, dim) float64 around one centre per class, and their labels (n,)."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((classes, dim))
+    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
+    return centres[labels] + spread * rng.standard_normal((n, dim)), labels

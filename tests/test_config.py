@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dinobench.config import parse, plain, resolve
+from dinobench.types import UserError, setting
+
+
+@dataclass(frozen=True)
+class Config:
+    k: tuple[int, ...] = setting((10, 20), "neighbours")
+    temperature: float = setting(0.07, "T")
+    flip: bool = setting(False, "mirror")
+    weighting: Literal["exp", "softmax"] = setting("exp", "votes")
+    rounds: Literal[1, 2] = setting(1, "rounds")
+    limit: int | None = setting(None, "at most")
+    path: str = setting("", "file")
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError("temperature must be above 0")
+
+
+PROTOCOL = SimpleNamespace(name="made", version=1, profiles={"first": Config(), "second": Config(k=(1,))})
+
+
+def changed(**settings):
+    return resolve(PROTOCOL, None, settings)
+
+
+def test_the_first_profile_is_the_default_and_a_name_tells_what_changed():
+    assert resolve(PROTOCOL, None, {}).profile == "first"
+    assert resolve(PROTOCOL, "second", {}).config.k == (1,)
+    found = changed(temperature="0.1", k="5,7", limit="3", flip="on")
+    assert found.config == Config(k=(5, 7), temperature=0.1, flip=True, limit=3)
+    assert found.profile == "first+flip=true+k=5,7+limit=3+temperature=0.1"
+
+
+def test_a_setting_that_changes_nothing_is_no_change():
+    same = changed(k="10,20", temperature="7e-2", limit="none", flip="no", weighting="exp")
+    assert same == resolve(PROTOCOL, None, {})
+    assert same.hash(PROTOCOL) == resolve(PROTOCOL, None, {}).hash(PROTOCOL)
+
+
+def test_the_hash_follows_values_not_names():
+    hashes = {changed(**s).hash(PROTOCOL) for s in ({}, {"k": "1"}, {"temperature": 1}, {"flip": True})}
+    assert len(hashes) == 4
+    assert changed(k="1").hash(PROTOCOL) == resolve(PROTOCOL, "second", {}).hash(PROTOCOL)
+    newer = SimpleNamespace(**{**vars(PROTOCOL), "version": 2})
+    assert changed().hash(newer) != changed().hash(PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temprature": "1"}, r"unknown setting of made 'temprature': did you mean 'temperature'\?.*weighting"),
+        ({"weighting": "softmx"}, r"did you mean 'softmax'\?"),
+        ({"k": "ten"}, "setting k is a whole number, not 'ten'"),
+        ({"k": "1.5"}, "whole number"),
+        ({"k": 1.5}, "whole number"),
+        ({"k": ""}, "at least one value"),
+        ({"k": ","}, "at least one value"),
+        ({"temperature": "warm"}, "setting temperature is a number, not 'warm'"),
+        ({"temperature": "nan"}, "a number, not 'nan'"),
+        ({"temperature": "inf"}, "a number, not 'inf'"),
+        ({"temperature": None}, "a number"),
+        ({"flip": "maybe"}, "on or off, not 'maybe'"),
+        ({"rounds": "3"}, "available: 1, 2"),
+        ({"temperature": "-1"}, "made: temperature must be above 0"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(settings, words):
+    with pytest.raises(UserError, match=words):
+        changed(**settings)
+
+
+def test_an_unknown_profile_names_the_nearest():
+    with pytest.raises(
+        UserError, match=r"unknown profile of made 'frist': did you mean 'first'\? available: first, sec"
+    ):
+        resolve(PROTOCOL, "frist", {})
+
+
+def test_values_of_their_type_are_taken_as_they_are():
+    assert changed(k=[5], temperature=1, rounds=2, limit=4).config == Config(k=(5,), temperature=1.0, rounds=2, limit=4)
+    assert changed(rounds="2").config.rounds == 2
+    assert changed(k=(3,)).config.k == changed(k=3).config.k == (3,)
+    assert changed(path="a=b,c").config.path == "a=b,c"
+
+
+@given(st.one_of(st.tuples(st.just(tuple[int, ...]), st.lists(st.integers(), min_size=1).map(tuple)),
+                 st.tuples(st.just(float), st.floats(allow_nan=False, allow_infinity=False)),
+                 st.tuples(st.just(int | None), st.none() | st.integers()),
+                 st.tuples(st.just(bool), st.booleans())))  # fmt: skip
+def test_what_is_shown_can_be_typed(case):
+    hint, value = case
+    assert parse(plain(value), hint, "it") == value
+
+
+def test_every_built_in_setting_is_documented():
+    from dinobench.registry import available, load
+
+    for name, entries in available().items():
+        if "dinobench" not in entries[0].value:
+            continue
+        for profile, config in load(name).profiles.items():
+            for field in fields(config):
+                assert field.metadata.get("doc"), f"{name}: {field.name}"
+            shown = {f.name: plain(getattr(config, f.name)) for f in fields(config) if getattr(config, f.name) != ""}
+            assert resolve(load(name), profile, shown) == resolve(load(name), profile, {})

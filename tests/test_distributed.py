@@ -1,0 +1,79 @@
+"""Two processes on the CPU give what one gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from dinobench.records import read_all, read_items
+
+pytestmark = pytest.mark.slow
+KNN = (
+    "run", "--protocol", "knn", "--ckpt", "random:vit_tiny_patch16_224", "--ckpt", "pixels", "--device", "cpu",
+    "--set", "resize=32", "--set", "crop=32", "--json",
+)  # fmt: skip
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dinobench")
+
+
+def command(folder, *arguments):
+    """A run with a cache of its own, one thread a process."""
+    folder.mkdir(exist_ok=True)
+    environ = {**os.environ, "DINOBENCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=300
+    )
+    return done
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    done = command(folder, "-m", "dinobench", *KNN)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "launch", [("-m", "dinobench", *KNN, "--devices", "2"), (*TORCHRUN, *KNN)], ids=["devices", "torchrun"]
+)
+def test_two_processes_equal_one(launch, alone, tmp_path):
+    folder, expected = alone
+    done = command(tmp_path / "two", *launch)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)  # printed once, by the first process alone
+    assert [r["processes"] for r in found] == [2, 2]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["run_id"] == theirs["run_id"]
+        for name, metric in theirs["metrics"].items():
+            assert ours["metrics"][name]["value"] == pytest.approx(metric["value"], abs=100 / 450 + 1e-9), name
+    written, broken = read_all(tmp_path / "two" / "results")
+    assert len(written) == 2 and not broken
+    for record in written:
+        one, two = (read_items(f / "results", record.run_id) for f in (folder, tmp_path / "two"))
+        assert one is not None and two is not None and list(one.id) == list(two.id)
+        same = (one["prediction@k20"] == two["prediction@k20"]).mean()
+        assert same >= 449 / 450  # float32 sums of other batch sizes may turn over one near tie
+    boards = [(f / "results" / "leaderboard.csv").read_text() for f in (folder, tmp_path / "two")]
+    assert boards[0].count("\n") == boards[1].count("\n")
+    assert "Initializing distributed" not in done.stderr
+
+    again = command(tmp_path / "two", *launch)
+    assert again.returncode == 0 and json.loads(again.stdout) == found
+    assert again.stderr.count("finished before") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("--data", "nosuch"), "nosuch: no such file"), (("--out", "file"), "choose another --out")],
+)
+def test_an_error_of_one_process_ends_them_all_and_is_printed_once(tmp_path, arguments, words):
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "file").write_text("")
+    done = command(tmp_path / "two", "-m", "dinobench", *KNN, "--devices", "2", *arguments)
+    assert done.returncode == 2 and not done.stdout
+    assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1 and words in done.stderr

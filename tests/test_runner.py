@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import dinobench
+from dinobench import console, registry
+from dinobench.data.transforms import ImageTransform
+from dinobench.provenance import git_state, peak_memory_mb, versions
+from dinobench.records import read, read_all
+from dinobench.runner import measured
+from dinobench.types import FeatureRequest, Metric, Result, UnsupportedCapability, UserError, setting
+
+SMALL = {"resize": 32, "crop": 32, "k": (1, 3)}
+
+
+def items(**columns):
+    return pd.DataFrame({"id": [str(i) for i in range(len(next(iter(columns.values()))))], **columns})
+
+
+def test_scores_get_their_interval_from_their_items():
+    right = np.repeat([1.0, 0.0], [70, 30])
+    found = measured("p", [Metric("top1")], Result({"top1": 70.0}, items(top1=right)), seed=0)["top1"]
+    assert (found.value, found.n, found.unit) == (70.0, 100, "%")
+    assert found.ci_low == pytest.approx(61, abs=1.1) and found.ci_high == pytest.approx(79, abs=1.1)
+
+
+def test_items_that_do_not_count_are_left_out():
+    column = np.array([1.0, 0.0, np.nan, 1.0])
+    found = measured("p", [Metric("a", unit="m")], Result({"a": 2 / 3}, items(a=column)), seed=0)["a"]
+    assert found.n == 3 and found.ci_low is not None
+
+
+def test_clusters_are_resampled_together():
+    column = np.repeat([1.0, 0.0], 50)
+    frame = items(a=column, video=np.repeat(["x", "y"], 50))
+    alone = measured("p", [Metric("a")], Result({"a": 50.0}, frame), seed=0)["a"]
+    together = measured("p", [Metric("a")], Result({"a": 50.0}, frame, cluster="video"), seed=0)["a"]
+    assert (together.ci_low, together.ci_high) == (0.0, 100.0) and alone.ci_low > 30
+
+
+def test_given_intervals_stand_and_metrics_without_items_have_none():
+    declared = [Metric("a"), Metric("std", unit="points")]
+    found = measured("p", declared, Result({"std": 1.0, "a": 3.0}, None, intervals={"a": (2.0, 4.0)}), seed=0)
+    assert list(found) == ["a", "std"]  # in the order of the declaration
+    assert (found["a"].ci_low, found["a"].ci_high, found["a"].n) == (2.0, 4.0, 0)
+    assert (found["std"].ci_low, found["std"].ci_high) == (None, None)
+
+
+def test_a_declared_name_may_be_a_pattern():
+    found = measured("p", [Metric("mAP_*"), Metric("x")], Result({"x": 1.0, "mAP_b": 2.0, "mAP_a": 3.0}), seed=0)
+    assert list(found) == ["mAP_b", "mAP_a", "x"]
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (Result({"a": float("nan")}), "a = nan"),
+        (Result({"a": 1.0, "b": 2.0}), "undeclared metrics: b"),
+        (Result({}), "none at all"),
+        (Result({"a": 60.0}, items(a=[1.0, 0.0])), "a = 60.0 is not the mean of its items, 50.0"),
+        (Result({"a": 60.0}, items(a=[np.nan, np.nan])), "not the mean"),
+    ],
+)
+def test_a_protocol_that_is_wrong_is_caught(result, words):
+    with pytest.raises(ValueError, match=words):
+        measured("p", [Metric("a")], result, seed=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    layers: int = setting(1, "blocks")
+    mean_patches: bool = setting(False, "patches")
+
+
+def protocol(requires=("features",), fails=None):
+    """A protocol in memory that measures the first feature's sign."""
+    small = ImageTransform(resize=32, crop=32)
+
+    def requests(data, config):
+        return [(data.test, FeatureRequest(small, config.layers, config.mean_patches))]
+
+    def run(backbone, data, config, ctx):
+        if fails:
+            raise fails
+        (asked,) = requests(data, config)
+        found = ctx.features(backbone, *asked)
+        right = (found.cls[:, -1, 0] > 0).astype(float)
+        draw = torch.rand(1).item()
+        return Result({"positive": 100 * right.mean()}, items(positive=right), notes=[f"drew {draw:.6f}"])
+
+    return SimpleNamespace(
+        name="made", version=3, summary="s", data="classification", requires=frozenset(requires),
+        profiles={"only": Config()}, metrics=lambda config: (Metric("positive", primary=True),), requests=requests,
+        run=run,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def made(monkeypatch):
+    def use(**kwargs):
+        monkeypatch.setattr(registry, "load", lambda name: protocol(**kwargs))
+
+    use()
+    return use
+
+
+def test_run_returns_the_records_it_writes(tmp_path, made):
+    (record,) = dinobench.run("made", "pixels", out=tmp_path, device="cpu")
+    assert isinstance(record, dinobench.RunRecord) and read(tmp_path, record.run_id) == record
+    assert (record.protocol, record.protocol_version, record.profile) == ("made", 3, "only")
+    assert record.config == {"layers": 1, "mean_patches": False} and record.primary == "positive"
+    assert record.dataset == "digits" and record.metrics["positive"].n == 450
+
+
+def test_nothing_is_written_when_not_asked(tmp_path, made, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(dinobench.run("made", "pixels", out=None, device="cpu")) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_cell_starts_from_the_seed(tmp_path, made):
+    ckpts = ["a=pixels", "b=pixels"]
+    first = dinobench.run("made", ckpts, out=None, device="cpu", seed=7)
+    assert first[0].notes == first[1].notes
+    assert dinobench.run("made", ckpts[1], out=None, device="cpu", seed=7)[0].notes == first[1].notes
+    assert dinobench.run("made", ckpts[1], out=None, device="cpu", seed=8)[0].notes != first[1].notes
+
+
+@pytest.mark.parametrize(
+    ("spec", "requires", "settings", "lacks"),
+    [
+        ("random:resnet18", ("features", "attention"), {}, "attention"),
+        ("random:resnet18", ("features",), {"layers": 2}, "layers"),
+        ("pixels", ("features",), {"mean_patches": True}, "patches"),
+    ],
+)
+def test_cells_that_a_backbone_cannot_fill_are_not_applicable(tmp_path, made, capsys, spec, requires, settings, lacks):
+    made(requires=requires)
+    ckpts = [f"small={spec}", "random:vit_tiny_patch16_224"]
+    (record,) = dinobench.run("made", ckpts, out=tmp_path, device="cpu", settings=settings)
+    assert record.checkpoint.arch.startswith("vit_tiny")
+    assert re.search(rf"made is not applicable to small \(\w+\): no {lacks}", capsys.readouterr().err)
+    assert len(read_all(tmp_path)[0]) == 1
+
+
+def test_a_protocol_may_find_out_late_what_a_backbone_lacks(tmp_path, made, capsys):
+    made(fails=UnsupportedCapability("pixels16 has no depth"))
+    assert dinobench.run("made", "pixels", out=tmp_path, device="cpu") == []
+    assert "made is not applicable: pixels16 has no depth" in capsys.readouterr().err
+
+
+def test_several_protocols_share_one_pass(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(console, "progress", lambda items, text, total=None: (seen.append(text), iter(items))[1])
+    ckpts = ["one=pixels", "two=pixels:4"]
+    found = dinobench.run(["knn", "knn"], ckpts, out=None, device="cpu", settings=SMALL, cache=False)
+    assert [r.checkpoint.name for r in found] == ["one", "two", "one", "two"]
+    assert [s for s in seen if "Extracting" in s and "one, two" in s].__len__() == 2  # train and test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"ckpt": ()}, "no checkpoint given"), ({"seed": -1}, "--seed -1"), ({"seed": 2**63}, "2\\^63"),
+     ({"profile": "x"}, "unknown profile"), ({"settings": {"k": []}}, "at least one value")],
+)  # fmt: skip
+def test_bad_arguments_raise_user_errors(arguments, words):
+    with pytest.raises(UserError, match=words):
+        dinobench.run(**{"protocol": "knn", "ckpt": "pixels", "out": None, "device": "cpu", **arguments})
+
+
+def test_provenance_of_this_checkout():
+    found = versions()
+    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
+    assert set(found) >= {"python", "numpy", "timm", "torchvision", "lightning-fabric"}
+    commit, dirty = git_state()
+    assert (commit is None) == (dirty is None)
+    assert commit is None or len(commit) == 40
+    assert peak_memory_mb() > 10
