@@ -117,6 +117,12 @@ class Entry:
         return (next(iter(self.shapes.values()))[0],)
 
 
+def finish(entries: Sequence[Entry]) -> None:
+    """Declare all of them complete."""
+    for entry in entries:
+        entry.finish()
+
+
 class Writer:
     """Rows go to the arrays at once and count as done at the next flush, after the arrays are on disk."""
 

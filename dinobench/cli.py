@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="Look at the feature cache, or free its space.")
 app.add_typer(cache_app, name="cache")
+data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 Arch = Annotated[
     str | None, typer.Option(help="Architecture, where the file does not tell: a timm or torchvision name.")
@@ -161,6 +163,21 @@ def cache_prune(
 
     entries, freed = prune(cache_root() / "features", None if days is None else time.time() - 86400 * days)
     console.note(f"{entries} entries deleted, {freed / 1e6:,.1f} MB freed")
+
+
+@data_app.command("make-copies")
+def make_copies(
+    photos: Annotated[Path, typer.Argument(help="A folder of photos, looked through with its subfolders.")],
+    out: Annotated[Path, typer.Argument(help="A new folder, for Copydays' layout.")],
+    seed: Annotated[int, typer.Option(help="Of the edits: the same seed makes the same files.")] = 0,
+) -> None:
+    """Edited copies of photos in Copydays' layout, for copy detection on one's own images."""
+    from dinobench import copies
+
+    manifest = copies.make_copies(photos, out, seed, progress=console.progress)
+    console.note(
+        f"{len(manifest['copies'])} copies of {manifest['originals']} photos in {out}; see {out}/manifest.json"
+    )
 
 
 @app.command()

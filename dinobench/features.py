@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import PIL
 import torch
 
 from dinobench import console
-from dinobench.cache import BROKEN, DONE, NOT_FINITE, Entry, Writer, locked
+from dinobench.cache import BROKEN, DONE, NOT_FINITE, Entry, Writer, finish, locked
 from dinobench.data.split import BROKEN_IMAGE
 from dinobench.engine import Engine
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit, UnsupportedCapability, UserError
@@ -116,11 +117,18 @@ class FeatureService:
             _, split, request = item[1]
             return f"{split.fingerprint} {request.transform!r}"
 
+        problems: list[str] = []
         for _, group in groupby(sorted(keyed.items(), key=one_pass), key=one_pass):
-            self._fill([w for key, w in group if key not in self._complete])
+            # After one split has proved unusable the others are only looked through, so that one message says all.
+            problems += self._fill([w for key, w in group if key not in self._complete], compute=not problems)
+        if problems:
+            raise UserError("; ".join(dict.fromkeys(problems)))
 
-    def _fill(self, wanted: list[Wanted]) -> None:
-        """Extract for entries that share images and transform; every process does its part and all return together."""
+    def _fill(self, wanted: list[Wanted], compute: bool) -> list[str]:
+        """Extract for entries that share images and transform; every process does its part and all return together.
+
+        Returns what is wrong with the images or features, the same on every process.
+        """
         entries = [self.entry(*w) for w in wanted]
         split = wanted[0][1] if wanted else None
         with ExitStack() as held:
@@ -136,40 +144,42 @@ class FeatureService:
             if lacking:
                 assert split is not None
                 some = [wanted[i] for i in lacking], [entries[i] for i in lacking]
-                self.engine.together(lambda: self._extract(split, *some))
-                self._check(split, *some)
+                self.engine.together(lambda: self._extract(split, *some, compute))
+                problems = self._problems(split, *some)
+                self.engine.barrier()  # nobody finishes an entry that another process still looks at
+                if problems or not compute:
+                    return problems
+                self.engine.on_first(partial(finish, some[1]))
             self._complete.update(entry.key for entry in entries)
             self.engine.barrier()
+        return []
 
     def _usable(self, entry: Entry) -> bool:
         # Broken images are tried again: the file may have been out of reach rather than broken.
         return entry.complete() and not (entry.state() == BROKEN).any()
 
-    def _check(self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry]) -> None:
-        """Finish the entries, or raise what is wrong with their images. Every process comes to the same verdict."""
+    def _problems(self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry]) -> list[str]:
+        """What is wrong with the images or the features; every process comes to the same verdict."""
+        found = []
         for (backbone, _, _), entry in zip(wanted, entries, strict=True):
             state = entry.state()
             broken = _ids(split, state == BROKEN)
             self.broken[split.fingerprint] = broken
-            if broken and not self.skip_broken:
-                raise UserError(
+            if len(broken) == len(state):
+                found.append(f"none of the {len(state):,} images of {split.name} can be read: {_named(broken)}")
+            elif broken and not self.skip_broken:
+                found.append(
                     f"{len(broken)} of {len(state):,} images of {split.name} cannot be read: {_named(broken)}; "
                     "repair or delete them, or leave them out with --skip-broken"
                 )
-            if (state == DONE).sum() == 0:
-                raise UserError(f"none of the {len(state):,} images of {split.name} can be read")
-            bad = _ids(split, state == NOT_FINITE)
-            if bad:
-                raise UserError(
+            if bad := _ids(split, state == NOT_FINITE):
+                found.append(
                     f"{backbone.info.name}: features of {len(bad)} images are not finite: {_named(bad)}; "
                     "the weights overflow in this precision (try --precision 32) or are damaged"
                 )
-        self.engine.barrier()  # nobody finishes an entry that another process still looks at
-        if self.engine.rank == 0:
-            for entry in entries:
-                entry.finish()
+        return found
 
-    def _extract(self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry]) -> None:
+    def _extract(self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry], compute: bool) -> None:
         todo = np.flatnonzero(np.logical_or.reduce([entry.state() != DONE for entry in entries]))
         if len(todo) < len(split) and self.engine.rank == 0 and len(todo):
             console.note(
@@ -182,12 +192,11 @@ class FeatureService:
         names = ", ".join(dict.fromkeys(w[0].info.name for w in wanted))
         with ExitStack() as stack:
             writers = [stack.enter_context(entry.writer()) for entry in entries]
-            stopped = False
             total = sum(map(len, mine))
             for batch in console.progress(loader, f"Extracting {split.name} with {names}", total):
-                stopped |= not (self.skip_broken or batch.readable.all())
                 # After the first broken image the run cannot succeed: the rest is only looked at, to name them all.
-                self._write(batch, wanted, writers, compute=not stopped)
+                compute = compute and (self.skip_broken or bool(batch.readable.all()))
+                self._write(batch, wanted, writers, compute)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     for writer in writers:
                         writer.flush()

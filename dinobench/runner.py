@@ -11,14 +11,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ from dinobench.types import (
     UserError,
     digest,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,12 @@ class RunContext:
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         return self.engine.gather(part)
+
+    def together(self, work: Callable[[], T]) -> T:
+        return self.engine.together(work)
+
+    def inference(self) -> AbstractContextManager[None]:
+        return self.engine.inference()
 
     def features(self, backbone: Any, split: Any, request: Any) -> Any:
         return self.service.get(backbone, split, request)
@@ -170,8 +178,12 @@ def run(
     backbones = started.together(lambda: [_load(spec, loading).to(started.device) for spec in specs])
     _refuse_doubles(backbones)
 
-    cells = [Cell(p, r, sets[p.data], b, seed, started.precision)
-             for p, r in zip(protocols, resolved, strict=True) for b in backbones]  # fmt: skip
+    def cell(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Cell:
+        chosen = getattr(protocol, "resolve", lambda data, config: data)(sets[protocol.data], resolved.config)
+        return Cell(protocol, resolved, chosen, backbone, seed, started.precision)
+
+    pairs = list(zip(protocols, resolved, strict=True))
+    cells = started.together(lambda: [cell(p, r, b) for p, r in pairs for b in backbones])
     with _cache_folder(cache, started) as root:
         service = FeatureService(started, root, skip_broken=skip_broken, batch_size=batch_size, workers=workers)
         done = _run_cells(cells, RunContext(started, service, seed, root), folder, force)
@@ -282,7 +294,7 @@ def measured(protocol: str, declared: Sequence[Metric], result: Result, seed: in
                     low, high = bootstrap_interval(column[counts], clusters=groups, seed=seed)
                     interval = scale * low, scale * high
             elif result.items is not None:
-                n = len(result.items)
+                n = result.counts.get(name, len(result.items))
             low_high = interval or (None, None)
             checked[name] = MetricValue(float(value), low_high[0], low_high[1], n, metric.unit)
     undeclared = set(result.metrics) - set(checked)

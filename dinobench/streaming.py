@@ -64,16 +64,20 @@ def extract(
                 elif not broken.any():  # after the first failure the others are only looked for
                     yield at, pixels
 
-    with torch.inference_mode():
+    def work() -> None:
+        nonlocal rows
         for batch in by_size(readable(), key, size):
             images = [torch.from_numpy(pixels).to(ctx.device, non_blocking=True) for _, pixels in batch]
-            features = forward(images).float().cpu()
+            with ctx.inference():
+                features = forward(images).float().cpu()
             if not features.isfinite().all():
                 names = ", ".join(split.ids[indices[at]] for at, _ in batch[:3])
                 raise UserError(f"{backbone.info.name}: features of {names} … are not finite; the weights are at fault")
             if rows is None:
                 rows = torch.zeros(len(indices), features.shape[1])
             rows[[at for at, _ in batch]] = features
+
+    ctx.together(work)
     lost = ctx.gather(broken)
     if lost.any():
         raise UserError(unreadable(split, [split.ids[i] for i in lost.nonzero().flatten().tolist()]))

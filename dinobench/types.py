@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
@@ -203,13 +204,15 @@ class Result:
     `metrics`: every declared name and its value. `items`: one row per image, query or object with a column `id`;
     a column named as a metric holds that metric's per-item score (fractions 0..1 where the unit is %), NaN where the
     item does not count for it, and its mean is the metric: the interval is resampled from it. `cluster` names a column
-    whose groups are resampled together. `intervals` are for metrics that are not means. `notes` go into the record.
+    whose groups are resampled together. `intervals` are for metrics that are not means, and `counts` says how many
+    items those rest on where it is not all of them. `notes` go into the record.
     """
 
     metrics: dict[str, float]
     items: pd.DataFrame | None = None
     cluster: str | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -240,6 +243,14 @@ class Context(Protocol):
         """The parts of all processes joined along the first dimension, in the order of `share`."""
         ...
 
+    def together(self, work: Callable[[], T]) -> T:
+        """`work` on every process; a UserError on one of them is raised on all, so that none waits for ever."""
+        ...
+
+    def inference(self) -> AbstractContextManager[None]:
+        """No gradients, and the precision that the user chose."""
+        ...
+
     def features(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         """Features of a split from the cache, or extracted now, by all processes together."""
         ...
@@ -253,7 +264,8 @@ class EvalProtocol(Protocol):
     """A protocol: a module or object with these names, found through the entry-point group `dinobench.protocols`.
 
     `data` is the kind of data set it scores on (see dinobench.data.KINDS), `requires` the backbone capabilities it
-    cannot do without, `profiles` its named Configs, the first one being the default.
+    cannot do without, `profiles` its named Configs, the first one being the default. A protocol whose settings decide
+    what the data set is (which of two, or with what beside it) also has `resolve(data, config) -> data`.
     """
 
     name: str

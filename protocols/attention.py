@@ -122,8 +122,8 @@ def attention_maps(
                 f"{image.width} x {image.height}; give both one size"
             )
         inside, valid = patch_counts(masks.masks, masks.void, config.image_size, patch)
-        seen = inside.any(axis=1)  # a mask may fall between the pixels of the smaller size
-        numbers = tuple(n for n, s in zip(masks.numbers, seen.tolist(), strict=True) if s)
+        seen = np.flatnonzero(inside.any(axis=1)).tolist()  # a mask may fall between the pixels of the smaller size
+        numbers = tuple(masks.numbers[k] for k in seen)
         return torch.from_numpy(transform(image)), Counts(inside[seen], valid, numbers)
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:

@@ -156,9 +156,9 @@ def score(
         }
         tables.append(pd.DataFrame(columns))
         if block == primary:
-            micro = micro_average_precision(similarity, right, len(right))
+            micro, counts = micro_average_precision(similarity, right, len(right)), {"muAP": len(right)}
             interval = micro_average_precision_interval(similarity, right, np.ones(len(right)), seed=ctx.seed)
     values["muAP"] = 100 * micro
     low, high = interval
     items = pd.concat(tables, ignore_index=True)
-    return Result(values, items, intervals={"muAP": (100 * low, 100 * high)}, notes=notes)
+    return Result(values, items, intervals={"muAP": (100 * low, 100 * high)}, counts=counts, notes=notes)

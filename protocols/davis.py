@@ -152,7 +152,7 @@ def network_size(height: int, width: int, config: Config) -> tuple[int, int]:
 
 def network_input(frame: np.ndarray, config: Config) -> torch.Tensor:
     """An RGB frame (H, W, 3) uint8 -> (3, h, w) float32, resized on 8 bits by OpenCV and normalised."""
-    height, width = network_size(*frame.shape[:2], config)
+    height, width = network_size(frame.shape[0], frame.shape[1], config)
     resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
     pixels = torch.from_numpy(resized).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)

@@ -29,6 +29,12 @@ class MemoryContext:
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         return part.cpu()
 
+    def together(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def inference(self) -> Any:
+        return torch.inference_mode()
+
     def features(self, backbone: Any, split: Any, request: Any) -> Features:
         key = id(backbone), split.fingerprint, repr(request)
         if key not in self._features:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from contexts import MemoryContext
 from PIL import Image
 from weights import vit
 
@@ -21,22 +22,6 @@ from dinobench.streaming import by_size, cut_to_multiple
 from dinobench.types import UserError
 
 DATA = os.environ.get("DINOBENCH_TEST_DATA")
-
-
-class Ctx(SimpleNamespace):
-    """One process on the CPU, as the runner offers it."""
-
-    def __init__(self) -> None:
-        super().__init__(seed=0, device=torch.device("cpu"), rank=0, processes=1)
-
-    def share(self, n):
-        return slice(0, n)
-
-    def gather(self, part):
-        return part
-
-    def progress(self, iterable, description, total=None):
-        return iter(iterable)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +75,7 @@ def test_golden_end_to_end(tmp_path, monkeypatch):
         ("whitened", "auto", "auto"),
     ):
         config = copydetect.Config(distractors=distractors, whitening=whitening)
-        result = copydetect.run(backbone, data, config, Ctx())
+        result = copydetect.run(backbone, data, config, MemoryContext())
         for block, expected in golden[setting].items():
             score = result.metrics["mAP_" + block.replace("/", "")] / 100
             assert score == pytest.approx(expected, abs=0.002), f"{setting} {block}"
@@ -110,7 +95,7 @@ def test_scores_of_known_ranks():
     block = SimpleNamespace(name="strong", ids=list("abcd"), labels=np.arange(4))
     data = SimpleNamespace(blocks=(block,), originals=Originals([f"o{i}" for i in range(6)]), distractors=None)
     config = copydetect.Config(ranks=5)
-    result = copydetect.score(data, {"strong": queries, "original": database}, database, config, Ctx(), [])
+    result = copydetect.score(data, {"strong": queries, "original": database}, database, config, MemoryContext(), [])
     strong = result.items[result.items["block"] == "strong"]
     assert strong["mAP_strong"].tolist() == [1.0, pytest.approx(1 / 6), 1.0, 0.0]
     assert strong["rank"].tolist()[:3] == [0, 2, 0] and np.isnan(strong["rank"].iloc[3])
@@ -121,7 +106,7 @@ def test_scores_of_known_ranks():
 
 def test_copies_of_copies_score_perfectly(tiny, tmp_path):
     data = copydays.load(folder(tmp_path / "set"), "set")
-    result = copydetect.run(tiny, data, copydetect.Config(image_size=64, ranks=6), Ctx())
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=64, ranks=6), MemoryContext())
     assert result.metrics["mAP_original"] == pytest.approx(100)
     assert set(result.metrics) == {"mAP_strong", "mAP_jpegqual3", "mAP_original", "muAP"}
     assert result.items["id"].is_unique and len(result.items) == 18
@@ -134,7 +119,7 @@ def test_blocks_as_they_are(tiny, tmp_path):
     root = folder(tmp_path / "set", blocks=("crops/5", "crops/10", "jpegqual/3"))
     data = copydays.load(root, "set")
     assert [b.name for b in data.blocks] == ["jpegqual/3", "crops/5", "crops/10"]
-    result = copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), Ctx())
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), MemoryContext())
     assert next(iter(result.metrics)) == "mAP_jpegqual3"
 
 
@@ -148,8 +133,8 @@ def test_distractors_and_whitening_from_elsewhere(tiny, tmp_path):
     chosen = copydetect.resolve(data, config)
     assert len(chosen.distractors) == 8 and chosen.fingerprint != data.fingerprint and chosen.whitening is None
     assert copydetect.resolve(data, replace(config, distractors="none")) is data
-    plain = copydetect.run(tiny, data, config, Ctx())
-    white = copydetect.run(tiny, data, replace(config, whitening=str(tmp_path / "sample")), Ctx())
+    plain = copydetect.run(tiny, data, config, MemoryContext())
+    white = copydetect.run(tiny, data, replace(config, whitening=str(tmp_path / "sample")), MemoryContext())
     assert plain.items["similarity"].tolist() != white.items["similarity"].tolist()
     with pytest.raises(UserError, match="no such folder"):
         copydetect.resolve(data, replace(config, whitening=str(tmp_path / "nowhere")))
@@ -159,20 +144,20 @@ def test_backbones_of_other_kinds(tmp_path):
     data = copydays.load(folder(tmp_path / "set"), "set")
     config = copydetect.Config(image_size=40, ranks=6)
     resnet = load_backbone("random:resnet18")
-    rows = copydetect.descriptors(resnet, data.originals, config, Ctx())
+    rows = copydetect.descriptors(resnet, data.originals, config, MemoryContext())
     assert rows.shape == (6, 2 * 512)
     pixels = torch.stack([torch.from_numpy(config.transform()(data.originals.load(i))) for i in range(6)])
     [(pooled, maps)] = resnet.layers(config.transform().normalise(pixels))
     expected = torch.cat([pooled, maps.clamp(min=1e-6).pow(4).mean(1).pow(0.25)], dim=1)
     np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-4, atol=1e-5)
-    flat = copydetect.run(load_backbone("pixels"), data, config, Ctx())
+    flat = copydetect.run(load_backbone("pixels"), data, config, MemoryContext())
     assert "no patch tokens" in flat.notes[0] and flat.metrics["mAP_original"] == pytest.approx(100)
 
 
 def test_sizes_that_patches_do_not_divide(tiny, tmp_path):
     """Cut to the multiple: the reference program's strided convolution never sees the rest."""
     data = copydays.load(folder(tmp_path / "set"), "set")
-    rows = copydetect.descriptors(tiny, data.originals, copydetect.Config(image_size=40), Ctx())
+    rows = copydetect.descriptors(tiny, data.originals, copydetect.Config(image_size=40), MemoryContext())
     assert rows.shape == (6, 128) and np.isfinite(rows).all()
     assert cut_to_multiple(torch.zeros(1, 3, 40, 47), 16).shape == (1, 3, 32, 32)
 
@@ -241,7 +226,7 @@ def test_no_copies_at_all(tmp_path):
 def test_too_few_images(tiny, tmp_path):
     data = copydays.load(folder(tmp_path / "set"), "set")
     with pytest.raises(UserError, match=r"6 images to search .* fewer than the 20 ranks .* --set ranks=6"):
-        copydetect.run(tiny, data, copydetect.Config(), Ctx())
+        copydetect.run(tiny, data, copydetect.Config(), MemoryContext())
 
 
 def test_unreadable_images_are_named(tiny, tmp_path):
@@ -250,7 +235,7 @@ def test_unreadable_images_are_named(tiny, tmp_path):
         (root / "strong" / f"{i:04d}01.jpg").write_bytes(b"\xff\xd8 nothing")
     data = copydays.load(root, "set")
     with pytest.raises(UserError, match=r"2 images cannot be read \(strong/000101.jpg, strong/000401.jpg\)"):
-        copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), Ctx())
+        copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), MemoryContext())
 
 
 def test_settings_that_make_no_sense():
@@ -271,7 +256,7 @@ def test_embedded_set_runs(tiny):
     data = tiles.copies("tiles")
     again = tiles.copies("tiles")
     assert data.fingerprint == again.fingerprint and len(data.originals) >= 20
-    result = copydetect.run(tiny, data, copydetect.Config(image_size=64), Ctx())
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=64), MemoryContext())
     assert result.metrics["mAP_original"] == pytest.approx(100)
     assert result.metrics["mAP_jpegqual3"] > result.metrics["mAP_strong"]
 

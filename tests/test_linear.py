@@ -132,7 +132,7 @@ def test_diverging_heads_are_dropped_and_named(colors):
     result = run(FakeBackbone(), colors, mixed, MemoryContext())
     assert "2 of 4 heads diverged and were dropped: blocks=1 mean_patch=off lr=1e+38" in result.notes[0]
     assert "lr=0.1 (" in result.notes[1] and result.metrics["top1"] > 60
-    for config in (dataclasses.replace(mixed, lr=(1e37, 1e38)),
+    for config in (dataclasses.replace(mixed, lr=(2e38, 3e38)),
                    dataclasses.replace(mixed, lr=(1e38,), mean_patch=(False,))):  # fmt: skip
         with pytest.raises(UserError, match=r"from step \d+ on, .* not finite; .*--set lr="):
             run(FakeBackbone(), colors, config, MemoryContext())

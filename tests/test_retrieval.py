@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from contexts import MemoryContext
 from PIL import Image
 from torch.nn import functional as F
 from weights import vit
@@ -19,22 +19,6 @@ from dinobench.data import landmarks, tiles
 from dinobench.metrics.ranking import average_precision
 from dinobench.protocols import retrieval
 from dinobench.types import UserError
-
-
-class Ctx(SimpleNamespace):
-    """One process on the CPU, as the runner offers it; `part` of the images when it stands for one of several."""
-
-    def __init__(self) -> None:
-        super().__init__(seed=0, device=torch.device("cpu"), rank=0, processes=1)
-
-    def share(self, n):
-        return slice(0, n)
-
-    def gather(self, part):
-        return part
-
-    def progress(self, iterable, description, total=None):
-        return iter(iterable)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +71,7 @@ def one_at_a_time(backbone, image, side, scales, patch=16):
 def test_batches_by_size_equal_one_at_a_time(tiny, tmp_path, scales):
     data = landmarks.load(oxford(tmp_path), "ox")
     config = retrieval.Config(image_size=80, scales=scales)
-    rows = retrieval._descriptors(tiny, data.database, data, config, Ctx())
+    rows = retrieval._descriptors(tiny, data.database, data, config, MemoryContext())
     expected = [one_at_a_time(tiny, data.database.load(i), 80, scales) for i in range(len(data.database))]
     np.testing.assert_allclose(rows, np.stack(expected), atol=2e-6)
 
@@ -97,14 +81,14 @@ def test_each_image_is_decoded_once(tiny, tmp_path, monkeypatch):
     decoded = []
     load = type(data.database).load
     monkeypatch.setattr(type(data.database), "load", lambda self, i: decoded.append(self.ids[i]) or load(self, i))
-    retrieval.run(tiny, data, retrieval.Config(scales=(1.0, 0.8)), Ctx())
+    retrieval.run(tiny, data, retrieval.Config(scales=(1.0, 0.8)), MemoryContext())
     assert sorted(decoded) == sorted([*data.database.ids, *data.queries.ids])
 
 
 def test_boxes_cut_queries_only(tiny, tmp_path):
     data = landmarks.load(oxford(tmp_path), "ox")
-    whole = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), Ctx())
-    cut = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), Ctx(), data.boxes)
+    whole = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), MemoryContext())
+    cut = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), MemoryContext(), data.boxes)
     expected = one_at_a_time(tiny, data.queries.load(0).crop((5, 3, 60, 44)), 224, (1.0,))
     np.testing.assert_allclose(cut[0], expected, atol=2e-6)
     assert np.abs(whole - cut).max() > 1e-3
@@ -145,7 +129,7 @@ def test_several_ground_truths_in_one_folder(tiny, tmp_path):
     oxford(tmp_path, "rparis6k")
     data = landmarks.load(tmp_path, "revisited")
     with pytest.raises(UserError, match=r"choose with --set dataset=roxford5k or --set dataset=rparis6k|rparis6k or"):
-        retrieval.run(tiny, data, retrieval.Config(), Ctx())
+        retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
     assert retrieval.resolve(data, retrieval.Config(dataset="rparis6k")).name == "rparis6k"
     with pytest.raises(UserError, match="did you mean 'roxford5k'"):
         retrieval.resolve(data, retrieval.Config(dataset="oxford5k"))
@@ -214,7 +198,7 @@ def labelled(root: Path, split: str = "") -> Path:
 def test_any_imagefolder(tiny, tmp_path, split):
     assert landmarks.recognises(labelled(tmp_path / "set", split))
     data = landmarks.load(tmp_path / "set", "set")
-    result = retrieval.run(tiny, data, retrieval.Config(), Ctx())
+    result = retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
     # the pictures of a class are one picture at slightly different sizes, and class0 has one image only
     assert result.metrics == {"mAP": 100, "recall@1": 100, "recall@5": 100, "recall@10": 100}
     assert np.isnan(result.items["mAP"]).tolist() == [True] + [False] * 8
@@ -226,22 +210,23 @@ def test_images_smaller_than_a_patch(tiny, tmp_path):
     picture(5, (20, 9)).save(root / "class1" / "slim.png")
     data = landmarks.load(root, "set")
     with pytest.raises(UserError, match=r"class1/slim\.png: 20 x 9 pixels are less than one patch .* --set enlarge=on"):
-        retrieval.run(tiny, data, retrieval.Config(), Ctx())
-    result = retrieval.run(tiny, data, retrieval.Config(enlarge=True, image_size=64), Ctx())
+        retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
+    result = retrieval.run(tiny, data, retrieval.Config(enlarge=True, image_size=64), MemoryContext())
     assert len(result.items) == 10
 
 
 def test_other_backbones_take_any_size(tmp_path):
     data = landmarks.load(oxford(tmp_path), "ox")
     for spec in ("random:resnet18", "pixels"):
-        assert 0 < retrieval.run(load_backbone(spec), data, retrieval.Config(), Ctx()).metrics["mAP_medium"] <= 100
+        result = retrieval.run(load_backbone(spec), data, retrieval.Config(), MemoryContext())
+        assert 0 < result.metrics["mAP_medium"] <= 100
 
 
 def test_unreadable_images_are_named(tiny, tmp_path):
     folder = oxford(tmp_path)
     (folder / "jpg" / "all_souls_000004.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"database: 1 image cannot be read \(jpg/all_souls_000004\.jpg\)"):
-        retrieval.run(tiny, landmarks.load(folder, "ox"), retrieval.Config(), Ctx())
+        retrieval.run(tiny, landmarks.load(folder, "ox"), retrieval.Config(), MemoryContext())
 
 
 def test_nothing_to_find(tmp_path):
@@ -256,7 +241,7 @@ def test_two_processes_cover_what_one_does(tiny, tmp_path):
     data = landmarks.load(oxford(tmp_path), "ox")
     shares = []
 
-    class Half(Ctx):
+    class Half(MemoryContext):
         def __init__(self, rank):
             super().__init__()
             self.rank = rank
@@ -266,14 +251,14 @@ def test_two_processes_cover_what_one_does(tiny, tmp_path):
 
     for rank in (0, 1):
         shares.append(retrieval._descriptors(tiny, data.database, data, retrieval.Config(), Half(rank)))
-    whole = retrieval._descriptors(tiny, data.database, data, retrieval.Config(), Ctx())
+    whole = retrieval._descriptors(tiny, data.database, data, retrieval.Config(), MemoryContext())
     np.testing.assert_allclose(np.concatenate(shares), whole, atol=2e-6)
 
 
 def test_embedded_set_runs(tiny):
     data = tiles.places("tiles")
     assert data.fingerprint == tiles.places("other").fingerprint
-    result = retrieval.run(tiny, data, retrieval.Config(image_size=96), Ctx())
+    result = retrieval.run(tiny, data, retrieval.Config(image_size=96), MemoryContext())
     assert result.metrics["mAP_easy"] > result.metrics["mAP_hard"] > 0
-    cropped = retrieval.run(tiny, data, retrieval.Config(image_size=96, crop_queries=True), Ctx())
+    cropped = retrieval.run(tiny, data, retrieval.Config(image_size=96, crop_queries=True), MemoryContext())
     assert cropped.metrics["mAP_easy"] > result.metrics["mAP_easy"]

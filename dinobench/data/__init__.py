@@ -32,6 +32,8 @@ KINDS: dict[str, tuple[str, ...]] = {
         "dinobench.data.table",
         "dinobench.data.images",
     ),
+    "copies": ("dinobench.data.embedded_copies", "dinobench.data.copydays"),
+    "landmarks": ("dinobench.data.embedded_landmarks", "dinobench.data.landmarks"),
 }
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")
