@@ -208,14 +208,10 @@ def demo(
     out: Out = Path("dinobench-demo"),
     device: Device = "auto",
 ) -> None:
-    """The whole product in one command, offline: a random ViT and raw pixels, scored on the embedded digits."""
-    from dinobench.runner import run as run_protocols
+    """The whole product in one command, offline: a random ViT and raw pixels through every protocol."""
+    from dinobench.demo import demo as run_demo
 
-    ckpts = ["random:vit_tiny_patch16_224", "pixels"]
-    # The digits are 8 x 8 pixels: at 64 x 64 a ViT sees all there is, twelve times sooner than at 224 x 224.
-    settings = {"resize": 64, "crop": 64}
-    done = run_protocols(["knn"], ckpts, "digits", settings=settings, out=out, device=device)
-    screen.records(done, out)
+    screen.records(run_demo(out, device), out)
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

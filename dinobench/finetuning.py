@@ -72,7 +72,8 @@ class FineTuning:
         )  # fmt: skip
         per_epoch = self.steps if config.schedule == "step" else 1
         self.schedule = CosineLRScheduler(
-            self.optimizer, t_initial=config.epochs * per_epoch, lr_min=config.min_lr,
+            self.optimizer, lr_min=config.min_lr,
+            t_initial=max(2, config.epochs * per_epoch),  # timm would remark on a schedule of one value
             warmup_t=config.warmup_epochs * per_epoch, warmup_lr_init=config.warmup_lr,
         )  # fmt: skip
         self.autocast: Callable[[], AbstractContextManager[Any]] = getattr(ctx, "autocast", nullcontext)

@@ -56,7 +56,7 @@ class Layout:
     def join(self, features: Features, rows: Any) -> torch.Tensor:
         """Extracted features of these rows -> (rows, width) float32, copied."""
         cls = features.cls[rows, -self.blocks :]
-        parts = [cls.reshape(len(cls), -1)]
+        parts = [cls.reshape(len(cls), self.blocks * self.dim)]
         if self.mean_patch:
             assert features.mean_patches is not None
             parts.append(features.mean_patches[rows, -1])

@@ -185,8 +185,9 @@ def _line_search(
     low, high = (0.0, slope), None
     step = 1.0
     for _ in range(30):
-        reached, residual = problem.loss(scores + step * along, weight + step * direction)
-        there = float((residual * along).sum()) / len(problem.x) + problem.penalised(weight + step * direction, direction)
+        moved = weight + step * direction
+        reached, residual = problem.loss(scores + step * along, moved)
+        there = float((residual * along).sum()) / len(problem.x) + problem.penalised(moved, direction)
         if reached <= loss and abs(there) <= SLOPE * abs(slope):
             break
         if there > 0 or reached > loss:

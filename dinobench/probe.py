@@ -120,7 +120,7 @@ class Probe:
         self.tested = Tested(nothing.short(), nothing.bool(), torch.zeros(len(self.heads), dtype=torch.int64))
 
     def _split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indices to learn from and held out; with a single head there is nothing to choose, and all are learnt from."""
+        """Indices to learn from and held out; with a single head there is nothing to choose, and none are."""
         if not self.choosing:
             return np.arange(len(labels)), np.zeros(0, np.int64)
         return hold_out(labels, self.recipe.holdout, self.recipe.holdout_seed)
@@ -230,12 +230,15 @@ class Probe:
             which = "every head's loss" if self.choosing else "the loss"
             step, low = int(died.max()), min(h.rate for h in self.recipe.heads)
             raise UserError(
-                f"linear: from step {step} on, {which} is not finite; lower the learning rate, as in --set lr={low / 10:g}"
+                f"linear: from step {step} on, {which} is not finite; "
+                f"lower the learning rate, as in --set lr={low / 10:g}"
             )
 
     def _result(self) -> Result:
         chosen, accuracy = self._choose()
-        notes, dead = [], [str(h) for h, step in zip(self.heads.heads, self.heads.died.tolist(), strict=True) if step >= 0]
+        died = self.heads.died.tolist()
+        dead = [str(head) for head, step in zip(self.heads.heads, died, strict=True) if step >= 0]
+        notes = []
         if dead:
             notes.append(f"{len(dead)} of {len(self.heads)} heads diverged and were dropped: {'; '.join(dead)}")
         ranks = self.tested.ranks
@@ -246,34 +249,29 @@ class Probe:
             best = int(right.argmax())
             columns["top1_val_chosen"] = ranks[:, best] == 0
             notes.append(
-                f"head chosen on {len(self.held)} held-out images: {self.heads.heads[chosen]} ({accuracy:.2f} % there); "
-                f"head best on the test images: {self.heads.heads[best]}; {said}"
+                f"head chosen on {len(self.held)} held-out images: {self.heads.heads[chosen]} "
+                f"({accuracy:.2f} % there); head best on the test images: {self.heads.heads[best]}; {said}"
             )
         else:
             notes.append(said)
         scores = self.heads.predict(self.test, chosen)
         return classified(self.data, self.kept, scores, ranks[:, chosen], columns, notes)
 
-    def _state_path(self) -> Path | None:
+    def _state_path(self) -> Path:
         """Where the state is kept, named by what decides the training: another configuration finds nothing."""
-        folder = getattr(self.ctx, "scratch", None)
-        if folder is None:
-            return None
         identity = digest(
             dataclasses.asdict(self.recipe), dataclasses.asdict(self.layout), repr(self.request), repr(self.augment),
             self.data.fingerprint, self.backbone.info.weights_digest, self.ctx.seed, len(self.learn), len(self.test),
         )  # fmt: skip
-        return Path(folder) / f"linear-{identity[:16]}.pt"
+        return self.ctx.scratch / f"linear-{identity[:16]}.pt"
 
     def _save(self, epochs: int) -> None:
-        path = self._state_path()
-        if path is not None and self.ctx.rank == 0:
-            save_state(path, {"epochs": epochs, "heads": self.heads.state(), "tested": vars(self.tested)})
+        if self.ctx.rank == 0:
+            save_state(self._state_path(), {"epochs": epochs, "heads": self.heads.state(), "tested": vars(self.tested)})
 
     def _resume(self) -> int:
         """The number of epochs done before; takes their state back."""
-        path = self._state_path()
-        state = load_state(path, self.ctx.device) if path is not None else None
+        state = load_state(self._state_path(), self.ctx.device)
         if state is None:
             return 0
         self.heads.restore(state["heads"])
@@ -300,8 +298,9 @@ def evaluate_released(
     if tuple(weight.shape) != (len(data.classes), layout.width):
         raise UserError(
             f"{path}: a head of {weight.shape[0]} classes on {weight.shape[1]} columns; {data.name} has "
-            f"{len(data.classes)} classes, and blocks={layout.blocks} with mean_patch={'on' if layout.mean_patch else 'off'} "
-            f"of {backbone.info.name} give {layout.width} columns; set blocks and mean_patch to what it was trained on"
+            f"{len(data.classes)} classes, and blocks={layout.blocks} with mean_patch="
+            f"{'on' if layout.mean_patch else 'off'} of {backbone.info.name} give {layout.width} columns; "
+            "set blocks and mean_patch to what it was trained on"
         )
     if interleaved:
         weight = torch.cat([weight[:, 0::2], weight[:, 1::2]], dim=1)
@@ -319,7 +318,7 @@ def classified(
     columns: dict[str, torch.Tensor],
     notes: list[str],
 ) -> Result:
-    """The Result of test images `kept` (n,): scores (n, C), place of the true class (n,), further right/wrong columns."""
+    """The Result of test images `kept` (n,): scores (n, C), place of the true class (n,), more right/wrong columns."""
     predicted = first_argmax(scores)
     columns = {"top1": ranks == 0, "top5": ranks < 5, **columns}
     frame = {

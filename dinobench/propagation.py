@@ -21,7 +21,7 @@ from torch.nn import functional as F
 # without being copied first. Tiles are whole strips wide. Larger tiles compute more outside the windows, smaller ones
 # multiply less efficiently (sizes tuned on CPU at 480p, patch 8 and 16).
 STRIP = 4
-TILE_ROWS, TILE_STRIPS = 8, 2
+TILE_ROWS, TILE_STRIPS = 10, 2
 
 
 class Propagator:

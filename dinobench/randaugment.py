@@ -81,4 +81,7 @@ class RandAugment:
 def apply(name: str, part: float, image: Image.Image, interpolation: str = "bicubic") -> Image.Image:
     """One operation at `part` of its top magnitude, -1..1, on an RGB image."""
     operation: Any = NAME_TO_OP[name]
-    return operation(image, *OPERATIONS[name](part), fillcolor=FILL, resample=INTERPOLATIONS[interpolation])
+    arguments = OPERATIONS[name](part)
+    if name == "PosterizeIncreasing" and arguments == (0,):  # no bits left: black, which newer Pillows refuse to do
+        return Image.new("RGB", image.size)
+    return operation(image, *arguments, fillcolor=FILL, resample=INTERPOLATIONS[interpolation])

@@ -10,11 +10,13 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform
@@ -144,8 +146,7 @@ def patch_counts(masks: np.ndarray, void: np.ndarray | None, size: int, patch: i
     Comparing patches upsampled by nearest with a mask pixel by pixel comes down to these counts, which are far fewer.
     """
     grid = size // patch
-    # PIL's nearest takes the pixel under the centre; what is beyond the last whole patch is cut off
-    rows, columns = (((np.arange(grid * patch) + 0.5) * n / size).astype(np.intp) for n in masks.shape[1:])
+    rows, columns = (_nearest(length, size)[: grid * patch] for length in masks.shape[1:])
 
     def count(pixels: np.ndarray) -> np.ndarray:
         resized = pixels.view(np.uint8).take(rows, axis=-2).take(columns, axis=-1)
@@ -155,6 +156,13 @@ def patch_counts(masks: np.ndarray, void: np.ndarray | None, size: int, patch: i
     if void is None:
         return count(masks), np.full(grid * grid, patch * patch)
     return count(masks & ~void), count(~void)
+
+
+@lru_cache(maxsize=1024)
+def _nearest(length: int, size: int) -> np.ndarray:
+    """Which of `length` pixels each of `size` takes; asked of PIL, whose rounding at ties is its own."""
+    positions = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.asarray(positions.resize((size, 1), Image.Resampling.NEAREST))[0]
 
 
 def jaccard_of_shares(attention: np.ndarray, counts: Counts, shares: tuple[float, ...]) -> np.ndarray:

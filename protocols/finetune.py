@@ -80,7 +80,9 @@ class Config:
         if min(self.batch, self.epochs, self.repeats, self.test_epochs) < 1 or self.randaugment < 0 or self.clip < 0:
             raise ValueError("batch, epochs, repeats and test_epochs are 1 or more, randaugment and clip 0 or more")
         if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be fewer than the {self.epochs} epochs")
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} must be fewer than epochs = {self.epochs}; set both"
+            )
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in (*self.betas, self.ema, self.smoothing, self.drop_path)):
             raise ValueError("betas are two numbers; they, ema, smoothing and drop_path are 0 to below 1")
         if not all(0 <= p <= 1 for p in (self.erasing, self.flip, self.mix_switch)) or min(self.mixup, self.cutmix) < 0:
@@ -127,7 +129,7 @@ profiles = {
     "inat": Config(lr=5e-5),
     # Ours, for a laptop: small images, a few epochs, and none of what only pays in hundreds of them.
     "small": Config(
-        lr=1e-3, lr_batch=64, batch=64, epochs=5, warmup_epochs=1, min_lr=1e-6, schedule="step", layer_decay=0.75,
+        lr=5e-4, lr_batch=64, batch=64, epochs=5, warmup_epochs=1, min_lr=1e-6, schedule="step", layer_decay=0.75,
         clip=1.0, mixup=0.0, cutmix=0.0, randaugment=0, erasing=0.0, drop_path=0.0, repeats=1, resize=64, crop=64,
         min_scale=0.5,
     ),

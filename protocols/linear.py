@@ -66,7 +66,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if not all(0 < r < math.inf for r in self.lr) or min(self.blocks) < 1 or any(len(set(v)) < len(v) for v in self.grid()):
+        twice = any(len(set(values)) < len(values) for values in (self.lr, self.blocks, self.mean_patch))
+        if twice or not all(0 < rate < math.inf for rate in self.lr) or min(self.blocks) < 1:
             raise ValueError("lr are different numbers above 0, blocks different whole numbers from 1")
         if self.batch < 1 or self.epochs < 1 or self.steps_per_epoch < 0 or self.minimum_steps < 0:
             raise ValueError("batch and epochs are 1 or more, steps_per_epoch and minimum_steps 0 or more")
@@ -75,12 +76,9 @@ class Config:
         if not 0 < self.min_scale <= 1 or not 0 <= self.flip <= 1 or not 0 <= self.momentum < 1:
             raise ValueError("min_scale is above 0 and at most 1, flip 0 to 1, momentum 0 to below 1")
         if self.head and len(self.blocks) * len(self.mean_patch) > 1:
-            raise ValueError("a head from a file reads one kind of feature: set blocks and mean_patch to one value each")
+            raise ValueError("a head from a file reads one kind of feature: give blocks and mean_patch one value each")
         if self.interleaved and (not self.head or self.blocks != (1,) or self.mean_patch != (True,)):
             raise ValueError("interleaved is of a head from a file (head=...) with blocks=1 and mean_patch=on")
-
-    def grid(self) -> tuple[tuple[float, ...], tuple[int, ...], tuple[bool, ...]]:
-        return self.lr, self.blocks, self.mean_patch
 
     def heads(self) -> list[Head]:
         return [Head(b, m, r) for b in self.blocks for m in self.mean_patch for r in self.lr]

@@ -40,7 +40,7 @@ class Config:
 
     c_min: float = setting(1e-6, "smallest C, the inverse of the L2 regularisation", DINOV2)
     c_max: float = setting(1e5, "largest C", DINOV2)
-    c_count: int = setting(45, "values of C, spaced evenly in their logarithm; 1 is c_min and needs no choosing", DINOV2)
+    c_count: int = setting(45, "values of C, spaced evenly in their logarithm; 1 is c_min and chooses nothing", DINOV2)
     holdout: float = setting(0.1, "share of each train class that C is chosen on, before all is fitted", DINOV2)
     holdout_seed: int = setting(0, "of the stratified draw of those images", "ours")
     max_iterations: int = setting(1000, "of L-BFGS, for each C", DINOV2)
@@ -145,7 +145,8 @@ def _attempt(
     strengths = config.strengths()
     start, accuracy, iterations, unfinished = None, float("nan"), 0, 0
     if len(strengths) > 1:
-        learn, held = (torch.from_numpy(i).to(x.device) for i in hold_out(labels[drawn], config.holdout, config.holdout_seed))
+        parts = hold_out(labels[drawn], config.holdout, config.holdout_seed)
+        learn, held = (torch.from_numpy(part).to(x.device) for part in parts)
         best = -1.0, 0.0
         path = fit_path(x[learn], y[learn], classes, strengths, **settings)
         for fit in _watched(path, attempt, config, ctx):

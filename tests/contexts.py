@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ class MemoryContext:
     rank, processes = 0, 1
 
     def __init__(self, seed: int = 0, scratch: Path | None = None, each: Callable[[Any], None] | None = None) -> None:
-        self.seed, self.scratch, self.each = seed, scratch, each
+        self.seed, self.each = seed, each
+        self._own = tempfile.TemporaryDirectory(prefix="dinobench-tests-")  # goes with this object
+        self.scratch = scratch or Path(self._own.name)
         self._features: dict[Any, Features] = {}
 
     def share(self, n: int) -> slice:

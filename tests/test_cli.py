@@ -379,11 +379,3 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         shell=True, executable="/bin/bash", cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "0" and done.stderr == ""
-
-
-@pytest.mark.slow
-def test_the_demo_scores_all_of_it_offline(command, tmp_path):
-    code, out, err = command("demo", "--out", tmp_path / "demo", "--device", "cpu")
-    assert code == 0, err
-    board = pd.read_csv(tmp_path / "demo" / "leaderboard.csv")
-    assert "knn" in set(board.protocol) and board.model.nunique() >= 2 and "knn" in out

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 from pathlib import Path
 
 import cv2
-import dense
 import numpy as np
 import pytest
 import torch
@@ -25,7 +23,6 @@ from dinobench.data import davis as layout
 from dinobench.data import shape_videos
 from dinobench.data.video import ArrayVideo, read_labels
 from dinobench.metrics.segmentation import frame_scores, statistics
-from dinobench.propagation import Propagator, propagate
 from dinobench.protocols import davis
 from dinobench.protocols.davis import Config, first_masks, label_maps, labels_of, network_input, run
 from dinobench.runner import measured
@@ -110,82 +107,6 @@ def test_another_methods_masks_meet_the_golden_scores(shared_data):
     assert summary["J&F"] == pytest.approx(100 * (table["J_mean"].mean() + table["F_mean"].mean()) / 2)
     one, _ = score_folder(shared_data / "osvos_predictions", data, ["dog"], workers=1)
     assert one["id"].tolist() == ["dog/1"]
-
-
-# --- against the dense oracle ---
-
-
-def frames_of(seed, frames, height, width, dim, repeated=False):
-    generator = torch.Generator().manual_seed(seed)
-    base = torch.randn(height, width, dim, generator=generator)
-    noise = 0.0 if repeated else 0.6
-    features = torch.stack(
-        [base + noise * torch.randn(height, width, dim, generator=generator) for _ in range(frames)]
-    )
-    masks = F.one_hot(torch.randint(0, 3, (height, width), generator=generator), 3).permute(2, 0, 1).float()
-    return features, masks
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    seed=st.integers(0, 10**6),
-    height=st.integers(1, 22),
-    width=st.integers(1, 22),
-    frames=st.integers(2, 7),
-    context=st.integers(0, 4),
-    window=st.integers(0, 14),
-    top_k=st.integers(1, 7),
-)
-def test_tiles_equal_the_dense_matrix(seed, height, width, frames, context, window, top_k):
-    features, masks = frames_of(seed, frames, height, width, 16)
-    options = {"context": context, "window": window, "top_k": top_k}
-    ours = torch.stack([masks, *propagate(features, masks, **options)])
-    torch.testing.assert_close(ours, dense.propagate(features, masks, **options), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("patch", [16, pytest.param(8, marks=pytest.mark.slow)])
-def test_masks_at_480p_equal_the_dense_ones(patch):
-    features, masks = frames_of(patch, 11 if patch == 16 else 4, 480 // patch, 832 // patch, 64)
-    ours = torch.stack([masks, *propagate(features, masks)])
-    oracle = dense.propagate(features, masks)
-    torch.testing.assert_close(ours, oracle, atol=1e-5, rtol=0)
-    assert (ours.argmax(1) == oracle.argmax(1)).float().mean() > 0.9999
-
-
-def test_ties_with_the_last_kept_are_kept():
-    # three kinds of patches only, in exact arithmetic: nearly all entries tie
-    kinds = torch.eye(3)[torch.arange(40 * 3) % 3].view(1, 10, 12, 3).repeat(4, 1, 1, 1)
-    masks = F.one_hot(torch.randint(0, 2, (10, 12), generator=torch.Generator().manual_seed(0))).permute(2, 0, 1)
-    ours = torch.stack([masks.float(), *propagate(kinds, masks.float(), window=3)])
-    torch.testing.assert_close(ours, dense.propagate(kinds, masks.float(), window=3), atol=1e-5, rtol=0)
-
-
-def test_a_still_video_keeps_its_mask():
-    features, masks = frames_of(0, 12, 9, 13, 32, repeated=True)
-    for soft in propagate(features, masks, top_k=1):
-        torch.testing.assert_close(soft, masks)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("patch", "least"), [(16, 4), (8, 10)])
-def test_tiles_are_faster_than_the_dense_matrix(patch, least):
-    """Processor time in one thread, which other work on the machine does not reach."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        features, masks = frames_of(0, 9, 480 // patch, 832 // patch, 192)
-        propagator = Propagator(features[0], masks)
-        for frame in features[1:8]:
-            propagator.step(frame)
-        began = time.process_time()
-        propagator.step(features[8])
-        ours = time.process_time() - began
-        short = features[[0, 8]]
-        began = time.process_time()
-        dense.propagate(short, masks)  # one context frame of eight
-        assert 8 * (time.process_time() - began) > least * ours
-    finally:
-        torch.set_num_threads(threads)
 
 
 # --- the steps around it ---
@@ -278,6 +199,10 @@ def test_some_videos_only_and_a_context_without_artifacts(shapes_run, tiny):
         run(tiny, data, dataclasses.replace(SMALL, videos=("dog",)), context)
 
 
+class _Gathered(Exception):
+    pass
+
+
 def test_two_processes_equal_one(shapes_run, tiny):
     data, _, result = shapes_run
 
@@ -291,12 +216,12 @@ def test_two_processes_equal_one(shapes_run, tiny):
 
         def gather(self, part):
             self.parts.append(part)
-            raise StopIteration
+            raise _Gathered
 
     parts = []
     for rank in range(2):
         half = Half(rank)
-        with pytest.raises(StopIteration):
+        with pytest.raises(_Gathered):
             run(tiny, data, SMALL, half)
         parts += half.parts
     table = object_table(data.videos, torch.cat(parts).numpy())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from dinobench.records import read_all, read_items
 
@@ -69,11 +70,18 @@ def test_two_processes_equal_one(launch, alone, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("--data", "nosuch"), "nosuch: no such file"), (("--out", "file"), "choose another --out")],
+    [
+        (("--data", "nosuch"), "nosuch: no such file"),
+        (("--data", "images"), "images of val cannot be read: val/a/3.png"),
+    ],
 )
 def test_an_error_of_one_process_ends_them_all_and_is_printed_once(tmp_path, arguments, words):
-    (tmp_path / "two").mkdir()
-    (tmp_path / "two" / "file").write_text("")
+    for split, name in ((s, n) for s in ("train", "val") for n in "ab"):
+        folder = tmp_path / "two" / "images" / split / name
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 40), (i * 60, 50 * (name == "a"), 9)).save(folder / f"{i}.png")
+    (tmp_path / "two" / "images" / "val" / "a" / "3.png").write_bytes(b"no image")
     done = command(tmp_path / "two", "-m", "dinobench", *KNN, "--devices", "2", *arguments)
     assert done.returncode == 2 and not done.stdout
     assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1 and words in done.stderr

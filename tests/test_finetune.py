@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from contexts import MemoryContext
+from fakes import FakeSplit
 from weights import save, vit
 
 from dinobench import training
@@ -125,7 +126,8 @@ def test_scores_every_image_and_leaves_the_backbone_alone(whole, backbone, data,
     assert (right == result.items["top1"]).all() and "best epoch" in result.notes[-1]
     trained(backbone, data, tmp_path, dataclasses.replace(FULL, epochs=1, warmup_epochs=0))
     assert not backbone.module.training and weights_digest(backbone.module.state_dict()) == before
-    assert not torch.equal(weights["blocks.0.attn.qkv.weight"], backbone.module.state_dict()["blocks.0.attn.qkv.weight"])
+    name = "blocks.0.attn.qkv.weight"
+    assert not torch.equal(weights[name], backbone.module.state_dict()[name])
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])  # of six: within the first epoch, at its end, within the second
@@ -217,6 +219,31 @@ def test_it_learns(backbone, tmp_path):
     assert result.metrics["top1"] > 40, result.metrics  # chance is 10
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_where_the_context_says_so(whole, backbone, data, tmp_path, dtype):
+    ctx = MemoryContext(scratch=tmp_path)
+    ctx.autocast = lambda: torch.autocast("cpu", dtype)
+    tuning = FineTuning(backbone, data, FULL, ctx)
+    assert tuning.scaler.is_enabled() == (dtype == torch.float16)  # whose gradients would underflow
+    first = tuning.run()
+    assert next(tuning.model.parameters()).dtype == torch.float32
+    assert abs(first.metrics["top5"] - whole[0].metrics["top5"]) < 30
+    if tuning.scaler.is_enabled():
+        assert torch.load(tuning.keeper.path, weights_only=True)["scaler"]["scale"] > 0
+
+
+def test_broken_images_stop_the_run_or_are_left_out(backbone, tmp_path):
+    train, test = FakeSplit(20, broken=(3, 4)), FakeSplit(10, seed=1, broken=(5,))
+    data = assemble("fake", "array", ["a", "b"], train, test)
+    ctx = MemoryContext(scratch=tmp_path)
+    with pytest.raises(UserError, match=r"images/[34].png of test cannot be read"):
+        run(backbone, data, FULL, ctx)
+    ctx.skip_broken = True
+    result = run(backbone, data, FULL, ctx)
+    assert list(result.items["id"]) == [i for i in test.ids if i != "images/5.png"]
+    assert result.notes[-1] == "2 train images could not be read and were left out"
+
+
 PROGRAM = """
 import dinobench
 if __name__ == "__main__":
@@ -255,7 +282,8 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path):
         (path,) = (out / "runs").glob("*.json")
         return json.loads(path.read_text())
 
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "b")], env=environment("b"), stderr=subprocess.DEVNULL)
+    again = [*command, "--out", str(tmp_path / "b")]
+    process = subprocess.Popen(again, env=environment("b"), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not list((tmp_path / "b").rglob("finetune-*.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -40,8 +40,8 @@ def test_pixels_depend_on_seed_pass_and_image_alone():
     for (images, _), (rows, pixels), (other_rows, other_pixels) in zip(STEPS, plain, busy, strict=True):
         assert (rows == images).all() and (other_rows == images).all()
         assert torch.equal(pixels, other_pixels)
-    halves = [views(ImageLoader(split(), augment, seed=9, processes=2), lambda n, r=rank: slice(n * r // 2, n * (r + 1) // 2))
-              for rank in (0, 1)]  # fmt: skip
+    halves = [views(ImageLoader(split(), augment, seed=9, processes=2), share)
+              for share in (lambda n: slice(0, n // 2), lambda n: slice(n // 2, n))]  # fmt: skip
     for (_, pixels), first, second in zip(plain, *halves, strict=True):
         assert torch.equal(pixels, torch.cat([first[1], second[1]]))
     assert not torch.equal(views(ImageLoader(split(), augment, seed=10))[0][1], plain[0][1])

@@ -31,8 +31,8 @@ def digits():
 def test_chooses_c_on_the_held_out_tenth_and_refits_on_all(pixels, digits):
     ctx = MemoryContext()
     result = run(pixels, digits, SMALL, ctx)
-    train, test = (ctx.features(pixels, s, SMALL.request()).cls[:, -1].astype(float) for s in (digits.train, digits.test))
-    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
+    features = [ctx.features(pixels, split, SMALL.request()).cls[:, -1] for split in (digits.train, digits.test)]
+    train, test = (x.astype(float) / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
     labels = digits.train.labels
     learn, held = hold_out(labels, 0.1, 0)
 
@@ -68,7 +68,7 @@ def test_one_image_per_class_needs_a_fixed_c(pixels, digits):
     config = dataclasses.replace(SMALL, n_per_class=1)
     with pytest.raises(UserError, match="none to hold out"):
         run(pixels, digits, config, MemoryContext())
-    fixed = dataclasses.replace(config, c_count=1, c_min=10.0)
+    fixed = dataclasses.replace(config, c_count=1, c_min=10.0, c_max=10.0)
     assert run(pixels, digits, fixed, MemoryContext()).metrics["top1"] > 25
 
 
@@ -82,7 +82,7 @@ def test_permuted_test_labels_change_no_choice(pixels, digits):
 def test_settings_and_requests():
     assert len(profiles["dinov2"].strengths()) == 45
     np.testing.assert_allclose(np.diff(np.log10(profiles["dinov2"].strengths())), 11 / 44)
-    for wrong in ({"n_per_class": 3, "fraction": 0.1}, {"tries": 3}, {"c_min": 0.0}, {"holdout": 1.0}, {"fraction": 0.0}):
+    for wrong in ({"n_per_class": 3, "fraction": 0.1}, {"tries": 3}, {"c_min": 0.0}, {"holdout": 1.0}, {"fraction": 0}):
         with pytest.raises(ValueError):
             Config(**wrong)
     data = resolve("digits")

@@ -49,6 +49,9 @@ def test_randaugment_is_a_function_of_its_generator():
     assert np.array_equal(views[3], views[-1]) and all(v.shape == (24, 24, 3) for v in views)
     changed = [not np.array_equal(v, np.asarray(image)) for v in views]
     assert any(changed) and not all(changed)  # a quarter goes unchanged
+    for name in NAMES:  # the extremes too
+        assert all(apply(name, part, image).size == image.size for part in (-1.0, 0.0, 1.0))
+    assert not np.asarray(apply("PosterizeIncreasing", 1.0, image)).any()
     shifted = np.asarray(apply("TranslateXRel", 1.0, image))
     assert (shifted[:, -5:] == (124, 116, 104)).all()  # the mean colour comes in
 
@@ -58,7 +61,7 @@ def test_randaugment_is_a_function_of_its_generator():
 def test_erased_boxes_lie_inside_and_have_the_share_asked_for(height, width, seed):
     top, left, h, w, _ = Erasing(1.0).draw(height, width, np.random.default_rng(seed))
     if h:
-        assert 0 <= top and top + h <= height and 0 <= left and left + w <= width
+        assert min(top, left) >= 0 and top + h <= height and left + w <= width
         assert 0.02 * height * width - max(height, width) <= h * w <= height * width / 3 + max(height, width)
 
 

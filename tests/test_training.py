@@ -64,7 +64,7 @@ def test_order_has_full_batches_of_repeated_images(n, batch, repeats, epoch):
     steps = [order(epoch, s) for s in range(order.steps_per_epoch)]
     assert all(len(images) == min(batch, n) for images, _ in steps)
     images, views = (np.concatenate(part) for part in zip(*steps, strict=True))
-    assert n - len(images) < batch and 0 <= images.min() and images.max() < n
+    assert n - len(images) < batch and min(images) >= 0 and max(images) < n
     assert len(set(zip(images, views, strict=True))) == len(images)  # no view twice
     assert np.unique(images, return_counts=True)[1].max() <= repeats
     assert set(views) <= set(range(epoch * repeats, (epoch + 1) * repeats))  # nor in another epoch

@@ -33,6 +33,8 @@ KINDS: dict[str, tuple[str, ...]] = {
         "dinobench.data.images",
     ),
     "copies": ("dinobench.data.embedded_copies", "dinobench.data.copydays"),
+    "videos": ("dinobench.data.shape_videos", "dinobench.data.davis"),
+    "masks": ("dinobench.data.shapes", "dinobench.data.voc", "dinobench.data.coco"),
     "landmarks": ("dinobench.data.embedded_landmarks", "dinobench.data.landmarks"),
 }
 
