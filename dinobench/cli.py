@@ -7,11 +7,11 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dinobench import __version__, console, screen
+from dinobench import __version__, cli_dense, console, screen
 from dinobench.types import UserError
 
 #: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
@@ -29,6 +29,8 @@ cache_app = typer.Typer(help="Look at the feature cache, or free its space.")
 app.add_typer(cache_app, name="cache")
 data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(cli_dense.score_app, name="score")
+app.add_typer(cli_dense.visualize_app, name="visualize")
 
 Arch = Annotated[
     str | None, typer.Option(help="Architecture, where the file does not tell: a timm or torchvision name.")
@@ -90,14 +92,17 @@ def run(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
+    save_masks: Annotated[Path | None, typer.Option(help="davis: write the masks here, as indexed PNGs.")] = None,
 ) -> None:
     """Score checkpoints with protocols and write records, per-item scores and the leaderboard."""
+    from dinobench.config import parse_settings
     from dinobench.runner import run as run_protocols
 
     done = run_protocols(
-        protocol, ckpt, data, profile=profile, settings=_settings(set_ or []), out=out, arch=arch, key=key,
+        protocol, ckpt, data, profile=profile, settings=parse_settings(set_ or []), out=out, arch=arch, key=key,
         heads=heads, allow_partial=allow_partial, device=device, devices=devices, precision=precision, seed=seed,
         force=force, cache=not no_cache, skip_broken=skip_broken, batch_size=batch_size, workers=workers,
+        artifacts=save_masks,
     )  # fmt: skip
     if console.silent:
         return
@@ -182,7 +187,7 @@ def make_copies(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="knn, memory or features.")],
+    what: Annotated[str, typer.Argument(help="knn, memory, features or davis.")],
     arch: Annotated[str, typer.Option(help="features: the model to extract with.")] = "vit_small_patch16_224",
     images: Annotated[int, typer.Option(min=1, help="features: how many JPEG files.")] = 192,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
@@ -198,8 +203,12 @@ def bench(
         rows = benches.memory()
     elif what == "features":
         rows = benches.features(arch, images, repeats, device)
+    elif what == "davis":
+        from dinobench.bench_davis import davis
+
+        rows = davis(repeats=repeats, device="cpu" if device == "auto" else device)
     else:
-        raise unknown("bench", what, ["knn", "memory", "features"])
+        raise unknown("bench", what, ["knn", "memory", "features", "davis"])
     screen.bench(rows)
 
 
@@ -212,16 +221,6 @@ def demo(
     from dinobench.demo import demo as run_demo
 
     screen.records(run_demo(out, device), out)
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    settings = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise UserError(f"--set {pair}: write it as name=value; `dinobench list profiles` shows the names")
-        settings[name.strip()] = value
-    return settings
 
 
 def main() -> None:

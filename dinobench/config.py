@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -48,6 +48,21 @@ def resolve(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, 
     except ValueError as error:
         raise UserError(f"{protocol.name}: {error}") from error
     return Resolved("+".join([name, *(f"{k}={plain(v)}" for k, v in sorted(changed.items()))]), config)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
+    """What `--set name=value` was given, by name. Raises UserError for one that is not of that form.
+
+    >>> parse_settings(["k=10,20", "temperature=0.07"])
+    {'k': '10,20', 'temperature': '0.07'}
+    """
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {pair}: write it as name=value; `dinobench list profiles` shows the names")
+        settings[name.strip()] = value
+    return settings
 
 
 def plain(value: Any) -> str:

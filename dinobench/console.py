@@ -131,10 +131,9 @@ def error(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table on stdout; columns named in `right` are right-aligned numbers."""
+    if title:
+        stdout.print(title, style="bold", markup=False, soft_wrap=True)
     shown = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
         show_header=any(columns),
         box=None,
         pad_edge=False,

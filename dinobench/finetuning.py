@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -247,8 +248,9 @@ class FineTuning:
         values = {name: 100 * float(right.double().mean()) for name, right in columns.items()}
         best = int(self.tested["best_epoch"])
         notes = [*self.notes, f"best epoch on the test images: {best} of {self.config.epochs}"]
-        if broken := self.train_images.broken:
-            notes.append(f"{len(broken)} train images could not be read and were left out")
+        met = [zlib.crc32(name.encode()) for name in self.train_images.broken]  # several processes may meet the same
+        if broken := len(self.ctx.gather(torch.tensor(met, dtype=torch.int64)).unique()):
+            notes.append(f"{broken} train images could not be read and were left out")
         return Result(values, pd.DataFrame(frame), notes=notes)
 
     def _identity(self) -> str:

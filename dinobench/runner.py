@@ -57,6 +57,7 @@ class RunContext:
     service: FeatureService
     seed: int
     scratch: Path
+    artifacts: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -78,6 +79,11 @@ class RunContext:
 
     def together(self, work: Callable[[], T]) -> T:
         return self.engine.together(work)
+
+    def artifact(self, name: str, content: bytes) -> None:
+        if self.artifacts is not None:
+            with records.atomic_path(self.artifacts / name) as temporary:
+                temporary.write_bytes(content)
 
     def inference(self) -> AbstractContextManager[None]:
         return self.engine.inference()
@@ -144,13 +150,15 @@ def run(
     skip_broken: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
+    artifacts: str | Path | None = None,
 ) -> list[RunRecord]:
     """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
 
     ckpt: a path, `timm:<model>`, `random:<model>`, `pixels`, any of them as `name=...`, or several. data: a path,
     `name=path` or an embedded set. settings change the profile's values by name, as `--set` does. Records, per-item
     scores and the leaderboard are written to `out` (nowhere when None); a run found there is not repeated unless
-    `force`. Cells that a backbone cannot fill (attention of a ResNet) are left out with a note.
+    `force`. Cells that a backbone cannot fill (attention of a ResNet) are left out with a note. `artifacts` is a
+    folder for the files that runs make, such as DAVIS masks; asking for them runs again what is finished.
 
     Raises UserError for anything the caller can put right.
     """
@@ -186,7 +194,12 @@ def run(
     cells = started.together(lambda: [cell(p, r, b) for p, r in pairs for b in backbones])
     with _cache_folder(cache, started) as root:
         service = FeatureService(started, root, skip_broken=skip_broken, batch_size=batch_size, workers=workers)
-        done = _run_cells(cells, RunContext(started, service, seed, root), folder, force)
+        done = _run_cells(
+            cells,
+            RunContext(started, service, seed, root, Path(artifacts) if artifacts else None),
+            folder,
+            force or artifacts is not None,
+        )
     if folder is not None:
         _, broken = started.on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
         for path, reason in broken:
@@ -212,6 +225,8 @@ def _run_cells(cells: list[Cell], ctx: RunContext, out: Path | None, force: bool
     for cell in pending:
         try:
             own = dataclasses.replace(ctx, scratch=ctx.scratch.parent / "scratch" / cell.run_id)
+            if ctx.artifacts and len({c.backbone.info.name for c in cells}) > 1:
+                own = dataclasses.replace(own, artifacts=ctx.artifacts / cell.backbone.info.name)
             record, result = _score(cell, own)
         except UnsupportedCapability as error:
             console.warn(f"{cell.protocol.name} is not applicable: {error}")
@@ -233,7 +248,7 @@ def _score(cell: Cell, ctx: RunContext) -> tuple[RunRecord, Result]:
     declared = cell.protocol.metrics(cell.resolved.config)
     values = measured(cell.protocol.name, declared, result, cell.seed)
     for message in result.notes:
-        console.warn(f"{cell.backbone.info.name}: {message}")
+        console.note(f"{cell.backbone.info.name}: {message}")
     commit, dirty = git_state()
     splits = {getattr(part, "fingerprint", None) for part in vars(cell.data).values()}
     broken = sum(len(b) for fingerprint, b in ctx.service.broken.items() if fingerprint in splits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from dinobench import console
 from dinobench.types import MetricValue, RunRecord, UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dinobench.backbone import Inspection
     from dinobench.bench import Row
 
@@ -99,6 +101,17 @@ def _names(names: Sequence[str], shown: int = 8) -> str:
 
 def inspection_json(found: Inspection) -> str:
     return json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False)
+
+
+def scores(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
+    """Scores of masks: a row per object, then the averages over objects."""
+    columns = [c for c in objects.columns if c in summary]
+    rows = [[row["id"], *(f"{100 * row[c]:.1f}" for c in columns)] for _, row in objects.iterrows()]
+    console.table("", ["object", *columns], [*rows, ["mean", *(f"{summary[c]:.1f}" for c in columns)]], right=columns)
+
+
+def scores_json(objects: pd.DataFrame, summary: Mapping[str, float]) -> str:
+    return json.dumps({"summary": dict(summary), "objects": objects.to_dict("records")}, indent=2)
 
 
 def protocols() -> None:

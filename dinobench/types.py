@@ -247,6 +247,10 @@ class Context(Protocol):
         """`work` on every process; a UserError on one of them is raised on all, so that none waits for ever."""
         ...
 
+    def artifact(self, name: str, content: bytes) -> None:
+        """Keep a file that the run made (a mask, a model) under a relative name, where the user asked for them."""
+        ...
+
     def inference(self) -> AbstractContextManager[None]:
         """No gradients, and the precision that the user chose."""
         ...

@@ -83,11 +83,10 @@ def requests(data: VideoSet, config: Config) -> list[tuple[ImageSplit, FeatureRe
 def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Result:
     """Propagate through every video and score each object. Videos are shared out over the processes.
 
-    Where the context has an `artifact(path, content)`, every label map is handed to it as an indexed PNG.
+    Every label map is handed to the context as an indexed PNG, for those who asked for masks.
     """
     videos = data.select(config.videos)
     mine = videos[ctx.share(len(videos))]
-    artifact = getattr(ctx, "artifact", None)
     frames = (
         (video, index, labels)
         for video in mine
@@ -95,8 +94,7 @@ def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Res
     )
     scores: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {video.name: [] for video in mine}
     for video, index, labels in ctx.progress(frames, "Propagating masks", sum(map(len, mine))):
-        if artifact is not None:
-            artifact(f"{video.name}/{video.names[index]}.png", label_png(labels))
+        ctx.artifact(f"{video.name}/{video.names[index]}.png", label_png(labels))
         if index in scored_frames(video):
             scores[video.name].append(frame_scores(labels, video.mask(index), video.objects))
     values = [np.zeros((0, len(STATISTICS)))]

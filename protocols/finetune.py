@@ -80,9 +80,7 @@ class Config:
         if min(self.batch, self.epochs, self.repeats, self.test_epochs) < 1 or self.randaugment < 0 or self.clip < 0:
             raise ValueError("batch, epochs, repeats and test_epochs are 1 or more, randaugment and clip 0 or more")
         if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} must be fewer than epochs = {self.epochs}; set both"
-            )
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} must be fewer than epochs={self.epochs}; set both")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in (*self.betas, self.ema, self.smoothing, self.drop_path)):
             raise ValueError("betas are two numbers; they, ema, smoothing and drop_path are 0 to below 1")
         if not all(0 <= p <= 1 for p in (self.erasing, self.flip, self.mix_switch)) or min(self.mixup, self.cutmix) < 0:

@@ -32,6 +32,9 @@ class MemoryContext:
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         return part.cpu()
 
+    def artifact(self, name: str, content: bytes) -> None:
+        pass
+
     def together(self, work: Callable[[], Any]) -> Any:
         return work()
 

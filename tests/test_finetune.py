@@ -235,11 +235,12 @@ def test_mixed_precision_where_the_context_says_so(whole, backbone, data, tmp_pa
 def test_broken_images_stop_the_run_or_are_left_out(backbone, tmp_path):
     train, test = FakeSplit(20, broken=(3, 4)), FakeSplit(10, seed=1, broken=(5,))
     data = assemble("fake", "array", ["a", "b"], train, test)
+    config = dataclasses.replace(FULL, batch=20, repeats=1)
     ctx = MemoryContext(scratch=tmp_path)
     with pytest.raises(UserError, match=r"images/[34].png of test cannot be read"):
-        run(backbone, data, FULL, ctx)
+        run(backbone, data, config, ctx)
     ctx.skip_broken = True
-    result = run(backbone, data, FULL, ctx)
+    result = run(backbone, data, config, ctx)
     assert list(result.items["id"]) == [i for i in test.ids if i != "images/5.png"]
     assert result.notes[-1] == "2 train images could not be read and were left out"
 
