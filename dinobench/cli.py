@@ -92,6 +92,7 @@ def run(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
+    ram_cache: Annotated[float | None, typer.Option(min=0, help="GB for decoded images in training.")] = None,
     save_masks: Annotated[Path | None, typer.Option(help="davis: write the masks here, as indexed PNGs.")] = None,
 ) -> None:
     """Score checkpoints with protocols and write records, per-item scores and the leaderboard."""
@@ -102,6 +103,7 @@ def run(
         protocol, ckpt, data, profile=profile, settings=parse_settings(set_ or []), out=out, arch=arch, key=key,
         heads=heads, allow_partial=allow_partial, device=device, devices=devices, precision=precision, seed=seed,
         force=force, cache=not no_cache, skip_broken=skip_broken, batch_size=batch_size, workers=workers,
+        ram_cache=ram_cache,
         artifacts=save_masks,
     )  # fmt: skip
     if console.silent:

@@ -23,7 +23,8 @@ class Resolved:
 
     def hash(self, protocol: EvalProtocol) -> str:
         """The identity of the resolved values: rows whose hashes differ are never ranked against each other."""
-        return digest(protocol.name, protocol.version, dataclasses.asdict(self.config))
+        decides = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config) if _decides(f)}
+        return digest(protocol.name, protocol.version, decides)
 
 
 def resolve(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:
@@ -47,7 +48,12 @@ def resolve(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, 
         config = dataclasses.replace(base, **changed)
     except ValueError as error:
         raise UserError(f"{protocol.name}: {error}") from error
-    return Resolved("+".join([name, *(f"{k}={plain(v)}" for k, v in sorted(changed.items()))]), config)
+    telling = {f.name for f in dataclasses.fields(base) if _decides(f)} & changed.keys()
+    return Resolved("+".join([name, *(f"{k}={plain(changed[k])}" for k in sorted(telling))]), config)
+
+
+def _decides(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata.get("decides", True))
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:

@@ -56,7 +56,8 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
     """The same items, counted on screen with rate and time left once they take over two seconds.
 
     An item may stand for several: one that has a length `n` attribute of its own counts as that many, which is how a
-    loop over batches counts images. `start` is what an earlier, interrupted call has done already.
+    loop over batches counts images; what it `says` (a loss, an accuracy) stands behind the description. `start` is
+    what an earlier, interrupted call has done already.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
@@ -68,13 +69,14 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
         for item in iterable:
             yield item
             done += getattr(item, "n", 1)
+            shown = ": ".join(filter(None, [description, getattr(item, "says", "")]))
             now = time.monotonic()
             if silent or now - began < QUIET_SECONDS:
                 continue
             if not stderr.is_terminal:
                 if now - said >= PLAIN_SECONDS:
                     said = now
-                    stderr.print(_plain(description, done, total, done - start, now - began))
+                    stderr.print(_plain(shown, done, total, done - start, now - began))
                 continue
             if bar is None:
                 bar = Progress(
@@ -82,9 +84,9 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
                     TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True,
                 )  # fmt: skip
                 bar.start()
-                task = bar.add_task(escape(description), total=total, completed=start)
+                task = bar.add_task(escape(shown), total=total, completed=start)
             assert task is not None
-            bar.update(task, completed=done)
+            bar.update(task, completed=done, description=escape(shown))
     finally:
         if bar is not None:
             bar.stop()

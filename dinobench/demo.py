@@ -32,7 +32,7 @@ STEPS = (
     Step("knn", "digits", SMALL),
     Step("linear", "digits", SMALL, "cached"),
     Step("logreg", "digits", SMALL),
-    Step("finetune", "digits", {**SMALL, "epochs": 2}, "small", CHECKPOINTS[:1]),
+    Step("finetune", "digits", {"resize": 32, "crop": 32, "epochs": 2}, "small", CHECKPOINTS[:1]),
     Step("davis", "shapes", {"short_side": 192}, ckpts=CHECKPOINTS[:1]),
     Step("attention", "shapes", {"image_size": 192}, ckpts=CHECKPOINTS[:1]),
     Step("copydetect", "tiles", {"image_size": 160}),

@@ -11,7 +11,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -95,6 +95,10 @@ class Engine:
         parts: list[Any] = [None] * self.processes
         torch.distributed.all_gather_object(parts, part.cpu())
         return torch.cat(parts)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The chosen precision, with gradients."""
+        return self.fabric.autocast()
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class FineTuning:
             t_initial=max(2, config.epochs * per_epoch),  # timm would remark on a schedule of one value
             warmup_t=config.warmup_epochs * per_epoch, warmup_lr_init=config.warmup_lr,
         )  # fmt: skip
-        self.autocast: Callable[[], AbstractContextManager[Any]] = getattr(ctx, "autocast", nullcontext)
+        self.autocast: Callable[[], AbstractContextManager[Any]] = ctx.autocast
         with self.autocast():
             kind = ctx.device.type
             half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
@@ -93,14 +93,14 @@ class FineTuning:
 
     def _loader(self, split: Any, augment: Any) -> ImageLoader:
         ctx = self.ctx
-        wanted = getattr(ctx, "batch_size", None)
-        ram = getattr(ctx, "ram_bytes", None)
+        wanted = ctx.batch_size
+        ram = ctx.ram_bytes
         ram = int(RAM_SHARE * memory_bytes() / ctx.processes) if ram is None else ram
         return ImageLoader(
             split, augment, seed=ctx.seed, on_cpu=ctx.device.type == "cpu", processes=ctx.processes,
             micro_batch=max(2, wanted // 2 * 2) if wanted else None,  # whole pairs
-            workers=getattr(ctx, "workers", None), ram_bytes=ram // 2,  # two loaders share it
-            skip_broken=bool(getattr(ctx, "skip_broken", False)),
+            workers=ctx.workers, ram_bytes=ram // 2,  # two loaders share it
+            skip_broken=ctx.skip_broken,
         )  # fmt: skip
 
     def run(self) -> Result:

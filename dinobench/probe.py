@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -143,9 +141,9 @@ class Probe:
             self.held_labels = torch.from_numpy(subset.labels[features.kept])
         self.loader = ImageLoader(
             Subset(train, learn, train.name) if self.choosing else train, augment, seed=ctx.seed,
-            on_cpu=ctx.device.type == "cpu", processes=ctx.processes, micro_batch=_option(ctx, "batch_size"),
-            workers=_option(ctx, "workers"), ram_bytes=_option(ctx, "ram_bytes"),
-            skip_broken=bool(_option(ctx, "skip_broken")),
+            on_cpu=ctx.device.type == "cpu", processes=ctx.processes, micro_batch=ctx.batch_size,
+            workers=ctx.workers, ram_bytes=ctx.ram_bytes,
+            skip_broken=ctx.skip_broken,
         )  # fmt: skip
 
     def run(self) -> Result:
@@ -189,10 +187,9 @@ class Probe:
     def _augmented(self, wanted: list[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
         """Each process computes the features of its share; all of them train the heads on the whole batch."""
         ctx, parts, rows = self.ctx, [], []
-        inference: Callable[[], AbstractContextManager[Any]] = getattr(ctx, "inference", torch.inference_mode)
         for part in self.loader.load((self.order(epoch, step) for epoch, step in wanted), ctx.share):
             if part.n:
-                with inference():
+                with ctx.inference():
                     assert self.augment is not None
                     x = self.augment.normalise(part.views[0].to(ctx.device, non_blocking=True))
                     parts.append(self.layout.compute(self.backbone, x).float())
@@ -329,8 +326,3 @@ def classified(
     }
     values = {name: 100 * float(right.double().mean()) for name, right in columns.items()}
     return Result(values, pd.DataFrame(frame), notes=notes)
-
-
-def _option(ctx: Context, name: str) -> Any:
-    """What the user chose on the command line for this run, or None."""
-    return getattr(ctx, name, None)

@@ -58,6 +58,10 @@ class RunContext:
     seed: int
     scratch: Path
     artifacts: Path | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    ram_bytes: int | None = None
+    skip_broken: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +88,9 @@ class RunContext:
         if self.artifacts is not None:
             with records.atomic_path(self.artifacts / name) as temporary:
                 temporary.write_bytes(content)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return self.engine.autocast()
 
     def inference(self) -> AbstractContextManager[None]:
         return self.engine.inference()
@@ -118,7 +125,9 @@ class Cell:
         return f"{re.sub(r'[^A-Za-z0-9._]+', '-', readable).strip('-.')[:100]}-{identity[:10]}"
 
     def requests(self) -> list[tuple[ImageSplit, FeatureRequest]]:
-        return self.protocol.requests(self.data, self.resolved.config)
+        """Features that the protocol says it will ask for; none when it does not say."""
+        ask = getattr(self.protocol, "requests", None)
+        return ask(self.data, self.resolved.config, self.backbone) if ask else []
 
     def lacks(self) -> list[str]:
         """What the protocol, or this configuration of it, cannot do without and the backbone has not."""
@@ -150,6 +159,7 @@ def run(
     skip_broken: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
+    ram_cache: float | None = None,
     artifacts: str | Path | None = None,
 ) -> list[RunRecord]:
     """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
@@ -157,8 +167,9 @@ def run(
     ckpt: a path, `timm:<model>`, `random:<model>`, `pixels`, any of them as `name=...`, or several. data: a path,
     `name=path` or an embedded set. settings change the profile's values by name, as `--set` does. Records, per-item
     scores and the leaderboard are written to `out` (nowhere when None); a run found there is not repeated unless
-    `force`. Cells that a backbone cannot fill (attention of a ResNet) are left out with a note. `artifacts` is a
-    folder for the files that runs make, such as DAVIS masks; asking for them runs again what is finished.
+    `force`. Cells that a backbone cannot fill (attention of a ResNet) are left out with a note. ram_cache: gigabytes
+    (10^9 bytes) of memory for decoded images in training. artifacts: a folder for the files that runs make, such as
+    DAVIS masks; asking for them runs again what is finished.
 
     Raises UserError for anything the caller can put right.
     """
@@ -194,12 +205,11 @@ def run(
     cells = started.together(lambda: [cell(p, r, b) for p, r in pairs for b in backbones])
     with _cache_folder(cache, started) as root:
         service = FeatureService(started, root, skip_broken=skip_broken, batch_size=batch_size, workers=workers)
-        done = _run_cells(
-            cells,
-            RunContext(started, service, seed, root, Path(artifacts) if artifacts else None),
-            folder,
-            force or artifacts is not None,
-        )
+        ctx = RunContext(
+            started, service, seed, root, Path(artifacts) if artifacts else None, batch_size, workers,
+            None if ram_cache is None else int(ram_cache * 1e9), skip_broken,
+        )  # fmt: skip
+        done = _run_cells(cells, ctx, folder, force or artifacts is not None)
     if folder is not None:
         _, broken = started.on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
         for path, reason in broken:

@@ -35,9 +35,12 @@ class UnsupportedCapability(UserError):
     """
 
 
-def setting(default: Any, doc: str, source: str = "") -> Any:
-    """A Config field: its default, its meaning, and the paper or public source of the default."""
-    return field(default=default, metadata={"doc": doc, "source": source})
+def setting(default: Any, doc: str, source: str = "", *, decides: bool = True) -> Any:
+    """A Config field: its default, its meaning, and the paper or public source of the default.
+
+    A field that does not decide any number (such as where to save a model) stays out of the profile's name and hash.
+    """
+    return field(default=default, metadata={"doc": doc, "source": source, "decides": decides})
 
 
 def canonical(value: Any) -> str:
@@ -228,6 +231,26 @@ class Context(Protocol):
     @property
     def processes(self) -> int: ...
     @property
+    def batch_size(self) -> int | None:
+        """Images in one forward pass, where the user chose; it decides no number, unlike a training's total batch."""
+        ...
+
+    @property
+    def workers(self) -> int | None:
+        """Threads that decode images, where the user chose."""
+        ...
+
+    @property
+    def ram_bytes(self) -> int | None:
+        """Memory that a training may keep decoded images in, where the user chose."""
+        ...
+
+    @property
+    def skip_broken(self) -> bool:
+        """Whether to leave out images that cannot be read."""
+        ...
+
+    @property
     def scratch(self) -> Path:
         """A folder for this very run, shared by its processes: what an interrupted training needs to go on.
 
@@ -255,6 +278,10 @@ class Context(Protocol):
         """No gradients, and the precision that the user chose."""
         ...
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision that the user chose, with gradients: for training."""
+        ...
+
     def features(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         """Features of a split from the cache, or extracted now, by all processes together."""
         ...
@@ -268,8 +295,11 @@ class EvalProtocol(Protocol):
     """A protocol: a module or object with these names, found through the entry-point group `dinobench.protocols`.
 
     `data` is the kind of data set it scores on (see dinobench.data.KINDS), `requires` the backbone capabilities it
-    cannot do without, `profiles` its named Configs, the first one being the default. A protocol whose settings decide
-    what the data set is (which of two, or with what beside it) also has `resolve(data, config) -> data`.
+    cannot do without, `profiles` its named Configs, the first one being the default.
+
+    Two more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
+    features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
+    `resolve(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside it.
     """
 
     name: str
@@ -279,7 +309,6 @@ class EvalProtocol(Protocol):
     requires: frozenset[str]
     profiles: Mapping[str, Any]
     metrics: Callable[[Any], tuple[Metric, ...]]
-    requests: Callable[[Any, Any], list[tuple[ImageSplit, FeatureRequest]]]
     run: Callable[[Backbone, Any, Any, Context], Result]
 
 

@@ -22,7 +22,7 @@ from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform
 from dinobench.metrics.segmentation import sorted_mass
 from dinobench.streaming import cut_to_multiple, in_order
-from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, UserError, setting
+from dinobench.types import Backbone, Context, Metric, Result, UserError, setting
 
 FIGURE = "Caron et al. 2021 (arXiv 2104.14294), Figure 4"
 #: Images per forward pass: a CPU gains nothing from more.
@@ -79,11 +79,6 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     """The Jaccard at the share kept, and the sweep."""
     sweep = dict.fromkeys(f"jaccard@{share:g}" for share in config.sweep)
     return Metric("jaccard", primary=True), *map(Metric, sweep)
-
-
-def requests(data: MaskSet, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
-    """Nothing: attention is not among the feature service's."""
-    return []
 
 
 def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Result:

@@ -24,7 +24,7 @@ from dinobench.metrics.ranking import (
 )
 from dinobench.neighbours import search
 from dinobench.streaming import cut_to_multiple, extract, patch_multiple
-from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, UserError, setting
+from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, UserError, setting
 
 DINO = "facebookresearch/dino, eval_copy_detection.py"
 
@@ -70,11 +70,6 @@ profiles = {
 def metrics(config: Config) -> tuple[Metric, ...]:
     """mAP of every block there is (the first is primary where there is no strong one), and micro-AP of the primary."""
     return Metric("mAP_strong", primary=True), Metric("mAP_*"), Metric("muAP")
-
-
-def requests(data: Copies, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
-    """Nothing: these descriptors are not among the feature service's."""
-    return []
 
 
 def resolve(data: Copies, config: Config) -> Copies:

@@ -20,7 +20,7 @@ from dinobench.data.transforms import IMAGENET_MEAN
 from dinobench.data.video import Video, VideoSet
 from dinobench.metrics.segmentation import frame_scores
 from dinobench.propagation import propagate
-from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, setting
+from dinobench.types import Backbone, Context, Metric, Result, setting
 from dinobench.video_scores import (
     METRICS,
     STATISTICS,
@@ -73,11 +73,6 @@ profiles = {"dino2021": Config()}
 def metrics(config: Config) -> tuple[Metric, ...]:
     """J&F and the mean, recall and decay of both."""
     return METRICS
-
-
-def requests(data: VideoSet, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
-    """Nothing: whole frames at 480p are not among the feature service's."""
-    return []
 
 
 def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Result:

@@ -22,9 +22,7 @@ from dinobench.regularise import Erasing, Mixing
 from dinobench.types import (
     Backbone,
     Context,
-    FeatureRequest,
     ImageClassification,
-    ImageSplit,
     Metric,
     Result,
     setting,
@@ -72,7 +70,9 @@ class Config:
     min_scale: float = setting(0.08, "smallest share of the image's area in a random crop; the largest is 1", DEIT)
     flip: float = setting(0.5, "probability of a horizontal flip in training", DEIT)
     test_epochs: int = setting(1, "the test images are scored every so many epochs, and after the last", DEIT)
-    save: str | None = setting(None, "file, or folder ending in /, that the fine-tuned weights are kept in", OURS)
+    save: str | None = setting(
+        None, "file, or folder ending in /, that the fine-tuned weights are kept in", OURS, decides=False
+    )
 
     def __post_init__(self) -> None:
         if min(self.lr, self.lr_batch, self.eps) <= 0 or min(self.warmup_lr, self.min_lr, self.weight_decay) < 0:
@@ -137,11 +137,6 @@ profiles = {
 def metrics(config: Config) -> tuple[Metric, ...]:
     """The last epoch's, and the best epoch's on the test images."""
     return (Metric("top1", primary=True), Metric("top5"), Metric("top1_best_epoch"))
-
-
-def requests(data: ImageClassification, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
-    """None: the features change with every step."""
-    return []
 
 
 def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Context) -> Result:

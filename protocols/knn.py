@@ -81,7 +81,7 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     return tuple(means + (spread if config.tries > 1 else []))
 
 
-def requests(data: ImageClassification, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
+def requests(data: ImageClassification, config: Config, backbone: Backbone) -> list[tuple[ImageSplit, FeatureRequest]]:
     """What `run` will ask the feature service for."""
     request = FeatureRequest(config.transform())
     return [(data.train, request), (data.test, request)]

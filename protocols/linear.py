@@ -131,12 +131,8 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     return (*own, Metric("top1_best_epoch"), *([Metric("top1_val_chosen")] if len(config.heads()) > 1 else []))
 
 
-def requests(
-    data: ImageClassification, config: Config, backbone: Backbone | None = None
-) -> list[tuple[ImageSplit, FeatureRequest]]:
-    """What `run` will ask the feature service for; nothing where that depends on a backbone which is not given."""
-    if backbone is None:
-        return []
+def requests(data: ImageClassification, config: Config, backbone: Backbone) -> list[tuple[ImageSplit, FeatureRequest]]:
+    """What `run` will ask the feature service for."""
     config, _ = shrink(config, backbone)
     train = [data.train] if config.features == "extracted" and not config.head else []
     return [(split, config.request()) for split in (*train, data.test)]

@@ -95,9 +95,7 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     return Metric("top1", primary=True), Metric("top5"), *(spread if config.tries > 1 else ())
 
 
-def requests(
-    data: ImageClassification, config: Config, backbone: Backbone | None = None
-) -> list[tuple[ImageSplit, FeatureRequest]]:
+def requests(data: ImageClassification, config: Config, backbone: Backbone) -> list[tuple[ImageSplit, FeatureRequest]]:
     """What `run` will ask the feature service for."""
     return [(data.train, config.request()), (data.test, config.request())]
 

@@ -21,7 +21,7 @@ from dinobench.descriptors import unit_rows
 from dinobench.metrics.ranking import DIFFICULTIES, leave_one_out, revisited_scores
 from dinobench.registry import unknown
 from dinobench.streaming import cut_to_multiple, extract, patch_multiple
-from dinobench.types import Backbone, Context, FeatureRequest, ImageSplit, Metric, Result, UserError, setting
+from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, UserError, setting
 
 DINO = "facebookresearch/dino, eval_image_retrieval.py"
 KS = (1, 5, 10)  # the depths that both benchmarks report
@@ -72,13 +72,6 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     landmarks = [Metric(f"mAP_{d}", primary=d == "medium") for d in difficulties]
     landmarks += [Metric(f"mP@{k}_{d}") for d in difficulties for k in KS]
     return (*landmarks, Metric("mAP", primary=True), *(Metric(f"recall@{k}") for k in KS))
-
-
-def requests(
-    data: Landmarks | LabelledImages | LandmarkSets, config: Config
-) -> list[tuple[ImageSplit, FeatureRequest]]:
-    """Nothing: these images keep their aspect, which the feature service's do not."""
-    return []
 
 
 def resolve(data: Landmarks | LabelledImages | LandmarkSets, config: Config) -> Landmarks | LabelledImages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class MemoryContext:
 
     device = torch.device("cpu")
     rank, processes = 0, 1
+    batch_size, workers, ram_bytes, skip_broken = None, None, None, False
 
     def __init__(self, seed: int = 0, scratch: Path | None = None, each: Callable[[Any], None] | None = None) -> None:
         self.seed, self.each = seed, each
@@ -31,6 +33,9 @@ class MemoryContext:
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         return part.cpu()
+
+    def autocast(self) -> Any:
+        return nullcontext()
 
     def artifact(self, name: str, content: bytes) -> None:
         pass

@@ -144,7 +144,7 @@ def test_more_neighbours_than_train_images_is_a_result_with_a_note(command, imag
     assert code == 0
     (record,) = json.loads(out)
     assert record["notes"] == ["k = 50: only 18 train images, all of them vote"]
-    assert "warning: pixels16: k = 50: only 18 train images" in err
+    assert "pixels16: k = 50: only 18 train images" in err
 
 
 def test_broken_images_stop_the_run_or_are_counted(command, tmp_path):

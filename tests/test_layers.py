@@ -20,7 +20,7 @@ FOLDERS = {"dinobench": "dinobench", "protocols": "dinobench.protocols", "pretra
 #: named here belongs to FLOOR: data, features, engine, records, and the machinery that protocols share.
 #: `console` imports nothing of ours, which is why it stands at the bottom though it speaks to people.
 LEVELS = (
-    ("cli", "screen", "__main__"),
+    ("cli*", "screen", "__main__"),
     ("runner", "leaderboard", "report", "bench*", "demo"),
     ("protocols*", "pretrain*"),
     ("FLOOR",),

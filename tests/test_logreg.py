@@ -86,7 +86,7 @@ def test_settings_and_requests():
         with pytest.raises(ValueError):
             Config(**wrong)
     data = resolve("digits")
-    assert [split.name for split, _ in requests(data, Config())] == ["train", "test"]
+    assert [split.name for split, _ in requests(data, Config(), None)] == ["train", "test"]
 
 
 def test_runs_through_the_front_door(own_cache, tmp_path):

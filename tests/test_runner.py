@@ -83,13 +83,13 @@ def protocol(requires=("features",), fails=None):
     """A protocol in memory that measures the first feature's sign."""
     small = ImageTransform(resize=32, crop=32)
 
-    def requests(data, config):
+    def requests(data, config, backbone):
         return [(data.test, FeatureRequest(small, config.layers, config.mean_patches))]
 
     def run(backbone, data, config, ctx):
         if fails:
             raise fails
-        (asked,) = requests(data, config)
+        (asked,) = requests(data, config, backbone)
         found = ctx.features(backbone, *asked)
         right = (found.cls[:, -1, 0] > 0).astype(float)
         draw = torch.rand(1).item()

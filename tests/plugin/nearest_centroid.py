@@ -37,7 +37,7 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     return (Metric("top1", primary=True),)
 
 
-def requests(data: ImageClassification, config: Config) -> list[tuple[ImageSplit, FeatureRequest]]:
+def requests(data: ImageClassification, config: Config, backbone: Backbone) -> list[tuple[ImageSplit, FeatureRequest]]:
     request = FeatureRequest(ImageTransform(resize=config.resize, crop=config.crop))
     return [(data.train, request), (data.test, request)]
 
