@@ -189,7 +189,7 @@ def make_copies(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="knn, memory, features or davis.")],
+    what: Annotated[str, typer.Argument(help="knn, memory, features, davis, probes or retrieval.")],
     arch: Annotated[str, typer.Option(help="features: the model to extract with.")] = "vit_small_patch16_224",
     images: Annotated[int, typer.Option(min=1, help="features: how many JPEG files.")] = 192,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
@@ -209,8 +209,16 @@ def bench(
         from dinobench.bench_davis import davis
 
         rows = davis(repeats=repeats, device="cpu" if device == "auto" else device)
+    elif what == "probes":
+        from dinobench.bench_probes import probes
+
+        rows = probes(repeats, device)
+    elif what == "retrieval":
+        from dinobench.bench_retrieval import retrieval
+
+        rows = retrieval(repeats, device)
     else:
-        raise unknown("bench", what, ["knn", "memory", "features", "davis"])
+        raise unknown("bench", what, ["knn", "memory", "features", "davis", "probes", "retrieval"])
     screen.bench(rows)
 
 

@@ -220,7 +220,9 @@ def run(
 def _run_cells(cells: list[Cell], ctx: RunContext, out: Path | None, force: bool) -> list[RunRecord]:
     found: dict[str, RunRecord] = {}
     if out is not None and not force and ctx.rank == 0:
-        found = {c.run_id: r for c in cells if (r := records.read(out, c.run_id)) is not None}
+        earlier = {c.run_id: r for c in cells if (r := records.read(out, c.run_id)) is not None}
+        # A number that passed over broken images is no answer to those who did not allow that.
+        found = {name: r for name, r in earlier.items() if ctx.skip_broken or not r.broken_images}
     found = ctx.engine.broadcast(found)
     for run_id in found:
         console.note(f"{run_id}: finished before, taken from {out}; --force runs it again")

@@ -187,10 +187,9 @@ def test_saved_masks_score_as_the_run_did(shapes_run, tmp_path):
     assert table.equals(result.items)
 
 
-def test_some_videos_only_and_a_context_without_artifacts(shapes_run, tiny):
+def test_some_videos_only(shapes_run, tiny):
     data, _, result = shapes_run
     context = Context()
-    context.artifact = None
     some = run(tiny, data, dataclasses.replace(SMALL, videos=("shapes-1",)), context)
     assert some.items["video"].unique().tolist() == ["shapes-1"]
     same = result.items[result.items["video"] == "shapes-1"].reset_index(drop=True)
