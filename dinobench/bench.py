@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `bar` is what the ratio is asked to be."""
+    """One comparison; `bar` is what the ratio is asked to be, `met` None where nothing is asked."""
 
     what: str
     ours: str
     limit: str
     ratio: float
     bar: str
-    met: bool
+    met: bool | None
 
 
 def knn(
@@ -67,7 +67,7 @@ def knn(
     shape = f"{queries:,} queries over {train:,} x {width}, k = 10, 20, 100, 200"
     return [
         Row(shape, f"{a:.2f} s", f"{b:.2f} s faiss, k = 200 alone", a / b, "at most 1.25", a / b <= 1.25),
-        Row("the same", f"{a:.2f} s", f"{c:.2f} s bare matrix product", a / c, "(for comparison)", True),
+        Row("the same", f"{a:.2f} s", f"{c:.2f} s bare matrix product", a / c, "(for comparison)", None),
     ]
 
 
