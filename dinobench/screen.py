@@ -184,8 +184,9 @@ def cache() -> None:
 
 def bench(rows: Sequence[Row]) -> None:
     """Measurements beside the limit they are held against."""
+    verdict = {None: "", True: "met", False: "not met"}
     console.table(
         "", ["measured", "ours", "limit", "ratio", "bar", ""],
-        [[r.what, r.ours, r.limit, f"{r.ratio:.2f}", r.bar, "" if r.met is None else "met" if r.met else "not met"] for r in rows],
+        [[r.what, r.ours, r.limit, f"{r.ratio:.2f}", r.bar, verdict[r.met]] for r in rows],
         right=["ours", "limit", "ratio"],
     )  # fmt: skip
