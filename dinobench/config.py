@@ -74,11 +74,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
 def plain(value: Any) -> str:
     """A value as it is typed after `--set name=`.
 
-    >>> plain((10, 20)), plain(0.07), plain(None)
-    ('10,20', '0.07', 'none')
+    >>> plain((10, 20)), plain(0.07), plain(None), plain(())
+    ('10,20', '0.07', 'none', 'none')
     """
     if isinstance(value, tuple):
-        return ",".join(plain(v) for v in value)
+        return ",".join(plain(v) for v in value) or "none"
     if isinstance(value, str):
         return value
     return canonical(value).replace("null", "none")
@@ -100,6 +100,8 @@ def parse(value: Any, hint: Any, what: str) -> Any:
         if not chosen:
             raise unknown(f"value of {what}", str(value), [str(a) for a in arguments])
         return chosen[0]
+    if origin is tuple and value in ("none", (), []):
+        return ()
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         parts = [p for p in parts if p != ""]

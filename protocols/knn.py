@@ -48,7 +48,7 @@ class Config:
     interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "of the resize, by PIL", DINO)
 
     def __post_init__(self) -> None:
-        if min(self.k) < 1 or len(set(self.k)) < len(self.k):
+        if not self.k or min(self.k) < 1 or len(set(self.k)) < len(self.k):
             raise ValueError(f"k = {self.k}: numbers of neighbours are different whole numbers from 1")
         if self.temperature <= 0:
             raise ValueError(f"temperature = {self.temperature} must be above 0")

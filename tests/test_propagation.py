@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import dense
 import pytest
 import torch
@@ -11,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dinobench.propagation import Propagator, propagate
+from dinobench.propagation import propagate
 
 
 def frames_of(seed, frames, height, width, dim, repeated=False):
@@ -61,25 +59,3 @@ def test_a_still_video_keeps_its_mask():
     features, masks = frames_of(0, 12, 9, 13, 32, repeated=True)
     for soft in propagate(features, masks, top_k=1):
         torch.testing.assert_close(soft, masks)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("patch", "least"), [(16, 4), (8, 10)])
-def test_tiles_are_faster_than_the_dense_matrix(patch, least):
-    """Processor time in one thread, which other work on the machine does not reach."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        features, masks = frames_of(0, 9, 480 // patch, 832 // patch, 192)
-        propagator = Propagator(features[0], masks)
-        for frame in features[1:8]:
-            propagator.step(frame)
-        began = time.process_time()
-        propagator.step(features[8])
-        ours = time.process_time() - began
-        short = features[[0, 8]]
-        began = time.process_time()
-        dense.propagate(short, masks)  # one context frame of eight
-        assert 8 * (time.process_time() - began) > least * ours
-    finally:
-        torch.set_num_threads(threads)

@@ -44,7 +44,7 @@ def requests(data: ImageClassification, config: Config, backbone: Backbone) -> l
 
 def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Context) -> Result:
     """Score the test images by the centroids of the train images."""
-    train, test = (ctx.features(backbone, *asked) for asked in requests(data, config))
+    train, test = (ctx.features(backbone, *asked) for asked in requests(data, config, backbone))
     known, probes = (torch.from_numpy(f.cls[:, -1].copy()) for f in (train, test))  # (n, D)
     if config.centre:
         known, probes = known - known.mean(0), probes - known.mean(0)
