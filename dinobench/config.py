@@ -100,7 +100,7 @@ def parse(value: Any, hint: Any, what: str) -> Any:
         if not chosen:
             raise unknown(f"value of {what}", str(value), [str(a) for a in arguments])
         return chosen[0]
-    if origin is tuple and value in ("none", (), []):
+    if origin is tuple and value == "none":
         return ()
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
