@@ -28,7 +28,7 @@ HEIGHT, WIDTH = 480, 854
 class _Context:
     """The least that a protocol needs: one process, no progress, label maps written as `--save-masks` does."""
 
-    seed, rank, processes = 0, 0, 1
+    seed, rank, processes, workers = 0, 0, 1, None
 
     def __init__(self, device: torch.device, folder: Path | None = None) -> None:
         self.device, self.folder = device, folder

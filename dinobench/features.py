@@ -8,7 +8,6 @@ images, whatever number of backbones and protocols they belong to.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ import torch
 
 from dinobench import console
 from dinobench.cache import BROKEN, DONE, NOT_FINITE, Entry, Writer, finish, locked
-from dinobench.data.split import BROKEN_IMAGE
+from dinobench.data.split import BROKEN_IMAGE, decoding_threads
 from dinobench.engine import Engine
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit, UnsupportedCapability, UserError
 
@@ -66,7 +65,7 @@ class FeatureService:
         on_cpu = engine.device.type == "cpu"
         self.engine, self.root, self.skip_broken = engine, root, skip_broken
         self.batch_size = batch_size or (32 if on_cpu else 256)
-        self.workers = workers or min(16, usable_cpus())
+        self.workers = decoding_threads(workers)
         # Overlapping decoding with a forward pass pays only if the forward pass runs elsewhere: on a CPU, threads that
         # decode take the cores from under the ones that multiply, and both wait.
         self.ahead = 0 if on_cpu else 2
@@ -266,11 +265,6 @@ def compute_features(
     cls = torch.stack([c for c, _ in blocks], dim=1).float().cpu().numpy()
     mean = torch.stack([p.mean(dim=1) for _, p in blocks], dim=1).float().cpu().numpy() if mean_patches else None
     return cls, mean
-
-
-def usable_cpus() -> int:
-    """Cores this process may run on, which in a container or a job are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ids(split: ImageSplit, chosen: np.ndarray) -> tuple[str, ...]:

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.split import BROKEN_IMAGE
-from dinobench.features import usable_cpus
+from dinobench.data.split import BROKEN_IMAGE, decoding_threads
 from dinobench.types import ImageSplit, UserError
 
 #: Of the machine's memory, for decoded images, unless the caller says otherwise.
@@ -73,7 +72,7 @@ class ImageLoader:
     ) -> None:
         self.split, self.augment, self.seed, self.skip_broken = split, augment, seed, skip_broken
         self.micro_batch = micro_batch or (MICRO_CPU if on_cpu else MICRO_GPU)
-        self.workers = workers or min(16, usable_cpus())
+        self.workers = decoding_threads(workers)
         # Decoding ahead pays only where the forward pass runs elsewhere (see FeatureService).
         self.ahead = 0 if on_cpu else 2
         self.ram_bytes = int(RAM_SHARE * memory_bytes() / processes) if ram_bytes is None else ram_bytes

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinobench import console
-from dinobench.types import MetricValue, RunRecord, UserError
+from dinobench.types import EvalProtocol, MetricValue, RunRecord, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,34 +116,19 @@ def scores_json(objects: pd.DataFrame, summary: Mapping[str, float]) -> str:
 
 def protocols() -> None:
     """Every protocol, who provides it, its profiles and what it measures."""
-    from dinobench.registry import available, load, provider
-
     rows = []
-    for name, entries in available().items():
-        try:
-            protocol = load(name)
-        except UserError as error:  # one broken plugin hides no other
-            console.warn(str(error))
-            continue
+    for name, protocol, source in _loadable():
         default = next(iter(protocol.profiles.values()))
         primary = next((m.name for m in protocol.metrics(default) if m.primary), "")
-        rows.append(
-            [name, protocol.summary, ", ".join(protocol.profiles), primary, protocol.data, provider(entries[0])]
-        )
+        rows.append([name, protocol.summary, ", ".join(protocol.profiles), primary, protocol.data, source])
     console.table("", ["protocol", "what it measures", "profiles", "primary metric", "data", "from"], rows)
 
 
 def profiles() -> None:
     """Every setting of every protocol: its value in each profile, its meaning and its source."""
     from dinobench.config import plain
-    from dinobench.registry import available, load
 
-    for name in available():
-        try:
-            protocol = load(name)
-        except UserError as error:
-            console.warn(str(error))
-            continue
+    for name, protocol, _ in _loadable():
         configs: dict[str, Any] = dict(protocol.profiles)
         fields = dataclasses.fields(next(iter(configs.values())))
         console.table(
@@ -152,6 +137,17 @@ def profiles() -> None:
             [[f.name, *(plain(getattr(c, f.name)) for c in configs.values()),
               f.metadata.get("doc", ""), f.metadata.get("source", "")] for f in fields],
         )  # fmt: skip
+
+
+def _loadable() -> Iterator[tuple[str, EvalProtocol, str]]:
+    """(name, protocol, distribution) of each that can be imported; a broken plugin is warned of and hides no other."""
+    from dinobench.registry import available, load, provider
+
+    for name, entries in available().items():
+        try:
+            yield name, load(name), provider(entries[0])
+        except UserError as error:
+            console.warn(str(error))
 
 
 def layouts() -> None:

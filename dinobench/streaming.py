@@ -5,7 +5,6 @@ For protocols whose features are not a centre crop's CLS token, which is what `d
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.split import BROKEN_IMAGE
+from dinobench.data.split import BROKEN_IMAGE, decoding_threads
 from dinobench.types import Backbone, Context, ImageSplit, UserError
 
 T = TypeVar("T")
@@ -56,7 +55,7 @@ def extract(
         return prepare(index, image)
 
     def readable() -> Iterator[tuple[int, np.ndarray]]:
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(decoding_threads(ctx.workers)) as pool:
             decoded = in_order(pool, load, indices, ahead=2 * size, overlap=ctx.device.type != "cpu")
             for at, pixels in enumerate(ctx.progress(decoded, description, len(indices))):
                 if pixels is None:

@@ -6,7 +6,6 @@ author in facebookresearch/dino, thread 54, or is a setting here. Naseer et al. 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 
 from dinobench.data.masks import MaskSet
+from dinobench.data.split import decoding_threads
 from dinobench.data.transforms import ImageTransform
 from dinobench.metrics.segmentation import sorted_mass
 from dinobench.streaming import cut_to_multiple, in_order
@@ -123,7 +123,7 @@ def attention_maps(
         numbers = tuple(masks.numbers[k] for k in seen)
         return torch.from_numpy(transform(image)), Counts(inside[seen], valid, numbers)
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(decoding_threads(ctx.workers)) as pool:
         waiting: list[tuple[torch.Tensor, Counts]] = []
         for at, item in enumerate(in_order(pool, prepare, range(len(ids)), ahead=2 * size, overlap=gpu)):
             waiting.append(item)

@@ -37,7 +37,7 @@ SMALL = Config(short_side=96, multiple=32)
 class Context:
     """One process without a screen that keeps the artifacts it is handed."""
 
-    seed, rank, processes, device = 0, 0, 1, CPU
+    seed, rank, processes, device, workers = 0, 0, 1, CPU, None
 
     def __init__(self):
         self.artifacts = {}

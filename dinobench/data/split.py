@@ -46,6 +46,16 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
         return image.convert("RGB")
 
 
+def usable_cpus() -> int:
+    """Cores this process may run on, which in a container or a job are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decoding_threads(chosen: int | None) -> int:
+    """Threads that decode images: as many as the user chose, else one per usable core up to 16."""
+    return chosen or min(16, usable_cpus())
+
+
 @dataclass(eq=False)
 class FileSplit:
     """Images in files: `ids` are their paths relative to `root`, `labels` (n,) int64."""
