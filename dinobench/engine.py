@@ -6,6 +6,7 @@ The same command works in one process, with `--devices N`, under torchrun and un
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import random
@@ -139,9 +140,21 @@ def start(device: str = "auto", devices: int = 1, precision: str = "32") -> Engi
         except (MisconfigurationException, RuntimeError, ValueError) as error:
             raise UserError(f"--device {device} --devices {devices}: {error}") from error
         fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_leave)
     if precision == "32":  # cuDNN would otherwise round convolutions to 10 bits of mantissa
         torch.backends.cudnn.allow_tf32 = False
     return Engine(fabric, precision)
+
+
+def _leave() -> None:
+    """Leave the process group while the interpreter still stands.
+
+    gloo's threads drop the last references to tensors; one that wants the interpreter's lock for it after the
+    interpreter has begun to end takes the whole process down with SIGABRT.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _launched(devices: int) -> tuple[int, int]:

@@ -85,3 +85,18 @@ def test_an_error_of_one_process_ends_them_all_and_is_printed_once(tmp_path, arg
     done = command(tmp_path / "two", "-m", "dinobench", *KNN, "--devices", "2", *arguments)
     assert done.returncode == 2 and not done.stdout
     assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1 and words in done.stderr
+
+
+def test_processes_leave_the_group_before_the_interpreter_ends(tmp_path):
+    """gloo's threads, left running, now and then abort a process that has finished its work."""
+    script = tmp_path / "leave.py"
+    script.write_text(
+        "import atexit, torch\n"
+        "atexit.register(lambda: print('still in' if torch.distributed.is_initialized() else 'left'))\n"
+        "from dinobench import engine\n"
+        "engine.start('cpu').gather(torch.zeros(2))\n"
+        "assert torch.distributed.is_initialized()\n"
+    )
+    done = command(tmp_path, *TORCHRUN[:-2], str(script))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["left", "left"]
