@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dinobench import __version__, cli_dense, console, screen
+from dinobench import __version__, cli_compare, cli_dense, cli_pretrain, console, screen
 from dinobench.types import UserError
 
 #: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
@@ -114,6 +114,11 @@ def run(
         screen.records(done, out)
 
 
+app.command()(cli_pretrain.pretrain)
+for command in (cli_compare.compare, cli_compare.gate, cli_compare.report, cli_compare.explain):
+    app.command()(command)
+
+
 @app.command()
 def inspect(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint file.")],
@@ -130,11 +135,18 @@ def inspect(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="protocols, profiles or layouts.")] = "protocols") -> None:
-    """What there is: protocols, their profiles with every setting, or the layouts of data sets."""
+def list_(
+    what: Annotated[str, typer.Argument(help="protocols, profiles, methods or layouts.")] = "protocols",
+) -> None:
+    """What there is: protocols, their profiles, pretraining methods, with every setting, or layouts of data sets."""
     from dinobench.registry import unknown
 
-    views = {"protocols": screen.protocols, "profiles": screen.profiles, "layouts": screen.layouts}
+    views = {
+        "protocols": screen.protocols,
+        "profiles": screen.profiles,
+        "methods": screen.methods,
+        "layouts": screen.layouts,
+    }
     if what not in views:
         raise unknown("listing", what, list(views))
     views[what]()
@@ -144,13 +156,14 @@ def list_(what: Annotated[str, typer.Argument(help="protocols, profiles or layou
 def leaderboard(results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results")) -> None:
     """Rebuild results/leaderboard.csv from the records and show it."""
     from dinobench import leaderboard as board
+    from dinobench import screen_compare
 
     if not (results / "runs").is_dir():
         raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
-    path, broken = board.rebuild(results)
+    path, found, broken = board.build(results)
     for file, reason in broken:
         console.warn(f"{file}: left out: {reason}")
-    screen.leaderboard(results)
+    screen_compare.leaderboard(found)
     console.note(f"written: {path}")
 
 
@@ -189,7 +202,7 @@ def make_copies(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="knn, memory, features, davis, probes or retrieval.")],
+    what: Annotated[str, typer.Argument(help="knn, memory, features, davis, probes, retrieval or pretrain.")],
     arch: Annotated[str, typer.Option(help="features: the model to extract with.")] = "vit_small_patch16_224",
     images: Annotated[int, typer.Option(min=1, help="features: how many JPEG files.")] = 192,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
@@ -217,8 +230,12 @@ def bench(
         from dinobench.bench_retrieval import retrieval
 
         rows = retrieval(repeats, device)
+    elif what == "pretrain":
+        from dinobench.bench_pretrain import pretrain
+
+        rows = pretrain(repeats, device)
     else:
-        raise unknown("bench", what, ["knn", "memory", "features", "davis", "probes", "retrieval"])
+        raise unknown("bench", what, ["knn", "memory", "features", "davis", "probes", "retrieval", "pretrain"])
     screen.bench(rows)
 
 

@@ -5,6 +5,7 @@ Records keep full precision; the only rounding is here, so rebuilding from the s
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,29 +29,21 @@ DIGEST = 12
 
 def rows(record: RunRecord) -> list[dict[str, Any]]:
     """One row a metric, values rounded and digests shortened for reading."""
-    common = {
-        "model": record.checkpoint.name,
-        "method": record.checkpoint.method,
-        "arch": record.checkpoint.arch,
-        "protocol": record.protocol,
-        "profile": record.profile,
-        "dataset": record.dataset,
-        "seed": record.seed,
-        "weights_digest": record.checkpoint.weights_digest[:DIGEST],
-        "config_hash": record.config_hash[:DIGEST],
-        "dataset_fingerprint": record.dataset_fingerprint[:DIGEST],
-        "run_id": record.run_id,
-        "dinobench_version": record.dinobench_version,
-    }
+    return [dict(zip(COLUMNS, row, strict=True)) for row in _rows(record)]
+
+
+def _rows(record: RunRecord) -> list[tuple[Any, ...]]:
+    """The rows as tuples in the order of COLUMNS: a large board has a hundred thousand of them."""
+    before = (
+        record.checkpoint.name, record.checkpoint.method, record.checkpoint.arch, record.protocol, record.profile,
+        record.dataset,
+    )  # fmt: skip
+    after = (
+        record.seed, record.checkpoint.weights_digest[:DIGEST], record.config_hash[:DIGEST],
+        record.dataset_fingerprint[:DIGEST], record.run_id, record.dinobench_version,
+    )  # fmt: skip
     return [
-        {
-            **common,
-            "metric": name,
-            "value": _rounded(m.value),
-            "ci_low": _rounded(m.ci_low),
-            "ci_high": _rounded(m.ci_high),
-            "n": m.n,
-        }
+        (*before, name, _rounded(m.value), _rounded(m.ci_low), _rounded(m.ci_high), m.n, *after)
         for name, m in record.metrics.items()
     ]
 
@@ -63,10 +56,15 @@ def table(records: Sequence[RunRecord]) -> pd.DataFrame:
     """The leaderboard of `records`: protocols and data sets apart, models by name, metrics in the protocol's order."""
     import pandas as pd
 
+    return pd.DataFrame(lines(records), columns=list(COLUMNS))
+
+
+def lines(records: Sequence[RunRecord]) -> list[tuple[Any, ...]]:
+    """The rows of `table` in its order, as tuples."""
     ordered = sorted(
         records, key=lambda r: (r.protocol, r.dataset, r.profile, r.config_hash, r.checkpoint.name, r.run_id)
     )
-    return pd.DataFrame([row for record in ordered for row in rows(record)], columns=list(COLUMNS))
+    return [row for record in ordered for row in _rows(record)]
 
 
 def rebuild(results: Path) -> tuple[Path, list[tuple[Path, str]]]:
@@ -74,6 +72,12 @@ def rebuild(results: Path) -> tuple[Path, list[tuple[Path, str]]]:
 
     Raises UserError when the folder cannot be written.
     """
+    path, _, broken = build(results)
+    return path, broken
+
+
+def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]:
+    """As `rebuild`, and the records that went into it: reading thousands of them twice would be felt."""
     path = results / "leaderboard.csv"
     seen = None
     try:
@@ -82,11 +86,13 @@ def rebuild(results: Path) -> tuple[Path, list[tuple[Path, str]]]:
         while (now := _state(results)) != seen:
             seen = now
             records, broken = read_all(results)
-            with atomic_path(path) as temporary:
-                table(records).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+            with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(COLUMNS)
+                writer.writerows(lines(records))
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path, broken
+    return path, records, broken
 
 
 def _state(results: Path) -> list[tuple[str, int, int, int]]:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -53,44 +53,74 @@ def to_json(record: RunRecord) -> str:
     return json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
 
 
-def from_dict(data: dict[str, Any]) -> RunRecord:
+#: What makes an object of a schema one of the next. Any change of the fields adds its step here, so that what was
+#: written before still reads.
+LIFTS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def from_dict(data: Any) -> RunRecord:
     """The record in a parsed JSON object. Raises ValueError when it is not one, or of a later schema."""
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise ValueError("not a run record")
     if data["schema"] > SCHEMA:
         raise ValueError(f"schema {data['schema']} is newer than this dinobench reads ({SCHEMA})")
     try:
-        return _built(RunRecord, data)
+        record: RunRecord = _reader(RunRecord)(_lifted(data), "record")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a whole run record: {error}") from error
+    if record.primary not in record.metrics:
+        raise ValueError(f"not a whole run record: its primary metric {record.primary!r} is not among its metrics")
+    return record
 
 
-def _built(kind: Any, data: dict[str, Any]) -> Any:
-    """The dataclass `kind` from its JSON object: every field is of its type, and there unless it has a default."""
-    return kind(
-        **{name: _checked(data[name], hint, name) for name, hint, required in _fields(kind) if required or name in data}
-    )
+def _lifted(data: dict[str, Any]) -> dict[str, Any]:
+    """The object as the present schema has it, step by step from its own."""
+    for schema in range(data["schema"], SCHEMA):
+        if schema not in LIFTS:
+            raise ValueError(f"schema {schema} was never in use")
+        data = {**LIFTS[schema](data), "schema": schema + 1}
+    return data
 
 
 @cache
-def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
-    """(name, type, whether it has no default) of a dataclass's fields."""
-    hints = get_type_hints(kind)
-    return [(f.name, hints[f.name], f.default is dataclasses.MISSING) for f in dataclasses.fields(kind)]
+def _reader(hint: Any) -> Callable[[Any, str], Any]:
+    """What turns a JSON value of a given name into the type `hint`, or raises TypeError or KeyError.
 
-
-def _checked(value: Any, hint: Any, name: str) -> Any:
+    Made once per type: looking at the types of every value of ten thousand records anew took most of the time.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _built(hint, value)
+        return _dataclass_reader(hint)
     if origin is dict:
-        return {key: _checked(v, arguments[1], f"{name}.{key}") for key, v in value.items()}
+        inner = _reader(arguments[1])
+        return lambda value, name: {key: inner(v, f"{name}.{key}") for key, v in value.items()}
     if origin is tuple:
-        return tuple(_checked(v, arguments[0], name) for v in value)
+        inner = _reader(arguments[0])
+        return lambda value, name: tuple([inner(v, name) for v in value])
+    if hint is Any:
+        return lambda value, name: value
     accepted = arguments if origin in (Union, UnionType) else (hint,)
-    if hint is Any or (float in accepted and type(value) is int) or isinstance(value, accepted):
-        return value
-    raise TypeError(f"{name} is {value!r}")
+    exact = frozenset([*accepted, int] if float in accepted else accepted)
+
+    def scalar(value: Any, name: str) -> Any:
+        if type(value) in exact or isinstance(value, accepted):
+            return value
+        raise TypeError(f"{name} is {value!r}")
+
+    return scalar
+
+
+def _dataclass_reader(kind: Any) -> Callable[[Any, str], Any]:
+    """Every field is of its type, and there unless it has a default; what is there besides is let be."""
+    hints = get_type_hints(kind)
+    fields = [(f.name, _reader(hints[f.name]), f.default is dataclasses.MISSING) for f in dataclasses.fields(kind)]
+
+    def whole(value: Any, name: str) -> Any:
+        return kind(
+            **{field: reader(value[field], field) for field, reader, required in fields if required or field in value}
+        )
+
+    return whole
 
 
 def prepare(results: Path) -> None:
@@ -126,11 +156,23 @@ def write(results: Path, record: RunRecord, items: pd.DataFrame | None) -> Path:
 
 def read(results: Path, run_id: str) -> RunRecord | None:
     """The record of a finished run, or None when there is none or it is broken."""
-    path = results / "runs" / f"{run_id}.json"
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return read_file(results / "runs" / f"{run_id}.json")
     except (OSError, ValueError):
         return None
+
+
+def read_file(path: str | Path) -> RunRecord:
+    """The record in a file. Raises OSError when it cannot be read and ValueError when it holds no whole record."""
+    with open(path, "rb") as file:
+        text = file.read().decode("utf-8")
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply for a run record") from error
+    if "\\u" in text:  # an escaped half of a character can be parsed, but never written or shown
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    return from_dict(data)
 
 
 def read_items(results: Path, run_id: str) -> pd.DataFrame | None:
@@ -145,11 +187,11 @@ def read_all(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
     """All records of a results folder by run id, and the files that could not be read, each with the reason."""
     found: list[RunRecord] = []
     broken: list[tuple[Path, str]] = []
-    for path in sorted((results / "runs").glob("*.json")):
-        if path.name.startswith("."):
-            continue
+    folder = results / "runs"
+    names = sorted(n for n in os.listdir(folder) if n.endswith(".json") and n[0] != ".") if folder.is_dir() else []
+    for name in names:
         try:
-            found.append(from_dict(json.loads(path.read_text(encoding="utf-8"))))
+            found.append(read_file(f"{folder}{os.sep}{name}"))
         except (OSError, ValueError) as error:
-            broken.append((path, str(error)))
+            broken.append((folder / name, str(error)))
     return found, broken

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from dinobench.types import EvalProtocol, UserError
 
@@ -35,23 +36,31 @@ def unknown(kind: str, name: str, options: list[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}: {hint}available: {', '.join(options) or 'none'}")
 
 
-def load(name: str, group: str = GROUP) -> EvalProtocol:
-    """The protocol called `name`. Raises UserError when unknown, provided twice, broken or incomplete."""
+def find(kind: str, name: str, group: str) -> Any:
+    """What the entry point `name` of a group stands for, imported; `kind` is what messages call it.
+
+    Raises UserError when it is unknown, provided twice or broken.
+    """
     found = available(group)
     if name not in found:
-        raise unknown("protocol", name, list(found))
+        raise unknown(kind, name, list(found))
     if len(found[name]) > 1:
         raise UserError(
-            f"protocol {name!r} is provided by {' and '.join(provider(e) for e in found[name])}: uninstall one of them"
+            f"{kind} {name!r} is provided by {' and '.join(provider(e) for e in found[name])}: uninstall one of them"
         )
     entry = found[name][0]
     try:
-        protocol: EvalProtocol = entry.load()
+        return entry.load()
     except Exception as error:
         raise UserError(
-            f"protocol {name!r} of {provider(entry)} cannot be imported: {type(error).__name__}: {error}"
+            f"{kind} {name!r} of {provider(entry)} cannot be imported: {type(error).__name__}: {error}"
         ) from error
+
+
+def load(name: str, group: str = GROUP) -> EvalProtocol:
+    """The protocol called `name`. Raises UserError when unknown, provided twice, broken or incomplete."""
+    protocol: EvalProtocol = find("protocol", name, group)
     lacking = [a for a in EvalProtocol.__annotations__ if not hasattr(protocol, a)]
     if lacking:
-        raise UserError(f"protocol {name!r} of {provider(entry)} lacks {', '.join(lacking)}")
+        raise UserError(f"protocol {name!r} of {provider(available(group)[name][0])} lacks {', '.join(lacking)}")
     return protocol

@@ -24,14 +24,13 @@ import numpy as np
 import torch
 
 import dinobench
-from dinobench import console, engine, leaderboard, records, registry
+from dinobench import console, engine, leaderboard, records, registry, stats
 from dinobench.backbone import load_backbone
 from dinobench.config import Resolved, resolve
 from dinobench.data import resolve as resolve_data
 from dinobench.features import FeatureService
 from dinobench.paths import cache_root
 from dinobench.provenance import git_state, peak_memory_mb, versions
-from dinobench.stats import bootstrap_interval
 from dinobench.types import (
     Backbone,
     EvalProtocol,
@@ -257,6 +256,10 @@ def _score(cell: Cell, ctx: RunContext) -> tuple[RunRecord, Result]:
     started_at, began = datetime.now(timezone.utc), time.monotonic()
     result = cell.protocol.run(cell.backbone, cell.data, cell.resolved.config, ctx)
     duration = time.monotonic() - began
+    if leak := getattr(cell.data, "leak", None):
+        result.notes.append(leak)
+    if result.items is not None and result.cluster:
+        result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
     declared = cell.protocol.metrics(cell.resolved.config)
     values = measured(cell.protocol.name, declared, result, cell.seed)
     for message in result.notes:
@@ -318,12 +321,12 @@ def measured(protocol: str, declared: Sequence[Metric], result: Result, seed: in
                     raise ValueError(f"protocol {protocol}: {name} = {value} is not the mean of its items, {mean}")
                 if interval is None:
                     groups = result.items[result.cluster].to_numpy()[counts] if result.cluster else None
-                    low, high = bootstrap_interval(column[counts], clusters=groups, seed=seed)
-                    interval = scale * low, scale * high
+                    bounds = stats.interval(column[counts], clusters=groups, seed=seed)
+                    interval = bounds and (scale * bounds[0], scale * bounds[1])
             elif result.items is not None:
                 n = result.counts.get(name, len(result.items))
             low_high = interval or (None, None)
-            checked[name] = MetricValue(float(value), low_high[0], low_high[1], n, metric.unit)
+            checked[name] = MetricValue(float(value), low_high[0], low_high[1], n, metric.unit, metric.higher_is_better)
     undeclared = set(result.metrics) - set(checked)
     if undeclared or not checked:
         raise ValueError(

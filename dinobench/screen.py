@@ -58,16 +58,6 @@ def _cell(metric: MetricValue | None, interval: bool) -> str:
     return f"{metric.value:.1f}"
 
 
-def leaderboard(results: Path) -> None:
-    """The leaderboard's readable columns."""
-    from dinobench import leaderboard as board
-    from dinobench.records import read_all
-
-    columns = ["model", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n"]
-    shown = board.table(read_all(results)[0])[columns]
-    console.table("", columns, shown.itertuples(index=False), right=columns[6:])
-
-
 def inspection(found: Inspection) -> None:
     """Format, architecture, coverage and digest of a checkpoint."""
     info = found.info
@@ -137,6 +127,26 @@ def profiles() -> None:
             [[f.name, *(plain(getattr(c, f.name)) for c in configs.values()),
               f.metadata.get("doc", ""), f.metadata.get("source", "")] for f in fields],
         )  # fmt: skip
+
+
+def methods() -> None:
+    """Every pretraining method with its settings: default, meaning and source."""
+    from dinobench.config import plain
+    from dinobench.pretrain.runs import GROUP, load_method
+    from dinobench.registry import available
+
+    for name in available(GROUP):
+        try:
+            method = load_method(name)
+        except UserError as error:
+            console.warn(str(error))
+            continue
+        config: Any = method.Config()
+        rows = [
+            [f.name, plain(getattr(config, f.name)), f.metadata.get("doc", ""), f.metadata.get("source", "")]
+            for f in dataclasses.fields(config)
+        ]
+        console.table(f"{name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
 
 
 def _loadable() -> Iterator[tuple[str, EvalProtocol, str]]:

@@ -2,10 +2,78 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy import special
 
 #: Resamples of a percentile bootstrap; its Monte Carlo error in a 95 % bound is then about 2 % of a standard error.
 RESAMPLES = 10_000
+#: Below so many groups resampled means spread too little: simulated at 8 groups of real scores, a percentile
+#: bootstrap's 95 % interval holds the truth 86 to 89 % of the time, Student's 94 to 96 %.
+ENOUGH_GROUPS = 30
+#: With fewer right (or wrong) answers than this, resampling cannot show what was never drawn: at 1 % of 100 the
+#: bootstrap's interval holds the truth 63 % of the time, Wilson's 92 %, and a perfect score leaves no doubt at all.
+ENOUGH_OF_EACH = 10
+
+
+def interval(
+    scores: np.ndarray, *, clusters: np.ndarray | None = None, level: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """Interval of the mean of `scores` (n,), whose groups are `clusters` (n,) or else the items themselves.
+
+    The percentile bootstrap, except where it is known to be too narrow: Wilson's score interval (Wilson 1927, JASA 22)
+    where nearly all answers are right or nearly all wrong, Student's t over groups where there are few of them. None
+    for a single group, of which nothing is known.
+
+    >>> [round(bound, 3) for bound in interval(np.ones(100))]
+    [0.963, 1.0]
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if clusters is None and np.isin(scores, (0, 1)).all():
+        right = int(scores.sum())
+        if min(right, len(scores) - right) < ENOUGH_OF_EACH:
+            return wilson_interval(right, len(scores), level)
+        return bootstrap_interval(scores, level=level, seed=seed)
+    sums, sizes = grouped(scores, clusters)
+    if len(sums) >= ENOUGH_GROUPS:
+        return bootstrap_interval(scores, clusters=clusters, level=level, seed=seed)
+    if len(sums) < 2:
+        return None
+    mean, error = float(sums.sum() / sizes.sum()), standard_error(sums, sizes)
+    reach = float(special.stdtrit(len(sums) - 1, (1 + level) / 2)) * error
+    fractions = scores.min() >= 0 and scores.max() <= 1  # whose mean is no more and no less either
+    return (max(0.0, mean - reach), min(1.0, mean + reach)) if fractions else (mean - reach, mean + reach)
+
+
+def wilson_interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Score interval of a share, `right` of `n` (Wilson 1927, JASA 22, 209).
+
+    >>> [round(bound, 4) for bound in wilson_interval(0, 10)]
+    [0.0, 0.2775]
+    """
+    z = float(special.ndtri((1 + level) / 2))
+    share = right / n
+    centre, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((centre + side * reach) / (1 + z**2 / n) for side in (-1, 1))
+    return max(0.0, low) if right else 0.0, min(1.0, high) if right < n else 1.0
+
+
+def grouped(scores: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(sums (g,), sizes (g,)) of the groups of `scores` (n,), float64; without `clusters` each score is a group."""
+    if clusters is None:
+        return scores, np.ones_like(scores)
+    _, member, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
+    return np.bincount(member, weights=scores), sizes.astype(np.float64)
+
+
+def standard_error(sums: np.ndarray, sizes: np.ndarray) -> float:
+    """Of the mean over all items of groups with these `sums` (g,) and `sizes` (g,), g of 2 or more.
+
+    The mean is a ratio of sums where groups differ in size (Cochran 1977, Sampling Techniques, 6.4).
+    """
+    residuals = (sums - sums.sum() / sizes.sum() * sizes) / sizes.mean()
+    return float(residuals.std(ddof=1)) / math.sqrt(len(sums))
 
 
 def bootstrap_interval(
@@ -31,8 +99,7 @@ def bootstrap_interval(
         sums, repeats = np.unique(scores, return_counts=True)
         sizes = np.ones_like(sums)
     else:
-        _, member = np.unique(np.asarray(clusters), return_inverse=True)
-        sums, sizes = np.bincount(member, weights=scores), np.bincount(member).astype(np.float64)
+        sums, sizes = grouped(scores, clusters)
         repeats = np.ones(len(sums), dtype=np.int64)
     rng = np.random.default_rng(seed)
     draws = int(repeats.sum())

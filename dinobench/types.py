@@ -73,13 +73,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One measured number with its 95 % interval; `n` is how many items the interval was resampled from."""
+    """One measured number with its 95 % interval; `n` is how many items it is the mean of.
+
+    `higher_is_better` is None in records that do not say.
+    """
 
     value: float
     ci_low: float | None
     ci_high: float | None
     n: int
     unit: str
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ class ImageClassification:
     train: ImageSplit
     test: ImageSplit
     fingerprint: str  # of contents and labels of both splits
+    leak: str | None = None  # what to say of test images that are in train too
 
 
 @dataclass(frozen=True)

@@ -218,3 +218,11 @@ def test_real_folders(tmp_path: Path) -> None:
             assert_same_as_torchvision(split, dataset.classes, root)
         for i in (0, 1234, -1):
             assert dataset.test.load(i).tobytes() == pil_loader(root / dataset.test.ids[i]).tobytes()
+
+
+def test_images_in_train_and_test_are_noted(tmp_path: Path) -> None:
+    root = grow(tmp_path / "set", "train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png")
+    assert resolve(str(root), "classification").leak is None
+    (root / "val/dog/d.png").write_bytes((root / "train/dog/b.png").read_bytes())
+    note = resolve(str(root), "classification").leak
+    assert note is not None and "1 of 2 test images" in note and "val/dog/d.png" in note

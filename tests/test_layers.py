@@ -20,8 +20,8 @@ FOLDERS = {"dinobench": "dinobench", "protocols": "dinobench.protocols", "pretra
 #: named here belongs to FLOOR: data, features, engine, records, and the machinery that protocols share.
 #: `console` imports nothing of ours, which is why it stands at the bottom though it speaks to people.
 LEVELS = (
-    ("cli*", "screen", "__main__"),
-    ("runner", "leaderboard", "report", "bench*", "demo"),
+    ("cli*", "screen*", "__main__"),
+    ("runner", "leaderboard", "report*", "compare", "explain", "flips", "bench*", "demo"),
     ("protocols*", "pretrain*"),
     ("FLOOR",),
     ("backbone", "checkpoint", "named", "adapters", "architecture", "canonical", "formats", "metrics*"),

@@ -96,6 +96,26 @@ def test_broken_records_are_returned_and_left_out(tmp_path):
     assert len(pd.read_csv(path)) == 2
 
 
+def test_the_file_is_the_table(tmp_path):
+    for r in (*several(), record("odd", checkpoint=dataclasses.replace(INFO, name='a,"b"\nc', arch=""))):
+        records.write(tmp_path, r, None)
+    path, found, _ = leaderboard.build(tmp_path)
+    assert path.read_text() == leaderboard.table(found).to_csv(index=False, lineterminator="\n")
+
+
+def test_building_hands_back_what_it_read(tmp_path):
+    records.write(tmp_path, record(), None)
+    (tmp_path / "runs" / "half.json").write_text('{"schema": 1,')
+    path, found, broken = leaderboard.build(tmp_path)
+    assert (path, broken) == leaderboard.rebuild(tmp_path) and found == [record()]
+
+
+def test_rows_are_those_of_the_table():
+    rows = leaderboard.rows(record())
+    assert rows == leaderboard.table([record()]).to_dict("records")
+    assert tuple(rows[0]) == leaderboard.COLUMNS
+
+
 def test_a_leaderboard_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "leaderboard.csv").mkdir()
     with pytest.raises(UserError, match=r"leaderboard\.csv: cannot be written"):
@@ -119,12 +139,12 @@ def test_the_last_of_many_writers_leaves_all_rows(tmp_path):
 
 def test_a_record_that_arrives_while_the_table_is_written_is_not_missed(tmp_path, monkeypatch):
     records.write(tmp_path, record("first"), None)
-    table = leaderboard.table
+    lines = leaderboard.lines
 
     def slow(found):
         if len(found) == 1:  # another process finishes between our reading and our writing
             records.write(tmp_path, record("second"), None)
-        return table(found)
+        return lines(found)
 
-    monkeypatch.setattr(leaderboard, "table", slow)
+    monkeypatch.setattr(leaderboard, "lines", slow)
     assert set(pd.read_csv(leaderboard.rebuild(tmp_path)[0]).run_id) == {"first", "second"}

@@ -87,6 +87,10 @@ BROKEN = {
     "null": json.dumps({**WHOLE, "notes": None}),
     "number": json.dumps({**WHOLE, "protocol": 3}),
     "checkpoint": json.dumps({**WHOLE, "checkpoint": "x.pth"}),
+    "primary": json.dumps({**WHOLE, "primary": "top7"}),
+    "deep": '{"schema": 1, "a": ' + "[" * 100_000,
+    "surrogate": json.dumps({**WHOLE, "dataset": "\ud83d"}),
+    "older": json.dumps({**WHOLE, "schema": 0}),
 }
 
 
@@ -102,6 +106,7 @@ def test_broken_records_are_named_and_left_out(tmp_path):
     assert {path.stem for path, _ in broken} == {*BROKEN, "folder"}
     reasons = {path.stem: reason for path, reason in broken}
     assert "schema 99 is newer" in reasons["newer"] and "metrics" in reasons["lacks"] and "high" in reasons["words"]
+    assert "top7" in reasons["primary"] and "schema 0" in reasons["older"]
     assert all(records.read(tmp_path, name) is None for name in BROKEN)
 
 
@@ -109,6 +114,24 @@ def test_a_later_field_is_no_fault_and_one_with_a_default_may_lack():
     data = {**WHOLE, "colour": "blue", "checkpoint": {**WHOLE["checkpoint"]}}
     del data["checkpoint"]["image_size"]
     assert records.from_dict(data) == record("whole")
+
+
+def test_records_of_older_schemas_are_lifted_step_by_step(tmp_path, monkeypatch):
+    """As if two changes had come since: a field got another name, then another unit."""
+    monkeypatch.setattr(records, "SCHEMA", 3)
+    monkeypatch.setitem(records.LIFTS, 1, lambda d: {**d, "duration_min": d["duration_m"]})
+    monkeypatch.setitem(records.LIFTS, 2, lambda d: {**d, "duration_s": 60 * d["duration_min"]})
+    old = {k: v for k, v in WHOLE.items() if k != "duration_s"}
+    records.prepare(tmp_path)
+    for name, fields in (("one", {"schema": 1, "duration_m": 2}), ("two", {"schema": 2, "duration_min": 3})):
+        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps({**old, **fields, "run_id": name}))
+    records.write(tmp_path, record("three", schema=3), None)
+    found, broken = records.read_all(tmp_path)
+    assert not broken and [(r.run_id, r.schema, r.duration_s) for r in found] == [
+        ("one", 3, 120), ("three", 3, 1.5), ("two", 3, 180),
+    ]  # fmt: skip
+    (tmp_path / "runs" / "half.json").write_text(json.dumps({**old, "schema": 1}))
+    assert "not a whole run record" in records.read_all(tmp_path)[1][0][1]  # what a step needs is not there
 
 
 @pytest.mark.parametrize("function", [records.prepare, lambda out: records.write(out, record(), None)])

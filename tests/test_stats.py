@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from dinobench.stats import RESAMPLES, bootstrap_interval
+from dinobench.stats import RESAMPLES, bootstrap_interval, interval, wilson_interval
 
 
 @pytest.mark.parametrize(("n", "right"), [(100, 70), (450, 440), (2000, 900)])
@@ -87,3 +87,53 @@ def test_a_million_right_or_wrong_scores_need_no_million_draws():
     """Drawn one by one they would be 10^10 draws, and this test would not end."""
     low, high = bootstrap_interval(np.arange(1_000_000) % 4 == 0)
     assert 0.249 < low < 0.25 < high < 0.251
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 20), (20, 20), (1, 450), (199, 200), (7, 2000)])
+def test_nearly_all_right_or_wrong_is_wilsons_interval(right, n):
+    expected = scipy_stats.binomtest(right, n).proportion_ci(0.95, "wilson")
+    np.testing.assert_allclose(wilson_interval(right, n), expected, atol=1e-12)
+    assert interval(np.repeat([1.0, 0.0], [right, n - right])) == wilson_interval(right, n)
+
+
+def test_right_or_wrong_with_enough_of_each_is_the_bootstrap():
+    scores = np.repeat([1.0, 0.0], [40, 10])
+    assert interval(scores, seed=3) == bootstrap_interval(scores, seed=3)
+
+
+def test_few_groups_are_students_interval():
+    scores = np.random.default_rng(5).normal(size=12)
+    low, high = scipy_stats.t.interval(0.95, 11, scores.mean(), scipy_stats.sem(scores))
+    np.testing.assert_allclose(interval(scores), (low, high))
+    repeated = np.repeat(scores, 3), np.repeat(np.arange(12), 3)
+    np.testing.assert_allclose(interval(repeated[0], clusters=repeated[1]), (low, high))
+    assert interval(np.array([0.5])) is None and interval(repeated[0], clusters=np.zeros(36)) is None
+    assert interval(np.array([0.0, 1.0]), clusters=np.arange(2)) == (0.0, 1.0)  # a share is never outside
+
+
+def test_many_groups_are_the_bootstrap():
+    scores = np.random.default_rng(6).normal(size=60)
+    assert interval(scores) == bootstrap_interval(scores)
+
+
+@pytest.mark.parametrize(("n", "share"), [(100, 0.02), (100, 0.97), (200, 0.01), (450, 0.99), (100, 0.5)])
+def test_covers_shares_near_the_ends(n, share, monkeypatch):
+    """Over all numbers of right answers, each weighted by how likely it is; coverage of a discrete thing is ragged."""
+    monkeypatch.setattr("dinobench.stats.RESAMPLES", 2000)
+    covered = 0.0
+    for right in range(n + 1):
+        if (likely := float(scipy_stats.binom.pmf(right, n, share))) > 1e-6:
+            low, high = interval(np.repeat([1.0, 0.0], [right, n - right]))
+            covered += likely * (low - 1e-9 <= share <= high + 1e-9)
+    assert 0.93 <= covered <= 0.98
+
+
+@pytest.mark.parametrize("videos", [8, 20])
+def test_covers_means_over_few_videos(videos):
+    rng, trials, covered = np.random.default_rng(7), 1000, 0
+    clusters = np.repeat(np.arange(videos), 2)
+    for _ in range(trials):
+        scores = rng.normal(0, 0.2, videos)[clusters] + rng.normal(0, 0.1, 2 * videos)
+        low, high = interval(scores, clusters=clusters)
+        covered += low <= 0 <= high
+    assert 0.93 - 0.02 <= covered / trials <= 0.97 + 0.015

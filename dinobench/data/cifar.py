@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinobench.data.split import ArraySplit, array_split, assemble
+from dinobench.data.split import ArraySplit, array_split, from_arrays
 from dinobench.types import ImageClassification, UserError
 
 NAME = "cifar"
@@ -104,7 +104,7 @@ def load(path: Path, name: str) -> ImageClassification:
         _load_split(folder, split, files, variant.labels, len(classes))
         for split, files in (("train", variant.train), ("test", variant.test))
     )
-    return assemble(name, f"{NAME} ({variant.folder})", [str(c) for c in classes], train, test)
+    return from_arrays(name, f"{NAME} ({variant.folder})", [str(c) for c in classes], train, test)
 
 
 def _find(path: Path) -> list[tuple[Path, Variant]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinobench.data.split import array_split, assemble
+from dinobench.data.split import array_split, from_arrays
 from dinobench.types import ImageClassification
 
 NAME = "digits"
@@ -40,7 +40,7 @@ def digits(name: str = "digits") -> ImageClassification:
         array_split(split, images[part], ids[part], bunch.target[part])
         for split, part in (("train", slice(None, TRAIN)), ("test", slice(TRAIN, None)))
     )
-    return assemble(name, NAME, [str(digit) for digit in bunch.target_names], train, test)
+    return from_arrays(name, NAME, [str(digit) for digit in bunch.target_names], train, test)
 
 
 EMBEDDED = {"digits": digits}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dinobench.data import fingerprint
+from dinobench.data import fingerprint, leaks
 from dinobench.types import ImageClassification, ImageSplit, UserError
 
 # What PIL raises on a damaged file, by format: UnidentifiedImageError is an OSError, broken PNG chunks give
@@ -120,17 +120,26 @@ def from_files(
         labels = np.fromiter((index[c] for c in names), np.int64, len(names))
         return FileSplit(split_name, str(root.absolute()), tuple(ids), labels, fingerprint.of_files(ids, digests))
 
-    train = split(train_name, train_ids, train_classes, digests[: len(train_ids)])
-    test = split(test_name, test_ids, test_classes, digests[len(train_ids) :])
-    return assemble(name, layout, classes, train, test)
+    of_train, of_test = digests[: len(train_ids)], digests[len(train_ids) :]
+    train = split(train_name, train_ids, train_classes, of_train)
+    test = split(test_name, test_ids, test_classes, of_test)
+    return assemble(name, layout, classes, train, test, leaks.note(test_ids, leaks.leaked(of_train, of_test)))
+
+
+def from_arrays(
+    name: str, layout: str, classes: Sequence[str], train: ArraySplit, test: ArraySplit
+) -> ImageClassification:
+    """The data set of two splits in memory."""
+    found = leaks.leaked(leaks.digests(train.images), leaks.digests(test.images))
+    return assemble(name, layout, classes, train, test, leaks.note(test.ids, found))
 
 
 def assemble(
-    name: str, layout: str, classes: Sequence[str], train: ImageSplit, test: ImageSplit
+    name: str, layout: str, classes: Sequence[str], train: ImageSplit, test: ImageSplit, leak: str | None = None
 ) -> ImageClassification:
     """The data set with its fingerprint over contents, labels and classes."""
     splits = [(split.fingerprint, split.labels) for split in (train, test)]
-    return ImageClassification(name, layout, tuple(classes), train, test, fingerprint.of_dataset(classes, splits))
+    return ImageClassification(name, layout, tuple(classes), train, test, fingerprint.of_dataset(classes, splits), leak)
 
 
 def check_classes(where: object, train: Sequence[str], test: Iterable[str], test_name: str) -> None:

@@ -1,0 +1,137 @@
+"""What is trained: ViTs of any image, patch size and depth, ResNets, and whatever else timm can build.
+
+The ViTs have the tensor names of the released DINO checkpoints, start as they do, and bring their position embedding
+to other resolutions as they do and as the evaluation does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from dinobench.architecture import ALIASES, NORM_EPS, usual_heads, vit_name
+from dinobench.named import create
+from dinobench.position import resample
+from dinobench.types import UserError
+
+STD = 0.02  # of the truncated normal, facebookresearch/dino `vision_transformer.py`
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An architecture to train. `build(drop_path)` draws its weights from torch's global generator.
+
+    `arch` is how checkpoints call it: DINO's own name where it is one of DINO's models. `told` is whether a reader
+    can tell the architecture from the tensors alone; else `dinobench run` needs `--arch`.
+    """
+
+    arch: str
+    build: Callable[[float], nn.Module]
+    embed_dim: int
+    is_vit: bool
+    patch_size: int | None
+    told: bool
+
+
+class ViT(VisionTransformer):
+    """(B, 3, H, W) -> (B, D): CLS after the final norm. H and W are multiples of the patch size, whatever they are."""
+
+    def __init__(self, width: int, depth: int, patch: int, image_size: int, drop_path: float) -> None:
+        super().__init__(
+            img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=usual_heads(width) or 1,
+            qkv_bias=True, num_classes=0, drop_path_rate=drop_path,
+            norm_layer=functools.partial(nn.LayerNorm, eps=NORM_EPS),
+        )  # fmt: skip
+        self.grid = image_size // patch, image_size // patch
+        cls: Any = self.cls_token
+        nn.init.trunc_normal_(cls, std=STD)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        patches: Any = self.patch_embed.proj(x)
+        h, w = patches.shape[-2:]
+        cls: Any = self.cls_token
+        tokens = torch.cat([cls.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = self.blocks(tokens + self._positions(h, w))
+        return self.norm(tokens[:, 0])
+
+    def _positions(self, h: int, w: int) -> torch.Tensor:
+        """(1, 1 + h * w, D)"""
+        rows: Any = self.pos_embed
+        if (h, w) == self.grid:
+            return rows
+        return torch.cat([rows[:, :1], resample(rows[:, 1:], self.grid, (h, w), registers=False)], dim=1)
+
+
+def choose(arch: str, image_size: int, patch_size: int | None = None, depth: int | None = None) -> Chosen:
+    """The architecture called `arch`: vit_tiny, vit_small ..., resnet18, resnet50, or any timm model's name.
+
+    `patch_size` is 16 for a ViT unless said; `depth` makes a ViT of fewer or more blocks, for small experiments.
+    Raises UserError for an unknown name and for sizes that do not fit.
+    """
+    if image_size < 1:
+        raise UserError(f"--image-size {image_size}: at least 1 is needed")
+    if arch in ALIASES:
+        return _vit(arch, image_size, patch_size or 16, depth)
+    if depth is not None:
+        raise UserError(f"--depth {depth}: only for {', '.join(ALIASES)}; {arch} has the depth that its name says")
+    probe = _timm(arch, image_size, patch_size, 0.0)
+    is_vit = hasattr(probe, "patch_embed") and hasattr(probe, "blocks")
+    patch = _patch(probe) if is_vit else None
+    if patch_size and not is_vit:
+        raise UserError(f"--patch-size {patch_size}: {arch} has no patches; leave it out")
+    if patch and image_size % patch:
+        raise _no_multiple(image_size, patch)
+    with torch.no_grad():
+        width = probe.eval()(torch.zeros(1, 3, image_size, image_size)).shape[-1]
+    return Chosen(
+        arch, functools.partial(_timm, arch, image_size, patch_size), width, is_vit, patch,
+        type(probe) is VisionTransformer or arch.startswith(("resnet", "convnext")),
+    )  # fmt: skip
+
+
+def _vit(arch: str, image_size: int, patch: int, depth: int | None) -> Chosen:
+    if patch < 1 or image_size % patch:
+        raise _no_multiple(image_size, patch)
+    width, usual = ALIASES[arch]
+    depth = usual if depth is None else depth
+    if depth < 1:
+        raise UserError(f"--depth {depth}: a ViT has at least one block")
+    # Readers take DINO's names for DINO's depths: another one goes by what it is.
+    name = arch if depth == usual else vit_name(width, depth, patch, 0)
+    build = functools.partial(ViT, width, depth, patch, image_size)
+    return Chosen(name, build, width, True, patch, told=True)
+
+
+def _timm(arch: str, image_size: int, patch_size: int | None, drop_path: float) -> Any:
+    if not timm.is_model(arch.partition(".")[0]):
+        create(arch, f"--arch {arch}", 0, pretrained=False)  # its error names the nearest models
+        raise UserError(f"--arch {arch}: only timm's models and {', '.join(ALIASES)} can be pretrained")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    if arch.startswith("resnet"):
+        return timm.create_model(arch, zero_init_last=False, **options)  # torchvision's start, as in the paper
+    if "vit" in arch or "deit" in arch:
+        options |= {"img_size": image_size, "dynamic_img_size": True}
+        options |= {"patch_size": patch_size} if patch_size else {}
+    try:
+        return timm.create_model(arch, drop_path_rate=drop_path, **options)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"--arch {arch}: cannot be built for {image_size} px: {error}") from None
+
+
+def _patch(module: Any) -> int:
+    size = module.patch_embed.patch_size
+    return int(size[0] if isinstance(size, tuple) else size)
+
+
+def _no_multiple(image_size: int, patch: int) -> UserError:
+    return UserError(
+        f"--image-size {image_size} is not a multiple of the patch size {patch}; "
+        f"use {max(1, round(image_size / max(patch, 1))) * patch} or another --patch-size"
+    )

@@ -1,0 +1,133 @@
+"""Training checkpoints in the layout of DINO's release, with what an exact resume needs beside it.
+
+`student` (`module.backbone.*`, `module.head.*`), `teacher` (`backbone.*`, `head.*`), `optimizer`, `epoch` (epochs
+done), `args` and `dino_loss` are what facebookresearch/dino writes and reads. `dinobench` is ours: the step, the
+method's other buffers, the metrics of the last epoch. Learning rates, order, views and dropout are functions of the
+step, so that no random state needs to be kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinobench import checkpoint
+from dinobench.pretrain.method import Method
+from dinobench.pretrain.optim import load_optimizer
+from dinobench.types import UserError
+
+LATEST = "checkpoint.pth"
+SCHEMA = 1
+#: Where DINO's release keeps the centre, and where our module does.
+CENTER = "centering.center"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: optimizer steps done, and the metrics of the epoch that the last of them ended."""
+
+    step: int = 0
+    row: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def numbered(epoch: int) -> str:
+    """The name of a checkpoint that is kept."""
+    return f"checkpoint{epoch:04d}.pth"
+
+
+def save(
+    path: Path,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    args: dict[str, Any],
+    progress: Progress,
+    steps_per_epoch: int,
+) -> None:
+    """Write a checkpoint atomically; `args` are plain values. Raises UserError when the disk does not take it."""
+    others = {n: t for n, t in method.state_dict().items() if not n.startswith(("student.", "teacher."))}
+    state: dict[str, Any] = {"student": {f"module.{n}": t for n, t in method.student.state_dict().items()}}
+    if method.teacher is not None:
+        state["teacher"] = dict(method.teacher.state_dict())
+    state |= {
+        "optimizer": optimizer.state_dict(),
+        "epoch": progress.step // steps_per_epoch,
+        "args": argparse.Namespace(**{k: list(v) if isinstance(v, tuple) else v for k, v in args.items()}),
+        "dinobench": {"schema": SCHEMA, "step": progress.step, "row": progress.row, "method": others},
+    }
+    if CENTER in others:
+        state["dino_loss"] = {"center": others[CENTER]}
+    try:
+        checkpoint.write_atomic(state, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise UserError(f"{path}: cannot write the checkpoint: {error}; free some space, then --resume") from error
+
+
+def load(path: Path, method: Method, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Progress:
+    """Put a checkpoint's state into `method` and `optimizer`; ours, or a full one of DINO's release.
+
+    A file with weights only sets those, at step 0. Raises UserError for a file that is damaged or does not fit.
+    """
+    state = read(path)
+    own = state.get("dinobench") if isinstance(state.get("dinobench"), dict) else None
+    if own is not None and own.get("schema", 0) > SCHEMA:
+        raise UserError(f"{path}: is of a later dinobench (schema {own['schema']}); update dinobench")
+    tensors = _method_tensors(state, own)
+    expected = method.state_dict()
+    lacking = [n for n in expected if n not in tensors]
+    if own is None:  # the release's file may lack what only we count
+        lacking = [n for n in lacking if n.startswith(("student.", "teacher."))]
+    odd = [n for n in tensors if n not in expected]
+    odd += [
+        f"{n} {tuple(tensors[n].shape)} instead of {tuple(t.shape)}"
+        for n, t in expected.items()
+        if n in tensors and tensors[n].shape != t.shape
+    ]
+    if lacking or odd:
+        what = f"lacks {', '.join(lacking[:3])}" if lacking else f"does not fit: {', '.join(odd[:3])}"
+        raise UserError(f"{path}: {what}; give the --method, --arch, sizes and settings that it was trained with")
+    method.load_state_dict(tensors, strict=own is not None)
+    if isinstance(state.get("optimizer"), dict):
+        try:
+            load_optimizer(optimizer, state["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path}: its optimizer does not fit ({error}); give the settings it had") from error
+    if own is not None:
+        return Progress(int(own["step"]), dict(own["row"]))
+    epoch = state.get("epoch")
+    return Progress(int(epoch) * steps_per_epoch if epoch is not None and "optimizer" in state else 0)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file as it was saved, tensors and plain values only. Raises UserError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not head:
+        raise UserError(f"{path}: is empty (0 bytes); use another checkpoint")
+    state = checkpoint._load_torch(path, checkpoint._container(path, head))
+    if not isinstance(state, dict) or not isinstance(state.get("student"), dict):
+        raise UserError(f"{path}: has no `student`: not a checkpoint of a pretraining")
+    return state
+
+
+def clean(folder: Path) -> None:
+    """Remove what writers that were killed have left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _method_tensors(state: dict[str, Any], own: dict[str, Any] | None) -> dict[str, torch.Tensor]:
+    """The method's state_dict as the file has it."""
+    tensors = {f"student.{n.removeprefix('module.')}": t for n, t in state["student"].items()}
+    tensors |= {f"teacher.{n.removeprefix('module.')}": t for n, t in state.get("teacher", {}).items()}
+    if own is not None:
+        return tensors | own["method"]
+    loss = state.get("dino_loss")
+    return tensors | ({CENTER: loss["center"]} if isinstance(loss, dict) and "center" in loss else {})

@@ -1,0 +1,219 @@
+"""Random views of images, in batches on any device, alike in distribution and pixels to torchvision's on PIL images.
+
+Every random number is a hash of (seed, pass over the data, row of the image, view, draw): no generator has a state, so
+a view never depends on the batch it is made in, on processes or on threads. Tests hold crops, jitter order, factors
+and blur against torchvision's own draws, and pixels against PIL's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from dinobench.augment import ATTEMPTS
+from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from dinobench.pretrain.colour import grey, jitter_, solarize
+from dinobench.pretrain.method import View
+from dinobench.pretrain.resample import Pictures, blur, crop_and_resize, on
+
+#: Pixels of views whose colours are worked on at once: a CPU works in its cache, a GPU wants few launches.
+COLOUR_PIXELS_CPU, COLOUR_PIXELS_GPU = 1 << 17, 1 << 23
+
+# Which random number of a view is used for what.
+AREA, ASPECT = 0, ATTEMPTS
+TOP, LEFT, FLIP, JITTER, GREY, BLUR, RADIUS, SOLARIZE = range(2 * ATTEMPTS, 2 * ATTEMPTS + 8)
+FACTORS = SOLARIZE + 1
+ORDER = FACTORS + 4
+DRAWS = ORDER + 4
+
+
+def make(
+    images: Sequence[torch.Tensor],
+    views: Sequence[View],
+    *,
+    seed: int,
+    passes: np.ndarray,
+    rows: np.ndarray,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """Every view of every image: for each View and each of its `count` copies (B, 3, size, size) float32 on `device`.
+
+    `images`: B of (3, H, W) uint8, any sizes; `passes` and `rows` (B,): the pass over the data and the row of the data
+    set that each image is taken for. Pixels are normalised by ImageNet's mean and deviation. What an image becomes
+    depends on seed, pass, row and view alone.
+    """
+    pictures = Pictures(images, device)
+    return [normalise(view) for view in render(pictures, views, seed=seed, passes=passes, rows=rows)]
+
+
+def normalise(view: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) uint8 -> float32 with ImageNet's mean and deviation."""
+    mean, std = (
+        on(np.array(values, np.float32), view.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return view.float().div_(255).sub_(mean).div_(std)
+
+
+@torch.no_grad()
+def render(
+    pictures: Pictures, views: Sequence[View], *, seed: int, passes: np.ndarray, rows: np.ndarray
+) -> list[torch.Tensor]:
+    """`make` before it normalises: (B, 3, size, size) uint8 each."""
+    copies = [view for view in views for _ in range(view.count)]
+    n = len(rows)
+    made: list[torch.Tensor] = [torch.empty(0)] * len(copies)
+    with _exact(pictures.device):
+        for size in sorted({view.size for view in copies}):
+            numbers = [i for i, view in enumerate(copies) if view.size == size]
+            plans = [
+                draw(copies[i], i, pictures.heights, pictures.widths, seed=seed, passes=passes, rows=rows)
+                for i in numbers
+            ]
+            pixels = apply(pictures, np.tile(np.arange(n), len(numbers)), Plan.join(plans), size)
+            for i, view in zip(numbers, pixels.split(n), strict=True):
+                made[i] = view
+    return made
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """float32 products with all their bits, whatever the training around asked for (see resample)."""
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to each of n pictures; arrays with n rows.
+
+    `boxes` (n, 4): top, left, height, width. `jitter`, `flip`, `grey`, `blur`, `solarize` (n,) bool: whether.
+    `order` (n, 4): the numbers 0..3 of brightness, contrast, saturation, hue in the order in which they come;
+    `factors` (n, 4): theirs, by number; `hue` (n,) bool: False where its range is empty, which leaves it out.
+    `radius` (n,): of the blur in pixels.
+    """
+
+    boxes: np.ndarray
+    flip: np.ndarray
+    jitter: np.ndarray
+    order: np.ndarray
+    factors: np.ndarray
+    hue: np.ndarray
+    grey: np.ndarray
+    blur: np.ndarray
+    radius: np.ndarray
+    solarize: np.ndarray
+
+    @staticmethod
+    def join(plans: Sequence[Plan]) -> Plan:
+        return Plan(*(np.concatenate([getattr(plan, f.name) for plan in plans]) for f in fields(Plan)))
+
+
+def draw(
+    view: View,
+    number: int,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    *,
+    seed: int,
+    passes: np.ndarray,
+    rows: np.ndarray,
+) -> Plan:
+    """The random parameters of one view of n images; `number` counts the views of an image, copies included."""
+    u = uniforms(seed, passes, rows, number)
+    n = len(u)
+    *strengths, turn = view.jitter
+    low = np.array([max(0.0, 1 - s) for s in strengths] + [-turn])
+    high = np.array([1 + s for s in strengths] + [turn])
+    return Plan(
+        boxes=crop_boxes(u, heights, widths, view.scale, view.ratio),
+        flip=u[:, FLIP] < view.flip_p,
+        jitter=u[:, JITTER] < view.jitter_p,
+        order=np.argsort(u[:, ORDER : ORDER + 4], axis=1),
+        factors=low + u[:, FACTORS : FACTORS + 4] * (high - low),
+        hue=np.full(n, turn > 0),
+        grey=u[:, GREY] < view.grey_p,
+        blur=u[:, BLUR] < view.blur_p,
+        radius=view.blur_radius[0] + u[:, RADIUS] * (view.blur_radius[1] - view.blur_radius[0]),
+        solarize=u[:, SOLARIZE] < view.solarize_p,
+    )
+
+
+def uniforms(seed: int, passes: np.ndarray, rows: np.ndarray, number: int) -> np.ndarray:
+    """(n, DRAWS) float64, uniform in [0, 1): splitmix64 (Steele et al. 2014) keyed by everything a view depends on."""
+    key = _mix(np.full(len(rows), seed & (2**64 - 1), np.uint64))
+    for part in (np.asarray(passes), np.asarray(rows), np.full(len(rows), number)):
+        key = _mix(key + part.astype(np.uint64))
+    # The golden ratio's fraction in 64 bits, splitmix64's step from one number to the next.
+    steps = np.arange(1, DRAWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return (_mix(key[:, None] + steps) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser; products wrap around."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def crop_boxes(
+    u: np.ndarray, heights: np.ndarray, widths: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]
+) -> np.ndarray:
+    """(n, 4) of top, left, height, width: RandomResizedCrop's box, from random numbers u (n, DRAWS).
+
+    The first of ten tries that fits, its area uniform and its aspect log-uniform, else the largest centred box whose
+    aspect is allowed (`dinobench.augment.crop_box`, for many images at once).
+    """
+    tall, wide = heights[:, None], widths[:, None]
+    area = tall * wide * (scale[0] + u[:, AREA : AREA + ATTEMPTS] * (scale[1] - scale[0]))
+    low, high = np.log(ratio[0]), np.log(ratio[1])
+    aspect = np.exp(low + u[:, ASPECT : ASPECT + ATTEMPTS] * (high - low))
+    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = (h > 0) & (h <= tall) & (w > 0) & (w <= wide)
+    pick = np.arange(len(u)), fits.argmax(1)  # the first that fits
+    fitting = fits[pick]
+    h = np.where(fitting, h[pick], np.minimum(heights, np.rint(widths / ratio[0])))
+    w = np.where(fitting, w[pick], np.minimum(widths, np.rint(heights * ratio[1])))
+    room_y, room_x = heights - h, widths - w
+    top = np.where(fitting, np.floor(u[:, TOP] * (room_y + 1)), room_y // 2)
+    left = np.where(fitting, np.floor(u[:, LEFT] * (room_x + 1)), room_x // 2)
+    return np.stack([top, left, h, w], axis=1).astype(np.int64)
+
+
+def apply(pictures: Pictures, which: np.ndarray, plan: Plan, size: int) -> torch.Tensor:
+    """Carry out a plan on images `which` (n,) of `pictures`: (n, 3, size, size) uint8."""
+    x = crop_and_resize(pictures, which, plan.boxes, plan.flip, size)
+    at_once = max(1, (COLOUR_PIXELS_CPU if x.device.type == "cpu" else COLOUR_PIXELS_GPU) // size**2)
+    pixels = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+    for start in range(0, len(which), at_once):
+        part = slice(start, start + at_once)
+        pixels[part] = _recolour(x[part], Plan(*(getattr(plan, f.name)[part] for f in fields(Plan))))
+    return pixels
+
+
+def _recolour(x: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """Everything after the crop, in place; (n, 3, S, S) float32 of whole numbers."""
+    # A hue whose range is empty is left out, as PIL's way through HSV would change pixels all the same.
+    changes: list[tuple[np.ndarray, Callable[[torch.Tensor, np.ndarray], torch.Tensor]]] = [
+        (plan.jitter & plan.hue, lambda part, at: jitter_(part, plan.order[at], plan.factors[at])),
+        (plan.jitter & ~plan.hue, lambda part, at: jitter_(part, plan.order[at], plan.factors[at], hue=False)),
+        (plan.grey, lambda part, at: grey(part).expand_as(part)),
+        (plan.blur, lambda part, at: blur(part, plan.radius[at])),
+        (plan.solarize, lambda part, at: solarize(part)),
+    ]
+    for chosen, change in changes:
+        at = np.flatnonzero(chosen)
+        if len(at):
+            rows = on(at, x.device)
+            x.index_copy_(0, rows, change(x.index_select(0, rows), at))
+    return x
