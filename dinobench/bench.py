@@ -111,7 +111,7 @@ def features(arch: str, images: int, repeats: int, device: str) -> list[Row]:
     started = engine.start(device)
     backbone = load_backbone(f"random:{arch}").to(started.device)
     with tempfile.TemporaryDirectory() as folder:
-        split = _photos(Path(folder), images)
+        split = photos_like_imagenet(Path(folder), images)
         request = FeatureRequest(ImageTransform())
         service = FeatureService(started, Path(folder))
         x = torch.randn(service.batch_size, 3, 224, 224, device=started.device)
@@ -134,7 +134,7 @@ def features(arch: str, images: int, repeats: int, device: str) -> list[Row]:
     ]  # fmt: skip
 
 
-def _photos(folder: Path, count: int) -> FileSplit:
+def photos_like_imagenet(folder: Path, count: int) -> FileSplit:
     """JPEG files of ImageNet's usual size and quality, cut from scikit-learn's two sample photographs."""
     from sklearn.datasets import load_sample_images
 

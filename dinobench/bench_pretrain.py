@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dinobench import engine
-from dinobench.bench import Row, _photos, in_turn
+from dinobench.bench import Row, in_turn, photos_like_imagenet
 from dinobench.types import ImageClassification, digest
 
 #: The epoch that is measured: in the first one DINO's last layer, the largest of all, does not learn.
@@ -62,7 +62,7 @@ def training(shape: Shape, folder: Path, started: engine.Engine) -> Any:
     from dinobench.pretrain.loop import Loop
 
     images = shape.batch * shape.steps
-    few = _photos(folder, min(PHOTOS, images))
+    few = photos_like_imagenet(folder, min(PHOTOS, images))
     names = [few.ids[i % len(few)] for i in range(images)]
     train = dataclasses.replace(few, ids=names, labels=np.arange(images) % 10, fingerprint=digest(names))
     data = ImageClassification("photos", "photos", tuple("0123456789"), train, few, train.fingerprint)

@@ -73,24 +73,30 @@ def read_checkpoint(path: str | Path) -> RawCheckpoint:
     asks for anything but tensors, containers, numbers and argparse.Namespace.
     """
     path = _file(Path(path).expanduser())
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-            file.seek(0)
-            sha256 = (
-                hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-            )
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not head:
-        raise UserError(f"{path}: is empty (0 bytes); copy or download it again")
-    container = _container(path, head)
-    value: Any = _load_safetensors(path) if container == "safetensors" else _load_torch(path, container)
+    container, value = read_file(path)
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
     tensors = dict(flatten(value)) if isinstance(value, Mapping) else {}
     if not tensors:
         kind = type(value).__name__
         raise UserError(f"{path}: holds no named tensors (a {kind}); save a model's state_dict() instead")
     return RawCheckpoint(path, sha256, container, tensors, _meta(value))
+
+
+def read_file(path: Path) -> tuple[str, Any]:
+    """(container, what the file holds): tensors and plain values only, nothing of it run.
+
+    Raises UserError, one line with the remedy, for a file that is missing, empty, truncated, foreign or unsafe.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not head:
+        raise UserError(f"{path}: is empty (0 bytes); copy or download it again")
+    container = _container(path, head)
+    return container, _load_safetensors(path) if container == "safetensors" else _load_torch(path, container)
 
 
 def flatten(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

@@ -104,14 +104,7 @@ def load(path: Path, method: Method, optimizer: torch.optim.Optimizer, steps_per
 
 def read(path: Path) -> dict[str, Any]:
     """The file as it was saved, tensors and plain values only. Raises UserError when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not head:
-        raise UserError(f"{path}: is empty (0 bytes); use another checkpoint")
-    state = checkpoint._load_torch(path, checkpoint._container(path, head))
+    _, state = checkpoint.read_file(path)
     if not isinstance(state, dict) or not isinstance(state.get("student"), dict):
         raise UserError(f"{path}: has no `student`: not a checkpoint of a pretraining")
     return state
