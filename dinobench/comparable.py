@@ -68,9 +68,8 @@ def _shown(value: object) -> str:
 
 
 def higher_is_better(record: RunRecord, metric: str) -> bool:
-    """Whether more of `metric` is better: as the record says, or else by the metric's name."""
-    said = record.metrics[metric].higher_is_better if metric in record.metrics else None
-    return said if said is not None else not any(fnmatchcase(metric, pattern) for pattern in LOWER_IS_BETTER)
+    """Whether more of `metric` is better: less is where the record or the metric's name says so."""
+    return metric not in record.lower_is_better and not any(fnmatchcase(metric, p) for p in LOWER_IS_BETTER)
 
 
 @dataclass(frozen=True)

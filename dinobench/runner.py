@@ -294,6 +294,9 @@ def _score(cell: Cell, ctx: RunContext) -> tuple[RunRecord, Result]:
         dinobench_version=dinobench.__version__,
         git_commit=commit,
         git_dirty=dirty,
+        lower_is_better=tuple(
+            name for name in values if any(fnmatchcase(name, m.name) and not m.higher_is_better for m in declared)
+        ),
     )
     return record, result
 
@@ -326,7 +329,7 @@ def measured(protocol: str, declared: Sequence[Metric], result: Result, seed: in
             elif result.items is not None:
                 n = result.counts.get(name, len(result.items))
             low_high = interval or (None, None)
-            checked[name] = MetricValue(float(value), low_high[0], low_high[1], n, metric.unit, metric.higher_is_better)
+            checked[name] = MetricValue(float(value), low_high[0], low_high[1], n, metric.unit)
     undeclared = set(result.metrics) - set(checked)
     if undeclared or not checked:
         raise ValueError(

@@ -73,17 +73,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One measured number with its 95 % interval; `n` is how many items it is the mean of.
-
-    `higher_is_better` is None in records that do not say.
-    """
+    """One measured number with its 95 % interval; `n` is how many items it is the mean of."""
 
     value: float
     ci_low: float | None
     ci_high: float | None
     n: int
     unit: str
-    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -347,3 +343,4 @@ class RunRecord:
     dinobench_version: str
     git_commit: str | None
     git_dirty: bool | None
+    lower_is_better: tuple[str, ...] = ()  # metrics of which less is better
