@@ -17,7 +17,7 @@ from dinobench.types import RunRecord
 #: What belongs into one plot, in the order of the plots; a training lacks what its method does not have.
 PANELS = (
     ("Loss", ("loss",)),
-    ("Teacher entropy and KL divergence", ("teacher_entropy", "kl")),
+    ("Teacher entropy and KL divergence", ("teacher_entropy", "teacher_mean_entropy", "kl")),
     ("Effective rank of the features", ("teacher_effective_rank", "student_effective_rank")),
     ("Standard deviation of the features", ("teacher_feature_std", "student_feature_std")),
     ("Learning rate", ("lr",)),
@@ -121,7 +121,7 @@ def _short(key: str) -> str:
     if "/" in key:
         return " ".join(key.split("/")[1:-1]) or key
     network = key.split("_")[0]
-    return network if network in ("student", "teacher") and key != "teacher_entropy" else key.replace("_", " ")
+    return network if network in ("student", "teacher") and not key.endswith("_entropy") else key.replace("_", " ")
 
 
 def course(training: Training, key: str) -> tuple[str, list[Point]]:

@@ -30,6 +30,7 @@ RESERVOIR = 2048
 
 # Thresholds of `verdict`. A random ViT starts at a feature_std of 0.1 to 0.3 and a KL above 0.1 when sharpened.
 ONE_ENTROPY = 0.1  # nats: the teacher all but always chooses the same output for an image
+FEW_OUTPUTS = 4.0  # of K, that the teacher uses over a batch: the exponential of its mean output's entropy
 UNIFORM_SHARE = 0.98  # of log K
 NO_KL = 0.05  # nats: the student has nothing left to learn from the teacher
 TINY_STD, SMALL_STD, STD_FALL = 0.01, 0.05, 0.25  # DINO passes through 0.1 in its first epochs
@@ -139,7 +140,8 @@ def verdict(history: Sequence[Mapping[str, Any]], outputs: int | None = None) ->
 
     `outputs` is K, the number of the head's outputs, where there are outputs to be uniform over. The two collapses of
     DINO are told by the teacher's entropy, with KL(teacher ‖ student) near 0 (arXiv 2104.14294, figure 7): it goes to 0
-    when one dimension wins and to log K when all outputs are alike. Other methods are judged by their features.
+    when one dimension wins and to log K when all outputs are alike. Where a batch norm keeps a few dimensions alive,
+    how many outputs the teacher uses over a batch tells it. Other methods are judged by their features.
     Nothing is said of a first epoch: its mean is mostly of the random start.
     """
     if len(history) < 2:
@@ -159,6 +161,12 @@ def verdict(history: Sequence[Mapping[str, Any]], outputs: int | None = None) ->
                 f"collapsing to the uniform output: the teacher's entropy is {entropy:.2f}{limit} and KL {kl:.3f}; "
                 "is sharpening on (a teacher temperature below the student's)?"
             )
+    mean_entropy = _last(history, "teacher_mean_entropy")
+    if mean_entropy is not None and math.exp(mean_entropy) < FEW_OUTPUTS:
+        return (
+            f"collapsing to one dimension: the teacher uses {math.exp(mean_entropy):.1f} of its outputs over a batch, "
+            f"with an entropy of {entropy or 0:.3f} for an image; is centring on?"
+        )
     return next(filter(None, (_feature_verdict(history, network) for network in ("teacher", "student"))), None)
 
 
@@ -241,7 +249,12 @@ PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("cosine of prediction and target", {"cosine": "cosine"}),
     (
         "entropy and KL (nats)",
-        {"teacher_entropy": "teacher's entropy", "target_entropy": "targets' entropy", "kl": "KL(teacher ‖ student)"},
+        {
+            "teacher_entropy": "teacher's entropy",
+            "teacher_mean_entropy": "its mean output's entropy",
+            "target_entropy": "targets' entropy",
+            "kl": "KL(teacher ‖ student)",
+        },
     ),
     ("spread of features (1 = even)", {f"{n}_feature_std": n for n in ("student", "teacher")}),
     ("effective rank of features", {f"{n}_effective_rank": n for n in ("student", "teacher")}),
@@ -317,6 +330,7 @@ def _figure(rows: int, columns: int, height: float = 2.4) -> tuple[Figure, list[
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         axis.set_xlabel("epoch", fontsize=7)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     return figure, axes
 
 

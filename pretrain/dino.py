@@ -21,6 +21,8 @@ from dinobench.types import setting
 
 PAPER = "arXiv 2104.14294"
 RELEASE = "facebookresearch/dino, main_dino.py"
+#: Below this many images in a part of a batch, how many outputs the teacher uses says nothing.
+ENOUGH_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,12 @@ class Dino(Method):
         if self.config.loss == "mse":
             loss = squared_error(self._centred(seen).unflatten(0, (2, images)), predicted)
         uncertainty = entropy(targets)
+        stats = {"teacher_entropy": uncertainty, "kl": ce.detach() - uncertainty}
+        if images >= ENOUGH_IMAGES:
+            stats["teacher_mean_entropy"] = entropy(targets.mean(dim=(0, 1)))
         return Outcome(
             loss,
-            {"teacher_entropy": uncertainty, "kl": ce.detach() - uncertainty},
+            stats,
             {"student": student_features[: 2 * images].detach(), "teacher": teacher_features},
         )
 

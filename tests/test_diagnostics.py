@@ -140,6 +140,7 @@ class TestVerdict:
         ("last", "words"),
         [
             ({"teacher_entropy": 0.02, "kl": 0.001}, "to one dimension: the teacher's entropy is 0.020"),
+            ({"teacher_mean_entropy": 1.01, "kl": 0.3}, "to one dimension: the teacher uses 2.7 of its outputs"),
             ({"teacher_entropy": 8.31, "kl": 0.001}, "to the uniform output: the teacher's entropy is 8.31 of at most"),
             ({"teacher_feature_std": 0.004}, "to a point: the standard deviation of the teacher's features is 0.0040"),
             ({"student_feature_std": 0.04}, "to a point: the standard deviation of the student's features is 0.0400"),
