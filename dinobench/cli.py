@@ -244,7 +244,7 @@ def demo(
     out: Out = Path("dinobench-demo"),
     device: Device = "auto",
 ) -> None:
-    """The whole product in one command, offline: a random ViT and raw pixels through every protocol."""
+    """The whole product in one command, offline: a small DINO is trained and scored beside its start and raw pixels."""
     from dinobench.demo import demo as run_demo
 
     screen.records(run_demo(out, device), out)
