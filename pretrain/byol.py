@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher, sync_batch_norms
-from dinobench.pretrain.method import Method, Now, Outcome, Parts, Training, View, ema, scheduled
+from dinobench.pretrain.method import Method, Now, Outcome, Parts, Training, View, ema, scheduled, unlike_views
 from dinobench.types import setting
 
 SOURCE = "arXiv 2006.07733"
@@ -48,9 +48,8 @@ class BYOL(Method):
 
     @staticmethod
     def views(config: Settings, image_size: int) -> tuple[View, ...]:
-        """Table 6 of the paper: the first view is always blurred, the second seldom but sometimes solarised."""
-        common = {"size": image_size, "scale": (config.crop_min, 1.0), "jitter_p": 0.8, "grey_p": 0.2}
-        return View(**common, blur_p=1.0), View(**common, blur_p=0.1, solarize_p=0.2)
+        """Two unlike ones: see `unlike_views`."""
+        return unlike_views(image_size, config.crop_min)
 
     def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: Now) -> Outcome:
         """Views: two of (B, 3, S, S). The loss is symmetric: the sum over both views of one predicting the other."""

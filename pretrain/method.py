@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,6 +39,15 @@ class View:
     blur_p: float = 0.0
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
+
+
+def unlike_views(size: int, crop_min: float) -> tuple[View, View]:
+    """BYOL's two views, which MoCo v3 took over: one always blurred, one seldom but sometimes solarised.
+
+    (Grill et al. 2020, arXiv 2006.07733, Table 6.)
+    """
+    first = View(size=size, scale=(crop_min, 1.0), jitter_p=0.8, grey_p=0.2, blur_p=1.0)
+    return first, replace(first, blur_p=0.1, solarize_p=0.2)
 
 
 @dataclass(frozen=True)
