@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -359,7 +360,11 @@ def test_a_real_interrupt_keeps_what_was_done(tmp_path):
     arguments = [sys.executable, "-m", "dinobench", "run", "--protocol", "knn", "--ckpt", "random:vit_tiny_patch16_224",
                  "--set", "resize=64", "--set", "crop=64", "--device", "cpu", "--json"]  # fmt: skip
     environ = {**os.environ, "DINOBENCH_CACHE": str(tmp_path / "cache")}
-    began = subprocess.Popen(arguments, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True)
+    # Where the tests themselves run in the background, the shell lets their processes ignore Ctrl-C.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    began = subprocess.Popen(
+        arguments, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
     state = None
     while began.poll() is None and state is None:
         state = next((tmp_path / "cache").glob("features/*/*/state.npy"), None)
