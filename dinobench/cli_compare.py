@@ -98,15 +98,11 @@ def _chosen(found: Sequence[RunRecord], protocols: Sequence[str], data: Sequence
 
 
 def _deliver(text: str, output: Path | None) -> None:
-    from dinobench.records import atomic_path
+    from dinobench.records import write_output
 
     if output is None:
         return console.text(text)
-    try:
-        with atomic_path(output) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+    write_output(output, text.encode("utf-8"))
     console.note(f"written: {output}")
 
 

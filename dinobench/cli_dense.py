@@ -107,11 +107,7 @@ def visualize_davis(
 
 
 def _write(output: Path, content: bytes) -> None:
-    from dinobench.records import atomic_path
+    from dinobench.records import write_output
 
-    try:
-        with atomic_path(output) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+    write_output(output, content)
     console.note(f"written: {output}")

@@ -125,7 +125,8 @@ def _evaluator(run: Run, folder: Path, data: ImageClassification, started: Engin
     def evaluate(path: Path, epoch: int) -> dict[str, float]:
         from dinobench.pretrain.checkpoints import read
 
-        networks = [n for n in ("teacher", "student") if isinstance(read(path).get(n), Mapping)]
+        state = read(path)
+        networks = [n for n in ("teacher", "student") if isinstance(state.get(n), Mapping)]
         tf32 = torch.backends.cudnn.allow_tf32
         scores: dict[str, float] = {}
         for protocol in run.evals:

@@ -102,9 +102,7 @@ class Explanation:
 def explain(a: RunRecord, b: RunRecord, scores: tuple[pd.DataFrame | None, pd.DataFrame | None] = (None, None)
             ) -> Explanation:  # fmt: skip
     """Compare two records field by field, and their per-item scores where both kept them."""
-    reasons = tuple(differences(a, b)) if key(a) != key(b) else ()
-    if key(a) != key(b) and not reasons:
-        reasons = ("what decides the number is not the same",)
+    reasons = tuple(differences(a, b))
     metric = a.primary if a.primary in b.metrics and a.protocol == b.protocol else ""
     found = (*_settings(a, b), *_fields(a, b))
     return Explanation(a, b, reasons, found, metric, _items(*scores, metric) if metric else None)

@@ -18,7 +18,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 
 from dinobench.checkpoint import write_atomic
-from dinobench.loader import RAM_SHARE, ImageLoader, MicroBatch, memory_bytes
+from dinobench.loader import ImageLoader, MicroBatch, ram_budget
 from dinobench.metrics.classification import first_argmax, label_rank
 from dinobench.regularise import ERASING, Draws, Mix, TrainView, add_drop_path, erase
 from dinobench.training import (
@@ -94,8 +94,7 @@ class FineTuning:
     def _loader(self, split: Any, augment: Any) -> ImageLoader:
         ctx = self.ctx
         wanted = ctx.batch_size
-        ram = ctx.ram_bytes
-        ram = int(RAM_SHARE * memory_bytes() / ctx.processes) if ram is None else ram
+        ram = ram_budget(ctx.ram_bytes, ctx.processes)
         return ImageLoader(
             split, augment, seed=ctx.seed, on_cpu=ctx.device.type == "cpu", processes=ctx.processes,
             micro_batch=max(2, wanted // 2 * 2) if wanted else None,  # whole pairs

@@ -75,7 +75,7 @@ class ImageLoader:
         self.workers = decoding_threads(workers)
         # Decoding ahead pays only where the forward pass runs elsewhere (see FeatureService).
         self.ahead = 0 if on_cpu else 2
-        self.ram_bytes = int(RAM_SHARE * memory_bytes() / processes) if ram_bytes is None else ram_bytes
+        self.ram_bytes = ram_budget(ram_bytes, processes)
         self.broken: set[str] = set()
         self._in_memory = hasattr(split, "images")  # such a split holds its pixels itself
         self._kept: dict[int, np.ndarray] = {}
@@ -148,6 +148,11 @@ class ImageLoader:
             self.broken.update(names)
         kept = [views for views in done if views is not None]
         return MicroBatch(rows[good], tuple(torch.from_numpy(np.stack(v)) for v in zip(*kept, strict=True)), last)
+
+
+def ram_budget(chosen: int | None, processes: int) -> int:
+    """Bytes of decoded images that one of `processes` may keep: as chosen, or its part of RAM_SHARE of the memory."""
+    return int(RAM_SHARE * memory_bytes() / processes) if chosen is None else chosen
 
 
 def memory_bytes() -> int:

@@ -42,6 +42,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that the user named, whole or not at all. Raises UserError when it cannot be written."""
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -14,7 +14,7 @@ from typing import Any
 
 from dinobench import __version__
 from dinobench.comparable import read_results
-from dinobench.records import atomic_path
+from dinobench.records import write_output
 from dinobench.report_charts import Group, bars_of, groups, over_k, over_mass, primary
 from dinobench.report_files import curves, named, owner, pictures, together, trainings
 from dinobench.report_plots import number, percent, scale
@@ -60,11 +60,7 @@ def write(results: Path, output: Path, *, title: str = "", picture_bytes: int = 
     """
     text, done = page(results, title=title, picture_bytes=picture_bytes)
     content = text.encode("utf-8", "replace")  # file names may hold what is no text
-    try:
-        with atomic_path(output) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+    write_output(output, content)
     done.bytes = len(content)
     return done
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from scipy import special
 
-from dinobench.stats import ENOUGH_GROUPS, RESAMPLES, bootstrap_interval, grouped, standard_error
+from dinobench.stats import ENOUGH_GROUPS, RESAMPLES, bootstrap_interval, grouped, standard_error, student_interval
 
 #: Random sign patterns of a sign-flip test; p is then never below 1e-4.
 FLIPS = 10_000
@@ -162,9 +162,9 @@ class Moments:
         """
         if self.groups < 2:
             return -math.inf, math.inf
-        t = float(special.stdtrit(self.groups - 1, (1 + level) / 2))
         if self.groups < ENOUGH_GROUPS:
-            return self.mean - t * self.error, self.mean + t * self.error
+            return student_interval(self.sums, self.sizes, level)
+        t = float(special.stdtrit(self.groups - 1, (1 + level) / 2))
         tail = float(special.ndtr(-t * math.sqrt(self.groups / (self.groups - 1))))
         if (self.sizes == 1).all() and REPEATS * len(np.unique(self.sums)) <= self.groups:
             return bootstrap_interval(self.sums, level=1 - 2 * tail, seed=seed)

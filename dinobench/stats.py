@@ -40,10 +40,9 @@ def interval(
         return bootstrap_interval(scores, clusters=clusters, level=level, seed=seed)
     if len(sums) < 2:
         return None
-    mean, error = float(sums.sum() / sizes.sum()), standard_error(sums, sizes)
-    reach = float(special.stdtrit(len(sums) - 1, (1 + level) / 2)) * error
+    low, high = student_interval(sums, sizes, level)
     fractions = scores.min() >= 0 and scores.max() <= 1  # whose mean is no more and no less either
-    return (max(0.0, mean - reach), min(1.0, mean + reach)) if fractions else (mean - reach, mean + reach)
+    return (max(0.0, low), min(1.0, high)) if fractions else (low, high)
 
 
 def wilson_interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -57,6 +56,13 @@ def wilson_interval(right: int, n: int, level: float = 0.95) -> tuple[float, flo
     centre, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = ((centre + side * reach) / (1 + z**2 / n) for side in (-1, 1))
     return max(0.0, low) if right else 0.0, min(1.0, high) if right < n else 1.0
+
+
+def student_interval(sums: np.ndarray, sizes: np.ndarray, level: float) -> tuple[float, float]:
+    """Student's t interval of the mean over all items of groups with these `sums` and `sizes` (g,), g of 2 or more."""
+    mean, t = float(sums.sum() / sizes.sum()), float(special.stdtrit(len(sums) - 1, (1 + level) / 2))
+    reach = t * standard_error(sums, sizes)
+    return mean - reach, mean + reach
 
 
 def grouped(scores: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

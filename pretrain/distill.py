@@ -23,7 +23,7 @@ from dinobench.backbone import load_backbone
 from dinobench.checkpoint import read_checkpoint
 from dinobench.pretrain.dino_head import DinoHead
 from dinobench.pretrain.dino_loss import Center, entropy
-from dinobench.pretrain.heads import sync_batch_norms
+from dinobench.pretrain.heads import accuracy, sync_batch_norms
 from dinobench.pretrain.method import Method, Network, Now, Outcome, Parts, Training, View
 from dinobench.types import UserError, setting
 
@@ -109,7 +109,7 @@ class Distill(Method):
         predicted, features = self.student(views)
         loss = F.cross_entropy(predicted.float() / self.config.student_temperature, targets)
         uncertainty = entropy(targets)
-        agree = (predicted.argmax(1) == targets.argmax(1)).float().mean()
+        agree = accuracy(predicted, targets.argmax(1))
         # Not called teacher_entropy: a sharp teacher that is met exactly would look like a collapsed one.
         stats = {"target_entropy": uncertainty, "kl": loss.detach() - uncertainty, "accuracy": agree}
         return Outcome(loss, stats, {"student": features.detach()})

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dinobench.data.split import BROKEN_IMAGE, decoding_threads, usable_cpus
-from dinobench.loader import RAM_SHARE, memory_bytes
+from dinobench.loader import ram_budget
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import Pictures, pack
 from dinobench.pretrain.views import normalise, render
@@ -99,8 +99,7 @@ class Feed:
         self._order = Order(len(split), batch, seed)
         self.workers = _worker_processes(workers, device, processes)
         threads = decoding_threads(None if workers is None or self.workers else max(1, workers))
-        budget = int(RAM_SHARE * memory_bytes() / processes) if ram_bytes is None else ram_bytes
-        self.images = DecodedImages(split, budget, threads)
+        self.images = DecodedImages(split, ram_budget(ram_bytes, processes), threads)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This process's micro-batches of an epoch, from a step of it on."""
