@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,14 +118,19 @@ def sum_gradients(model: nn.Module, totals: torch.Tensor, processes: int) -> tor
         if p.grad is None:  # a process left without images in this step
             p.grad = torch.zeros_like(p)
     buffers = [b for b in model.buffers() if b.is_floating_point()]
-    tensors: list[torch.Tensor] = [p.grad for p in parameters if p.grad is not None] + buffers
+    summed = sum_in_place([p.grad for p in parameters if p.grad is not None] + buffers, totals)
+    for buffer in buffers:
+        buffer.div_(processes)
+    return summed
+
+
+@torch.no_grad()
+def sum_in_place(tensors: Sequence[torch.Tensor], totals: torch.Tensor) -> torch.Tensor:
+    """Replace `tensors` by their sums over all processes, in one all-reduce; returns the sums of `totals` (n,)."""
     flat = torch.cat([totals, *(t.flatten().float() for t in tensors)])
     torch.distributed.all_reduce(flat)
     parts = flat[len(totals) :].split([t.numel() for t in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
-    for buffer in buffers:
-        buffer.div_(processes)
+    torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
     return flat[: len(totals)]
 
 

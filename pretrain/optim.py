@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dinobench.pretrain.method import Now, Training, scheduled
+from dinobench.training import sum_in_place
 
 MOMENTUM = 0.9  # of SGD
 CLIP_EPS = 1e-6
@@ -74,11 +75,8 @@ def average_over_processes(parameters: Sequence[nn.Parameter], totals: torch.Ten
     if processes == 1:
         return totals
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([totals, *(g.flatten().float() for g in gradients)])
-    torch.distributed.all_reduce(flat)
-    summed, rest = flat[: len(totals)], flat[len(totals) :] / processes
-    parts = rest.split([g.numel() for g in gradients])
-    torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+    summed = sum_in_place(gradients, totals)
+    torch._foreach_div_(gradients, processes)
     return summed
 
 
