@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["RunRecord", "__version__", "load_backbone", "run"]
 
 if TYPE_CHECKING:
-    from dinobench.backbone import load_backbone
+    from dinobench.models.loading import load_backbone
     from dinobench.runner import run
     from dinobench.types import RunRecord
 
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
     """Public names are imported when first used, so that `import dinobench` and `--help` do not wait for torch."""
     from importlib import import_module
 
-    homes = {"load_backbone": "dinobench.backbone", "run": "dinobench.runner", "RunRecord": "dinobench.types"}
+    homes = {"load_backbone": "dinobench.models.loading", "run": "dinobench.runner", "RunRecord": "dinobench.types"}
     if name not in homes:
         raise AttributeError(f"module 'dinobench' has no attribute {name!r}")
     return getattr(import_module(homes[name]), name)

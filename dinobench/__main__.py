@@ -1,6 +1,6 @@
 """`python -m dinobench` is the `dinobench` command."""
 
-from dinobench.cli import main
+from dinobench.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from dinobench.registry import unknown
-from dinobench.types import EvalProtocol, UserError, canonical, digest
+from dinobench.errors import UserError, unknown_name
+from dinobench.hashing import canonical_json, digest
+from dinobench.types import EvalProtocol
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,20 @@ class Resolved:
         return digest(protocol.name, protocol.version, decides)
 
 
-def resolve(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:
+def resolve_config(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:
     """The profile (the protocol's first when None) with `settings` changed; texts are parsed by the field's type.
 
     Raises UserError for an unknown profile or setting and for a value that does not fit.
     """
     name = profile or next(iter(protocol.profiles))
     if name not in protocol.profiles:
-        raise unknown(f"profile of {protocol.name}", name, list(protocol.profiles))
+        raise unknown_name(f"profile of {protocol.name}", name, list(protocol.profiles))
     base = protocol.profiles[name]
     hints = typing.get_type_hints(type(base))
     changed: dict[str, Any] = {}
     for key, value in settings.items():
         if key not in hints:
-            raise unknown(f"setting of {protocol.name}", key, list(hints))
+            raise unknown_name(f"setting of {protocol.name}", key, list(hints))
         parsed = parse(value, hints[key], f"{protocol.name} setting {key}")
         if parsed != getattr(base, key):
             changed[key] = parsed
@@ -81,7 +82,7 @@ def plain(value: Any) -> str:
         return ",".join(plain(v) for v in value) or "none"
     if isinstance(value, str):
         return value
-    return canonical(value).replace("null", "none")
+    return canonical_json(value).replace("null", "none")
 
 
 def parse(value: Any, hint: Any, what: str) -> Any:
@@ -98,7 +99,7 @@ def parse(value: Any, hint: Any, what: str) -> Any:
     if origin is Literal:
         chosen = [a for a in arguments if str(a) == str(value)]
         if not chosen:
-            raise unknown(f"value of {what}", str(value), [str(a) for a in arguments])
+            raise unknown_name(f"value of {what}", str(value), [str(a) for a in arguments])
         return chosen[0]
     if origin is tuple and value == "none":
         return ()

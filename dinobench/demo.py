@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dinobench import console
+from dinobench.errors import UserError
 from dinobench.runner import run
-from dinobench.types import RunRecord, UserError
+from dinobench.types import RunRecord
 
 #: The trained network; the same one before its first step, which has learnt nothing; and no network at all.
 TRAINED, START, PIXELS = "dino_demo", "random_vit", "pixels"
@@ -24,7 +25,7 @@ SIDE = 16
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DemoRecipe:
     """The training of the demo. `settings` are DINO's, with what digits and two CPU cores ask for.
 
     Chosen by k-NN within the train images, a quarter of which asked the others.
@@ -63,11 +64,11 @@ class Recipe:
     )
 
 
-RECIPE = Recipe()
+RECIPE = DemoRecipe()
 
 
 @dataclass(frozen=True)
-class Step:
+class DemoStep:
     """One protocol of the demo; `settings` make it small enough for a laptop, and the rows say so."""
 
     protocol: str
@@ -79,18 +80,18 @@ class Step:
 
 SMALL = {"resize": SIDE, "crop": SIDE}
 STEPS = (
-    Step("knn", "digits", SMALL),
-    Step("linear", "digits", SMALL | {"blocks": (RECIPE.depth,)}, "cached"),
-    Step("logreg", "digits", SMALL),
-    Step("finetune", "digits", SMALL | {"epochs": 2}, "small", NETWORKS),
-    Step("davis", "shapes", {"short_side": 192}, models=NETWORKS),
-    Step("attention", "shapes", {"image_size": 192}, models=NETWORKS),
-    Step("copydetect", "tiles", {"image_size": 160}),
-    Step("retrieval", "tiles", {"image_size": 160}),
+    DemoStep("knn", "digits", SMALL),
+    DemoStep("linear", "digits", SMALL | {"blocks": (RECIPE.depth,)}, "cached"),
+    DemoStep("logreg", "digits", SMALL),
+    DemoStep("finetune", "digits", SMALL | {"epochs": 2}, "small", NETWORKS),
+    DemoStep("davis", "shapes", {"short_side": 192}, models=NETWORKS),
+    DemoStep("attention", "shapes", {"image_size": 192}, models=NETWORKS),
+    DemoStep("copydetect", "tiles", {"image_size": 160}),
+    DemoStep("retrieval", "tiles", {"image_size": 160}),
 )
 
 
-def demo(out: Path, device: str = "auto", recipe: Recipe = RECIPE) -> list[RunRecord]:
+def demo(out: Path, device: str = "auto", recipe: DemoRecipe = RECIPE) -> list[RunRecord]:
     """Train, and run every step into `out`; what is finished is taken from there: an interrupted demo goes on."""
     whole = len(STEPS) + 1
     console.note(f"[1/{whole}] pretraining a small DINO on digits")
@@ -105,20 +106,20 @@ def demo(out: Path, device: str = "auto", recipe: Recipe = RECIPE) -> list[RunRe
     return done
 
 
-def pretrain(out: Path, device: str = "auto", recipe: Recipe = RECIPE) -> dict[str, Path]:
+def pretrain(out: Path, device: str = "auto", recipe: DemoRecipe = RECIPE) -> dict[str, Path]:
     """The files of the trained network and of its start, trained in `out`/pretrain as far as that is still to do.
 
     Raises UserError where `out` holds a training by another recipe.
     """
-    from dinobench import engine
-    from dinobench.data import resolve
-    from dinobench.pretrain import runs
+    from dinobench import runtime
+    from dinobench.data import load_dataset
+    from dinobench.pretrain import run as runs
     from dinobench.pretrain.checkpoints import LATEST
     from dinobench.pretrain.loop import Loop
 
     folder = out / "pretrain" / TRAINED
-    started = engine.start(device)  # in float32, as the evaluations: the network is too small to gain by less
-    data = resolve("digits")
+    started = runtime.start(device)  # in float32, as the evaluations: the network is too small to gain by less
+    data = load_dataset("digits")
     config = runs.configure(runs.load_method("dino"), dict(recipe.settings))
     wanted = runs.Run(
         "dino", recipe.arch, SIDE, recipe.patch_size, recipe.depth, "digits", dataclasses.asdict(config),
@@ -150,6 +151,6 @@ def _plain(run: Any) -> Any:
 
 def _write_start(path: Path, backbone: Any) -> None:
     """What the training starts from, as a checkpoint that is scored like any other."""
-    from dinobench.checkpoint import write_atomic
+    from dinobench.models.checkpoint import write_checkpoint
 
-    write_atomic({"state_dict": backbone.state_dict(), "method": "random"}, path)
+    write_checkpoint({"state_dict": backbone.state_dict(), "method": "random"}, path)

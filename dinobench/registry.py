@@ -6,11 +6,11 @@ names the distributions.
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from dinobench.types import EvalProtocol, UserError
+from dinobench.errors import UserError, unknown_name
+from dinobench.types import EvalProtocol
 
 GROUP = "dinobench.protocols"
 
@@ -29,13 +29,6 @@ def available(group: str = GROUP) -> dict[str, list[EntryPoint]]:
     return dict(sorted(found.items()))
 
 
-def unknown(kind: str, name: str, options: list[str]) -> UserError:
-    """The error for a name that is not among `options`: it lists them and the nearest match."""
-    near = difflib.get_close_matches(name, options, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}available: {', '.join(options) or 'none'}")
-
-
 def find(kind: str, name: str, group: str) -> Any:
     """What the entry point `name` of a group stands for, imported; `kind` is what messages call it.
 
@@ -43,7 +36,7 @@ def find(kind: str, name: str, group: str) -> Any:
     """
     found = available(group)
     if name not in found:
-        raise unknown(kind, name, list(found))
+        raise unknown_name(kind, name, list(found))
     if len(found[name]) > 1:
         raise UserError(
             f"{kind} {name!r} is provided by {' and '.join(provider(e) for e in found[name])}: uninstall one of them"

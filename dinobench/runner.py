@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -24,26 +24,19 @@ import numpy as np
 import torch
 
 import dinobench
-from dinobench import console, engine, leaderboard, records, registry, stats
-from dinobench.backbone import load_backbone
-from dinobench.config import Resolved, resolve
-from dinobench.data import resolve as resolve_data
-from dinobench.features import FeatureService
-from dinobench.paths import cache_root
-from dinobench.provenance import git_state, peak_memory_mb, versions
-from dinobench.types import (
-    Backbone,
-    EvalProtocol,
-    FeatureRequest,
-    ImageSplit,
-    Metric,
-    MetricValue,
-    Result,
-    RunRecord,
-    UnsupportedCapability,
-    UserError,
-    digest,
-)
+from dinobench import console, registry
+from dinobench import runtime as engine
+from dinobench.config import Resolved, resolve_config
+from dinobench.data import load_dataset as resolve_data
+from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.features.service import FeatureService
+from dinobench.files import atomic_path, cache_root
+from dinobench.hashing import digest
+from dinobench.models.loading import load_backbone
+from dinobench.results import leaderboard, records
+from dinobench.results.provenance import git_state, peak_memory_mb, versions
+from dinobench.stats import intervals
+from dinobench.types import Backbone, EvalProtocol, FeatureRequest, ImageSplit, Metric, MetricValue, Result, RunRecord
 
 T = TypeVar("T")
 
@@ -52,7 +45,7 @@ T = TypeVar("T")
 class RunContext:
     """What a protocol is offered: see `dinobench.types.Context`."""
 
-    engine: engine.Engine
+    engine: engine.Runtime
     service: FeatureService
     seed: int
     scratch: Path
@@ -85,7 +78,7 @@ class RunContext:
 
     def artifact(self, name: str, content: bytes) -> None:
         if self.artifacts is not None:
-            with records.atomic_path(self.artifacts / name) as temporary:
+            with atomic_path(self.artifacts / name) as temporary:
                 temporary.write_bytes(content)
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -102,7 +95,7 @@ class RunContext:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Evaluation:
     """One number-producing cell of the table: a protocol as configured, a data set, a backbone."""
 
     protocol: EvalProtocol
@@ -173,7 +166,7 @@ def run(
     Raises UserError for anything the caller can put right.
     """
     protocols = [registry.load(p) for p in ([protocol] if isinstance(protocol, str) else protocol)]
-    resolved = [resolve(p, profile, settings or {}) for p in protocols]
+    resolved = [resolve_config(p, profile, settings or {}) for p in protocols]
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1 is needed")
     specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
@@ -196,9 +189,9 @@ def run(
     backbones = started.together(lambda: [_load(spec, loading).to(started.device) for spec in specs])
     _refuse_doubles(backbones)
 
-    def cell(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Cell:
+    def cell(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Evaluation:
         chosen = getattr(protocol, "resolve", lambda data, config: data)(sets[protocol.data], resolved.config)
-        return Cell(protocol, resolved, chosen, backbone, seed, started.precision)
+        return Evaluation(protocol, resolved, chosen, backbone, seed, started.precision)
 
     pairs = list(zip(protocols, resolved, strict=True))
     cells = started.together(lambda: [cell(p, r, b) for p, r in pairs for b in backbones])
@@ -216,7 +209,7 @@ def run(
     return done
 
 
-def _run_cells(cells: list[Cell], ctx: RunContext, out: Path | None, force: bool) -> list[RunRecord]:
+def _run_cells(cells: list[Evaluation], ctx: RunContext, out: Path | None, force: bool) -> list[RunRecord]:
     found: dict[str, RunRecord] = {}
     if out is not None and not force and ctx.rank == 0:
         earlier = {c.run_id: r for c in cells if (r := records.read(out, c.run_id)) is not None}
@@ -250,10 +243,10 @@ def _run_cells(cells: list[Cell], ctx: RunContext, out: Path | None, force: bool
     return [found[c.run_id] for c in cells if c.run_id in found]
 
 
-def _score(cell: Cell, ctx: RunContext) -> tuple[RunRecord, Result]:
+def _score(cell: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     """Run the protocol on one cell and make its record."""
     engine.seed_everything(cell.seed)
-    started_at, began = datetime.now(timezone.utc), time.monotonic()
+    started_at, began = datetime.now(UTC), time.monotonic()
     result = cell.protocol.run(cell.backbone, cell.data, cell.resolved.config, ctx)
     duration = time.monotonic() - began
     if leak := getattr(cell.data, "leak", None):
@@ -261,7 +254,7 @@ def _score(cell: Cell, ctx: RunContext) -> tuple[RunRecord, Result]:
     if result.items is not None and result.cluster:
         result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
     declared = cell.protocol.metrics(cell.resolved.config)
-    values = measured(cell.protocol.name, declared, result, cell.seed)
+    values = with_intervals(cell.protocol.name, declared, result, cell.seed)
     for message in result.notes:
         console.note(f"{cell.backbone.info.name}: {message}")
     commit, dirty = git_state()
@@ -301,7 +294,7 @@ def _score(cell: Cell, ctx: RunContext) -> tuple[RunRecord, Result]:
     return record, result
 
 
-def measured(protocol: str, declared: Sequence[Metric], result: Result, seed: int) -> dict[str, MetricValue]:
+def with_intervals(protocol: str, declared: Sequence[Metric], result: Result, seed: int) -> dict[str, MetricValue]:
     """The result's metrics, checked against those declared and given intervals; a bug in a protocol raises ValueError.
 
     A declared name may be a pattern (`mAP_jpegqual*`); the order is that of the declaration.
@@ -324,7 +317,7 @@ def measured(protocol: str, declared: Sequence[Metric], result: Result, seed: in
                     raise ValueError(f"protocol {protocol}: {name} = {value} is not the mean of its items, {mean}")
                 if interval is None:
                     groups = result.items[result.cluster].to_numpy()[counts] if result.cluster else None
-                    bounds = stats.interval(column[counts], clusters=groups, seed=seed)
+                    bounds = intervals.interval(column[counts], clusters=groups, seed=seed)
                     interval = bounds and (scale * bounds[0], scale * bounds[1])
             elif result.items is not None:
                 n = result.counts.get(name, len(result.items))
@@ -357,7 +350,7 @@ def _refuse_doubles(backbones: Sequence[Backbone]) -> None:
 
 
 @contextmanager
-def _cache_folder(keep: bool, started: engine.Engine) -> Iterator[Path]:
+def _cache_folder(keep: bool, started: engine.Runtime) -> Iterator[Path]:
     """The user's cache, or with `--no-cache` a folder that all processes share and that goes when the run ends."""
     if keep:
         yield cache_root() / "features"

@@ -5,9 +5,6 @@ Every layer above speaks in these terms; see DESIGN in CONTRIBUTING.md for the o
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,41 +21,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class UserError(Exception):
-    """The user's input is at fault: the message is one clear line with the file and the remedy (exit code 2)."""
-
-
-class UnsupportedCapability(UserError):
-    """A backbone is asked for what its kind does not have, such as the attention of a ResNet.
-
-    The runner reports the cell as not applicable instead of failing.
-    """
-
-
 def setting(default: Any, doc: str, source: str = "", *, decides: bool = True) -> Any:
     """A Config field: its default, its meaning, and the paper or public source of the default.
 
     A field that does not decide any number (such as where to save a model) stays out of the profile's name and hash.
     """
     return field(default=default, metadata={"doc": doc, "source": source, "decides": decides})
-
-
-def canonical(value: Any) -> str:
-    """One text for one value: JSON with sorted keys, dataclasses as objects, tuples as lists.
-
-    >>> canonical({"b": (1, 2), "a": 0.07})
-    '{"a":0.07,"b":[1,2]}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=dataclasses.asdict)
-
-
-def digest(*parts: Any) -> str:
-    """SHA-256 (hex) of the canonical texts of `parts`: the identity of configs, requests and cache entries.
-
-    >>> digest({"k": 20}) == digest({"k": 20}) != digest({"k": 10})
-    True
-    """
-    return hashlib.sha256("\n".join(canonical(p) for p in parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from dinobench.architecture import ALIASES, NORM_EPS, usual_heads, vit_name
-from dinobench.named import create
-from dinobench.position import resample
-from dinobench.types import UserError
+from dinobench.errors import UserError
+from dinobench.models.architecture import ALIASES, NORM_EPS, usual_heads, vit_name
+from dinobench.models.factory import create
+from dinobench.models.pos_embed import resample_abs_pos_embed
 
 STD = 0.02  # of the truncated normal, facebookresearch/dino `vision_transformer.py`
 
@@ -66,7 +66,7 @@ class ViT(VisionTransformer):
         rows: Any = self.pos_embed
         if (h, w) == self.grid:
             return rows
-        return torch.cat([rows[:, :1], resample(rows[:, 1:], self.grid, (h, w), registers=False)], dim=1)
+        return torch.cat([rows[:, :1], resample_abs_pos_embed(rows[:, 1:], self.grid, (h, w), registers=False)], dim=1)
 
 
 def choose(arch: str, image_size: int, patch_size: int | None = None, depth: int | None = None) -> Chosen:

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from dinobench import checkpoint
+from dinobench.errors import UserError
+from dinobench.models import checkpoint
 from dinobench.pretrain.method import Method
 from dinobench.pretrain.optim import load_optimizer
-from dinobench.types import UserError
 
 LATEST = "checkpoint.pth"
 SCHEMA = 1
@@ -62,7 +62,7 @@ def save(
     if CENTER in others:
         state["dino_loss"] = {"center": others[CENTER]}
     try:
-        checkpoint.write_atomic(state, path)
+        checkpoint.write_checkpoint(state, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise UserError(f"{path}: cannot write the checkpoint: {error}; free some space, then --resume") from error
 

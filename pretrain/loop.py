@@ -23,13 +23,15 @@ from typing import Any
 import torch
 
 from dinobench import console
-from dinobench.engine import Engine
-from dinobench.pretrain import backbones, checkpoints, diagnostics, optim, runs
-from dinobench.pretrain.feed import Batch, Feed
-from dinobench.pretrain.method import Method, Network, Now, Parts, View
-from dinobench.records import atomic_path
-from dinobench.training import own_randomness
-from dinobench.types import ImageClassification, UserError
+from dinobench.errors import UserError
+from dinobench.files import atomic_path
+from dinobench.pretrain import backbones, checkpoints, collapse, optim
+from dinobench.pretrain import run as runs
+from dinobench.pretrain.loader import Batch, ViewLoader
+from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo, View
+from dinobench.runtime import Runtime
+from dinobench.training.training import own_randomness
+from dinobench.types import ImageClassification
 
 #: Work that a crash may cost within a long epoch.
 SAVE_SECONDS = 300.0
@@ -81,7 +83,7 @@ class Loop:
         self,
         run: runs.Run,
         folder: Path,
-        engine: Engine,
+        engine: Runtime,
         data: ImageClassification,
         *,
         workers: int | None = None,
@@ -96,7 +98,7 @@ class Loop:
         self.method = self._build(kind, len(data.classes))
         self.parameters = [p for p in self.method.student.parameters() if p.requires_grad]
         self.optimizer = optim.make_optimizer(self.method.student, self.config)
-        self.feed = Feed(
+        self.feed = ViewLoader(
             data.train,
             snapped(kind.views(self.config, run.image_size), self.chosen.patch_size),
             batch=self.config.batch,
@@ -116,16 +118,16 @@ class Loop:
         self._stop = self._stopping = False
         self._said, self._saved, self._writing = 0.0, time.monotonic(), 0.0
         self._warned = ""
-        self._board = diagnostics.tensorboard(folder / "tensorboard") if engine.rank == 0 else None
+        self._board = collapse.tensorboard(folder / "tensorboard") if engine.rank == 0 else None
 
     @property
     def latest(self) -> Path:
         return self.folder / checkpoints.LATEST
 
-    def now(self, step: int) -> Now:
-        return Now(step, step // self.steps_per_epoch, self.steps_per_epoch, self.config.epochs)
+    def now(self, step: int) -> StepInfo:
+        return StepInfo(step, step // self.steps_per_epoch, self.steps_per_epoch, self.config.epochs)
 
-    def train(self) -> list[diagnostics.Row]:
+    def train(self) -> list[collapse.EpochRow]:
         """Train to the end; returns the rows of metrics.jsonl.
 
         Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises UserError when the loss is not finite any more.
@@ -137,14 +139,14 @@ class Loop:
             for epoch in range(self.at.step // self.steps_per_epoch, self.config.epochs):
                 self._epoch(epoch)
         if self.engine.rank == 0 and self.history:
-            diagnostics.curves(self.history, self.folder / "curves.png", self.folder.name)
+            collapse.curves(self.history, self.folder / "curves.png", self.folder.name)
         if self._board is not None:
             self._board.close()
         return self.history
 
     def _epoch(self, epoch: int) -> None:
         first = self.at.step - epoch * self.steps_per_epoch
-        meter = diagnostics.EpochMeter()
+        meter = collapse.EpochMeter()
         norms: list[torch.Tensor] = []
         began = time.monotonic()
         title = f"Epoch {epoch + 1}/{self.config.epochs}"
@@ -176,9 +178,7 @@ class Loop:
                 shutil.copyfile(self.latest, temporary)
         self._close(row)
 
-    def _steps(
-        self, epoch: int, first: int, meter: diagnostics.EpochMeter, norms: list[torch.Tensor]
-    ) -> Iterator[Step]:
+    def _steps(self, epoch: int, first: int, meter: collapse.EpochMeter, norms: list[torch.Tensor]) -> Iterator[Step]:
         """Train through an epoch from its step `first` on."""
         share = self.config.batch // self.engine.processes
         part, loss = 0, torch.zeros((), device=self.engine.device)
@@ -208,7 +208,7 @@ class Loop:
             console.silent = False  # an image that only this process met: the others do not know what to say
             raise
 
-    def _backward(self, batch: Batch, part: int, weight: float, meter: diagnostics.EpochMeter) -> torch.Tensor:
+    def _backward(self, batch: Batch, part: int, weight: float, meter: collapse.EpochMeter) -> torch.Tensor:
         """Gradients of one part of a step; returns its share of the step's loss."""
         now = self.now(self.at.step)
         with own_randomness(self.engine.device, self.config.seed, now.step, self.engine.rank, part):
@@ -287,7 +287,7 @@ class Loop:
     def _write(self, row: dict[str, Any]) -> None:
         path = self.folder / runs.METRICS
         try:
-            diagnostics.append_metrics(path, row)
+            collapse.append_metrics(path, row)
             with atomic_path(Path(self.run.results) / "training" / f"{self.folder.name}.jsonl") as temporary:
                 temporary.write_bytes(path.read_bytes())
         except OSError as error:
@@ -306,7 +306,7 @@ class Loop:
             self._said = time.monotonic()
             said = [f"loss {row.get('loss', math.nan):.4f}", f"{row['images_per_s']:.1f} images/s", *scores]
             console.note(f"epoch {row['epoch']}/{self.config.epochs}: {', '.join(said)}")
-        verdict = diagnostics.verdict(self.history, getattr(self.config, "out_dim", None)) or ""
+        verdict = collapse.verdict(self.history, getattr(self.config, "out_dim", None)) or ""
         if verdict and verdict.partition(":")[0] != self._warned:
             console.warn(f"epoch {row['epoch']}: {verdict}")
         self._warned = verdict.partition(":")[0]
@@ -338,7 +338,7 @@ class Loop:
                 signal.signal(number, handler)
 
     def _build(self, kind: type[Method], classes: int) -> Method:
-        parts = Parts(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
+        parts = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
         with own_randomness(torch.device("cpu"), self.config.seed):
             method = self.engine.together(lambda: kind(self.config, parts))
         method.to(self.engine.device)
@@ -359,16 +359,16 @@ class Loop:
             console.note(f"{path}: going on from step {at.step}, epoch {at.step // self.steps_per_epoch + 1}")
         return at
 
-    def _history(self) -> list[diagnostics.Row]:
+    def _history(self) -> list[collapse.EpochRow]:
         """The rows up to where the checkpoint is; later ones are trained again."""
         done = self.at.step // self.steps_per_epoch
         path = self.folder / runs.METRICS
-        rows = diagnostics.read_metrics(path)
+        rows = collapse.read_metrics(path)
         kept = [r for r in rows if r["epoch"] <= done]
         if len(kept) < len(rows):
             path.unlink()
             for row in kept:
-                diagnostics.append_metrics(path, row)
+                collapse.append_metrics(path, row)
         return kept
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dinobench.schedules import cosine
+from dinobench.training.schedules import cosine
 from dinobench.types import setting
 
 
@@ -41,7 +41,7 @@ class View:
     solarize_p: float = 0.0
 
 
-def unlike_views(size: int, crop_min: float) -> tuple[View, View]:
+def asymmetric_views(size: int, crop_min: float) -> tuple[View, View]:
     """BYOL's two views, which MoCo v3 took over: one always blurred, one seldom but sometimes solarised.
 
     (Grill et al. 2020, arXiv 2006.07733, Table 6.)
@@ -51,7 +51,7 @@ def unlike_views(size: int, crop_min: float) -> tuple[View, View]:
 
 
 @dataclass(frozen=True)
-class Training:
+class MethodConfig:
     """Settings that every method shares, so that methods are compared under equal conditions.
 
     A method's own Config inherits from it, adds its fields and changes defaults where its paper does.
@@ -71,7 +71,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Now:
+class StepInfo:
     """Where a training stands: `step` counts optimizer steps from 0 over all epochs."""
 
     step: int
@@ -85,14 +85,14 @@ def _values(base: float, final: float, epochs: int, steps_per_epoch: int, warmup
     return cosine(base, final, epochs, steps_per_epoch, warmup, start)
 
 
-def scheduled(now: Now, base: float, final: float, warmup_epochs: int = 0, start: float = 0.0) -> float:
-    """The value of a cosine schedule at this step (see dinobench.schedules.cosine)."""
+def scheduled(now: StepInfo, base: float, final: float, warmup_epochs: int = 0, start: float = 0.0) -> float:
+    """The value of a cosine schedule at this step (see dinobench.training.schedules.cosine)."""
     warmup = min(warmup_epochs, now.epochs)
     return float(_values(base, final, now.epochs, now.steps_per_epoch, warmup, start)[now.step])
 
 
 @dataclass
-class Outcome:
+class MethodOutput:
     """What a forward pass gave: the loss, a scalar averaged over this process's images, and what to log.
 
     `stats`: scalars by name, detached, averaged over the images like the loss (`teacher_entropy`, `kl`, `accuracy`).
@@ -127,7 +127,7 @@ class Network(nn.Module):
 
 
 @dataclass(frozen=True)
-class Parts:
+class NetworkSpec:
     """What a method builds its networks from.
 
     `backbone(drop_path)` makes a new backbone of the chosen architecture (images -> (B, embed_dim)), drawn from
@@ -153,14 +153,14 @@ class Method(nn.Module):
     name: ClassVar[str]
     summary: ClassVar[str]
     #: The method's frozen Config, a subclass of Training; every field a documented setting.
-    Config: ClassVar[type[Training]] = Training
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
     #: Whether images come with class labels.
     labels: ClassVar[bool] = False
 
     student: nn.Module
     teacher: nn.Module | None
 
-    def __init__(self, config: Any, parts: Parts) -> None:
+    def __init__(self, config: Any, parts: NetworkSpec) -> None:
         super().__init__()
         self.config, self.parts = config, parts
         self.teacher = None  # not on the class: what is found there hides a submodule of the name
@@ -170,23 +170,23 @@ class Method(nn.Module):
         """The views of every image, in the order in which `forward` gets them (a View of count n is n tensors)."""
         raise NotImplementedError
 
-    def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: Now) -> Outcome:
+    def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: StepInfo) -> MethodOutput:
         """The loss of a batch: views of (B, 3, size, size) float32, normalised; labels (B,) or None."""
         raise NotImplementedError
 
-    def before_step(self, now: Now) -> None:
+    def before_step(self, now: StepInfo) -> None:
         """After the gradients are there and before they are clipped and used."""
 
-    def after_step(self, now: Now) -> None:
+    def after_step(self, now: StepInfo) -> None:
         """After the optimizer's step: moving averages, queues."""
 
-    def logged(self, now: Now) -> dict[str, float]:
+    def logged(self, now: StepInfo) -> dict[str, float]:
         """Schedules of the method's own, for metrics.jsonl (`momentum`, `teacher_temperature`)."""
         return {}
 
 
 @torch.no_grad()
-def ema(average: nn.Module, online: nn.Module, momentum: float, buffers: bool = True) -> None:
+def update_ema(average: nn.Module, online: nn.Module, momentum: float, buffers: bool = True) -> None:
     """average ← momentum × average + (1 − momentum) × online, parameters by name; buffers (batch norm's) copied.
 
     Parameters of `online` that `average` lacks (a predictor) are left out. `buffers` False is for an average that

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dinobench.pretrain.method import Now, Training, scheduled
-from dinobench.training import sum_in_place
+from dinobench.pretrain.method import MethodConfig, StepInfo, scheduled
+from dinobench.training.training import sum_in_place
 
 MOMENTUM = 0.9  # of SGD
 CLIP_EPS = 1e-6
 
 
-def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
+def dino_parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
     """Two groups in the order of the names, as released checkpoints have them: with weight decay, and without.
 
     Without: biases and one-dimensional tensors (norms).
@@ -31,9 +31,9 @@ def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def make_optimizer(student: nn.Module, config: Training) -> torch.optim.Optimizer:
+def make_optimizer(student: nn.Module, config: MethodConfig) -> torch.optim.Optimizer:
     """AdamW or SGD over `parameter_groups`, in torch's fused form; rates are set at every step."""
-    groups = [g for g in parameter_groups(student) if g["params"]]
+    groups = [g for g in dino_parameter_groups(student) if g["params"]]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, weight_decay=config.weight_decay, fused=True)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True)
@@ -49,16 +49,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(fused=True, foreach=None)
 
 
-def learning_rate(config: Training, now: Now) -> float:
+def learning_rate(config: MethodConfig, now: StepInfo) -> float:
     """In proportion to the batch, with warm-up and cosine."""
     return scheduled(now, config.lr * config.batch / 256, config.min_lr, config.warmup_epochs)
 
 
-def weight_decay(config: Training, now: Now) -> float:
+def weight_decay(config: MethodConfig, now: StepInfo) -> float:
     return scheduled(now, config.weight_decay, config.weight_decay_end)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, config: Training, now: Now) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, config: MethodConfig, now: StepInfo) -> None:
     """This step's learning rate and weight decay."""
     lr, decay = learning_rate(config, now), weight_decay(config, now)
     for group in optimizer.param_groups:

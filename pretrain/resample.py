@@ -34,7 +34,7 @@ def _to_bytes_(x: torch.Tensor) -> torch.Tensor:
     return x.add_(0.5).floor_().clamp_(0, 255)
 
 
-class Pictures:
+class ImageBatch:
     """Images of any sizes, from which batches of crops are cut.
 
     On a CPU they stay as they are; elsewhere they travel as one flat buffer, and one gather cuts many crops.
@@ -85,7 +85,7 @@ def pack(images: Sequence[torch.Tensor], pinned: bool = False) -> torch.Tensor:
 
 
 def crop_and_resize(
-    pictures: Pictures, which: np.ndarray, boxes: np.ndarray, flip: np.ndarray, size: int
+    pictures: ImageBatch, which: np.ndarray, boxes: np.ndarray, flip: np.ndarray, size: int
 ) -> torch.Tensor:
     """(n, 3, size, size) float32 of whole numbers 0..255: each box, cut before it is resized, mirrored where `flip`.
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from dinobench.augment import ATTEMPTS
 from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from dinobench.pretrain.colour import grey, jitter_, solarize
 from dinobench.pretrain.method import View
-from dinobench.pretrain.resample import Pictures, blur, crop_and_resize, on
+from dinobench.pretrain.resample import ImageBatch, blur, crop_and_resize, on
+from dinobench.training.augment import ATTEMPTS
 
 #: Pixels of views whose colours are worked on at once: a CPU works in its cache, a GPU wants few launches.
 COLOUR_PIXELS_CPU, COLOUR_PIXELS_GPU = 1 << 17, 1 << 23
@@ -46,7 +46,7 @@ def make(
     set that each image is taken for. Pixels are normalised by ImageNet's mean and deviation. What an image becomes
     depends on seed, pass, row and view alone.
     """
-    pictures = Pictures(images, device)
+    pictures = ImageBatch(images, device)
     return [normalise(view) for view in render(pictures, views, seed=seed, passes=passes, rows=rows)]
 
 
@@ -60,7 +60,7 @@ def normalise(view: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def render(
-    pictures: Pictures, views: Sequence[View], *, seed: int, passes: np.ndarray, rows: np.ndarray
+    pictures: ImageBatch, views: Sequence[View], *, seed: int, passes: np.ndarray, rows: np.ndarray
 ) -> list[torch.Tensor]:
     """`make` before it normalises: (B, 3, size, size) uint8 each."""
     copies = [view for view in views for _ in range(view.count)]
@@ -73,7 +73,7 @@ def render(
                 draw(copies[i], i, pictures.heights, pictures.widths, seed=seed, passes=passes, rows=rows)
                 for i in numbers
             ]
-            pixels = apply(pictures, np.tile(np.arange(n), len(numbers)), Plan.join(plans), size)
+            pixels = apply(pictures, np.tile(np.arange(n), len(numbers)), ViewParameters.join(plans), size)
             for i, view in zip(numbers, pixels.split(n), strict=True):
                 made[i] = view
     return made
@@ -94,7 +94,7 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ViewParameters:
     """What happens to each of n pictures; arrays with n rows.
 
     `boxes` (n, 4): top, left, height, width. `jitter`, `flip`, `grey`, `blur`, `solarize` (n,) bool: whether.
@@ -115,8 +115,10 @@ class Plan:
     solarize: np.ndarray
 
     @staticmethod
-    def join(plans: Sequence[Plan]) -> Plan:
-        return Plan(*(np.concatenate([getattr(plan, f.name) for plan in plans]) for f in fields(Plan)))
+    def join(plans: Sequence[ViewParameters]) -> ViewParameters:
+        return ViewParameters(
+            *(np.concatenate([getattr(plan, f.name) for plan in plans]) for f in fields(ViewParameters))
+        )
 
 
 def draw(
@@ -128,14 +130,14 @@ def draw(
     seed: int,
     passes: np.ndarray,
     rows: np.ndarray,
-) -> Plan:
+) -> ViewParameters:
     """The random parameters of one view of n images; `number` counts the views of an image, copies included."""
     u = uniforms(seed, passes, rows, number)
     n = len(u)
     *strengths, turn = view.jitter
     low = np.array([max(0.0, 1 - s) for s in strengths] + [-turn])
     high = np.array([1 + s for s in strengths] + [turn])
-    return Plan(
+    return ViewParameters(
         boxes=crop_boxes(u, heights, widths, view.scale, view.ratio),
         flip=u[:, FLIP] < view.flip_p,
         jitter=u[:, JITTER] < view.jitter_p,
@@ -172,7 +174,7 @@ def crop_boxes(
     """(n, 4) of top, left, height, width: RandomResizedCrop's box, from random numbers u (n, DRAWS).
 
     The first of ten tries that fits, its area uniform and its aspect log-uniform, else the largest centred box whose
-    aspect is allowed (`dinobench.augment.crop_box`, for many images at once).
+    aspect is allowed (`dinobench.training.augment.crop_box`, for many images at once).
     """
     tall, wide = heights[:, None], widths[:, None]
     area = tall * wide * (scale[0] + u[:, AREA : AREA + ATTEMPTS] * (scale[1] - scale[0]))
@@ -190,18 +192,20 @@ def crop_boxes(
     return np.stack([top, left, h, w], axis=1).astype(np.int64)
 
 
-def apply(pictures: Pictures, which: np.ndarray, plan: Plan, size: int) -> torch.Tensor:
+def apply(pictures: ImageBatch, which: np.ndarray, plan: ViewParameters, size: int) -> torch.Tensor:
     """Carry out a plan on images `which` (n,) of `pictures`: (n, 3, size, size) uint8."""
     x = crop_and_resize(pictures, which, plan.boxes, plan.flip, size)
     at_once = max(1, (COLOUR_PIXELS_CPU if x.device.type == "cpu" else COLOUR_PIXELS_GPU) // size**2)
     pixels = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
     for start in range(0, len(which), at_once):
         part = slice(start, start + at_once)
-        pixels[part] = _recolour(x[part], Plan(*(getattr(plan, f.name)[part] for f in fields(Plan))))
+        pixels[part] = _recolour(
+            x[part], ViewParameters(*(getattr(plan, f.name)[part] for f in fields(ViewParameters)))
+        )
     return pixels
 
 
-def _recolour(x: torch.Tensor, plan: Plan) -> torch.Tensor:
+def _recolour(x: torch.Tensor, plan: ViewParameters) -> torch.Tensor:
     """Everything after the crop, in place; (n, 3, S, S) float32 of whole numbers."""
     # A hue whose range is empty is left out, as PIL's way through HSV would change pixels all the same.
     changes: list[tuple[np.ndarray, Callable[[torch.Tensor, np.ndarray], torch.Tensor]]] = [

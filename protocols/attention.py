@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from dinobench.data.image_split import decoding_threads
 from dinobench.data.masks import MaskSet
-from dinobench.data.split import decoding_threads
 from dinobench.data.transforms import ImageTransform
+from dinobench.errors import UserError
+from dinobench.features.extraction import cut_to_multiple, in_order
 from dinobench.metrics.segmentation import sorted_mass
-from dinobench.streaming import cut_to_multiple, in_order
-from dinobench.types import Backbone, Context, Metric, Result, UserError, setting
+from dinobench.types import Backbone, Context, Metric, Result, setting
 
 FIGURE = "Caron et al. 2021 (arXiv 2104.14294), Figure 4"
 #: Images per forward pass: a CPU gains nothing from more.
@@ -67,7 +68,7 @@ _DINO = Config()
 profiles = {"dino2021": _DINO, "naseer2021": replace(_DINO, image_size=512, keep=0.9, masks="classes")}
 
 
-class Counts(NamedTuple):
+class PatchCounts(NamedTuple):
     """Annotated pixels per patch of one image: `inside` (K, N) of each mask, `valid` (N,) of what is not void."""
 
     inside: np.ndarray
@@ -102,14 +103,14 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
 
 def attention_maps(
     backbone: Backbone, data: MaskSet, ids: list[str], config: Config, ctx: Context
-) -> Iterator[tuple[np.ndarray, Counts]]:
+) -> Iterator[tuple[np.ndarray, PatchCounts]]:
     """Every image's attention (heads, N) and the annotation per patch; decoded in threads while a GPU computes."""
     patch = backbone.patch_size or 1
     transform = config.transform()
     gpu = ctx.device.type != "cpu"
     size = BATCH_GPU if gpu else BATCH_CPU
 
-    def prepare(index: int) -> tuple[torch.Tensor, Counts]:
+    def prepare(index: int) -> tuple[torch.Tensor, PatchCounts]:
         image = data.load(ids[index])
         masks = data.masks(ids[index], config.masks)
         if masks.masks.shape[1:] != (image.height, image.width):
@@ -121,10 +122,10 @@ def attention_maps(
         inside, valid = patch_counts(masks.masks, masks.void, config.image_size, patch)
         seen = np.flatnonzero(inside.any(axis=1)).tolist()  # a mask may fall between the pixels of the smaller size
         numbers = tuple(masks.numbers[k] for k in seen)
-        return torch.from_numpy(transform(image)), Counts(inside[seen], valid, numbers)
+        return torch.from_numpy(transform(image)), PatchCounts(inside[seen], valid, numbers)
 
     with ThreadPoolExecutor(decoding_threads(ctx.workers)) as pool:
-        waiting: list[tuple[torch.Tensor, Counts]] = []
+        waiting: list[tuple[torch.Tensor, PatchCounts]] = []
         for at, item in enumerate(in_order(pool, prepare, range(len(ids)), ahead=2 * size, overlap=gpu)):
             waiting.append(item)
             if len(waiting) == size or at == len(ids) - 1:
@@ -160,7 +161,7 @@ def _nearest(length: int, size: int) -> np.ndarray:
     return np.asarray(positions.resize((size, 1), Image.Resampling.NEAREST))[0]
 
 
-def jaccard_of_shares(attention: np.ndarray, counts: Counts, shares: tuple[float, ...]) -> np.ndarray:
+def jaccard_of_shares(attention: np.ndarray, counts: PatchCounts, shares: tuple[float, ...]) -> np.ndarray:
     """Attention (heads, N) -> (K, heads, shares): each head's Jaccard with each mask, from one sort of the patches."""
     order, mass = sorted_mass(attention)
     first = np.stack([(mass <= 1 - share).sum(axis=-1) for share in shares], axis=-1)  # (heads, shares): first kept

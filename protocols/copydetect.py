@@ -14,17 +14,14 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from dinobench.data.copydays import Copies, with_side
+from dinobench.algorithms.descriptors import Whitening, gem, unit_rows
+from dinobench.algorithms.nearest_neighbours import search
+from dinobench.data.layouts.copydays import Copies, with_side
 from dinobench.data.transforms import ImageTransform
-from dinobench.descriptors import Whitening, gem, unit_rows
-from dinobench.metrics.ranking import (
-    average_precision,
-    micro_average_precision,
-    micro_average_precision_interval,
-)
-from dinobench.neighbours import search
-from dinobench.streaming import cut_to_multiple, extract, patch_multiple
-from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, UserError, setting
+from dinobench.errors import UserError
+from dinobench.features.extraction import cut_to_multiple, extract, patch_multiple
+from dinobench.metrics.retrieval import average_precision, micro_average_precision, micro_average_precision_interval
+from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
 
 DINO = "facebookresearch/dino, eval_copy_detection.py"
 
@@ -72,14 +69,14 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     return Metric("mAP_strong", primary=True), Metric("mAP_*"), Metric("muAP")
 
 
-def resolve(data: Copies, config: Config) -> Copies:
+def select_data(data: Copies, config: Config) -> Copies:
     """The data set that is scored: with the distractors and the whitening images that the config names."""
     return with_side(data, config.distractors, config.whitening)
 
 
 def run(backbone: Backbone, data: Copies, config: Config, ctx: Context) -> Result:
     """Search the originals (and distractors) with every copy and score the rank of the right one."""
-    data = resolve(data, config)
+    data = select_data(data, config)
     size = len(data.originals) + (len(data.distractors) if data.distractors else 0)
     if size < config.ranks:
         raise UserError(

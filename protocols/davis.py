@@ -16,12 +16,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from dinobench.algorithms.label_propagation import propagate
 from dinobench.data.transforms import IMAGENET_MEAN
 from dinobench.data.video import Video, VideoSet
 from dinobench.metrics.segmentation import frame_scores
-from dinobench.propagation import propagate
-from dinobench.types import Backbone, Context, Metric, Result, setting
-from dinobench.video_scores import (
+from dinobench.metrics.video import (
     METRICS,
     STATISTICS,
     averages,
@@ -30,6 +29,7 @@ from dinobench.video_scores import (
     object_table,
     scored_frames,
 )
+from dinobench.types import Backbone, Context, Metric, Result, setting
 
 DINO = "facebookresearch/dino, eval_video_segmentation.py"
 #: Frames per forward pass: enough to keep a GPU busy, while a CPU gains nothing from more than one.

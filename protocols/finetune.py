@@ -14,11 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dinobench.augment import CropAndFlip
 from dinobench.data.transforms import ImageTransform
-from dinobench.finetuning import FineTuning
-from dinobench.randaugment import RandAugment
-from dinobench.regularise import Erasing, Mixing
+from dinobench.training.augment import CropAndFlip
+from dinobench.training.finetuning import FineTuning
+from dinobench.training.randaugment import RandAugment
+from dinobench.training.regularise import Erasing, Mixing
 from dinobench.types import (
     Backbone,
     Context,

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dinobench.algorithms.nearest_neighbours import search
 from dinobench.data.transforms import ImageTransform
 from dinobench.metrics.classification import first_argmax, label_rank
-from dinobench.neighbours import search
 from dinobench.types import (
     Backbone,
     Context,

@@ -13,10 +13,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dinobench.augment import CropAndFlip
 from dinobench.data.transforms import ImageTransform
-from dinobench.heads import Head, Layout
-from dinobench.probe import Probe, Recipe, evaluate_released
+from dinobench.training.augment import CropAndFlip
+from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout
+from dinobench.training.linear_probe import Probe, ProbeConfig, evaluate_released
 from dinobench.types import (
     Backbone,
     Context,
@@ -80,11 +80,11 @@ class Config:
         if self.interleaved and (not self.head or self.blocks != (1,) or self.mean_patch != (True,)):
             raise ValueError("interleaved is of a head from a file (head=...) with blocks=1 and mean_patch=on")
 
-    def heads(self) -> list[Head]:
-        return [Head(b, m, r) for b in self.blocks for m in self.mean_patch for r in self.lr]
+    def heads(self) -> list[ClassifierSpec]:
+        return [ClassifierSpec(b, m, r) for b in self.blocks for m in self.mean_patch for r in self.lr]
 
-    def layout(self, dim: int) -> Layout:
-        return Layout(max(self.blocks), any(self.mean_patch), dim)
+    def layout(self, dim: int) -> FeatureLayout:
+        return FeatureLayout(max(self.blocks), any(self.mean_patch), dim)
 
     def transform(self) -> ImageTransform:
         return ImageTransform(resize=self.resize, crop=self.crop, interpolation=self.interpolation)
@@ -95,8 +95,8 @@ class Config:
     def request(self) -> FeatureRequest:
         return FeatureRequest(self.transform(), max(self.blocks), any(self.mean_patch))
 
-    def recipe(self) -> Recipe:
-        return Recipe(
+    def recipe(self) -> ProbeConfig:
+        return ProbeConfig(
             heads=tuple(self.heads()), batch=self.batch, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch,
             minimum_steps=self.minimum_steps, per_step=self.schedule == "step", momentum=self.momentum,
             weight_decay=self.weight_decay, init_std=self.init_std, holdout=self.holdout,

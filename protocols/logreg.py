@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from dinobench.algorithms.logistic_regression import Fit, fit_path
+from dinobench.data.subsets import draw_digest, hold_out, low_shot
 from dinobench.data.transforms import ImageTransform
-from dinobench.logistic import Fit, fit_path
 from dinobench.metrics.classification import first_argmax, label_rank
-from dinobench.splits import draw_digest, hold_out, low_shot
 from dinobench.types import (
     Backbone,
     Context,

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dinobench.data.landmarks import LabelledImages, Landmarks, LandmarkSets
+from dinobench.algorithms.descriptors import unit_rows
+from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, LandmarkSets
 from dinobench.data.transforms import ImageTransform
-from dinobench.descriptors import unit_rows
-from dinobench.metrics.ranking import DIFFICULTIES, leave_one_out, revisited_scores
-from dinobench.registry import unknown
-from dinobench.streaming import cut_to_multiple, extract, patch_multiple
-from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, UserError, setting
+from dinobench.errors import UserError, unknown_name
+from dinobench.features.extraction import cut_to_multiple, extract, patch_multiple
+from dinobench.metrics.retrieval import DIFFICULTIES, leave_one_out, revisited_scores
+from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
 
 DINO = "facebookresearch/dino, eval_image_retrieval.py"
 KS = (1, 5, 10)  # the depths that both benchmarks report
@@ -74,14 +74,14 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     return (*landmarks, Metric("mAP", primary=True), *(Metric(f"recall@{k}") for k in KS))
 
 
-def resolve(data: Landmarks | LabelledImages | LandmarkSets, config: Config) -> Landmarks | LabelledImages:
+def select_data(data: Landmarks | LabelledImages | LandmarkSets, config: Config) -> Landmarks | LabelledImages:
     """The data set that is scored: of several ground truths the one that the config names."""
     if isinstance(data, LandmarkSets):
         if not config.dataset:
             options = " or ".join(f"--set dataset={key}" for key in data.sets)
             raise UserError(f"{data.name} holds several ground truths: choose with {options}")
         if config.dataset not in data.sets:
-            raise unknown(f"dataset of {data.name}", config.dataset, list(data.sets))
+            raise unknown_name(f"dataset of {data.name}", config.dataset, list(data.sets))
         return data.sets[config.dataset]
     key = data.key if isinstance(data, Landmarks) else ""
     if config.dataset and config.dataset != key:
@@ -91,7 +91,7 @@ def resolve(data: Landmarks | LabelledImages | LandmarkSets, config: Config) -> 
 
 def run(backbone: Backbone, data: Landmarks | LabelledImages | LandmarkSets, config: Config, ctx: Context) -> Result:
     """Describe all images, rank by cosine, score."""
-    chosen = resolve(data, config)
+    chosen = select_data(data, config)
     if isinstance(chosen, LabelledImages):
         return _score_labelled(chosen, _descriptors(backbone, chosen.images, chosen, config, ctx), config, ctx)
     database = _descriptors(backbone, chosen.database, chosen, config, ctx)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinobench.config import parse, plain, resolve
-from dinobench.types import UserError, setting
+from dinobench.config import parse, plain, resolve_config
+from dinobench.errors import UserError
+from dinobench.types import setting
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ PROTOCOL = SimpleNamespace(name="made", version=1, profiles={"first": Config(), 
 
 
 def changed(**settings):
-    return resolve(PROTOCOL, None, settings)
+    return resolve_config(PROTOCOL, None, settings)
 
 
 def test_the_first_profile_is_the_default_and_a_name_tells_what_changed():
-    assert resolve(PROTOCOL, None, {}).profile == "first"
-    assert resolve(PROTOCOL, "second", {}).config.k == (1,)
+    assert resolve_config(PROTOCOL, None, {}).profile == "first"
+    assert resolve_config(PROTOCOL, "second", {}).config.k == (1,)
     found = changed(temperature="0.1", k="5,7", limit="3", flip="on")
     assert found.config == Config(k=(5, 7), temperature=0.1, flip=True, limit=3)
     assert found.profile == "first+flip=true+k=5,7+limit=3+temperature=0.1"
@@ -44,14 +45,14 @@ def test_the_first_profile_is_the_default_and_a_name_tells_what_changed():
 
 def test_a_setting_that_changes_nothing_is_no_change():
     same = changed(k="10,20", temperature="7e-2", limit="none", flip="no", weighting="exp")
-    assert same == resolve(PROTOCOL, None, {})
-    assert same.hash(PROTOCOL) == resolve(PROTOCOL, None, {}).hash(PROTOCOL)
+    assert same == resolve_config(PROTOCOL, None, {})
+    assert same.hash(PROTOCOL) == resolve_config(PROTOCOL, None, {}).hash(PROTOCOL)
 
 
 def test_the_hash_follows_values_not_names():
     hashes = {changed(**s).hash(PROTOCOL) for s in ({}, {"k": "1"}, {"temperature": 1}, {"flip": True})}
     assert len(hashes) == 4
-    assert changed(k="1").hash(PROTOCOL) == resolve(PROTOCOL, "second", {}).hash(PROTOCOL)
+    assert changed(k="1").hash(PROTOCOL) == resolve_config(PROTOCOL, "second", {}).hash(PROTOCOL)
     newer = SimpleNamespace(**{**vars(PROTOCOL), "version": 2})
     assert changed().hash(newer) != changed().hash(PROTOCOL)
 
@@ -84,7 +85,7 @@ def test_an_unknown_profile_names_the_nearest():
     with pytest.raises(
         UserError, match=r"unknown profile of made 'frist': did you mean 'first'\? available: first, sec"
     ):
-        resolve(PROTOCOL, "frist", {})
+        resolve_config(PROTOCOL, "frist", {})
 
 
 def test_values_of_their_type_are_taken_as_they_are():
@@ -113,4 +114,4 @@ def test_every_built_in_setting_is_documented():
             for field in fields(config):
                 assert field.metadata.get("doc"), f"{name}: {field.name}"
             shown = {f.name: plain(getattr(config, f.name)) for f in fields(config) if getattr(config, f.name) != ""}
-            assert resolve(load(name), profile, shown) == resolve(load(name), profile, {})
+            assert resolve_config(load(name), profile, shown) == resolve_config(load(name), profile, {})

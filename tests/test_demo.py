@@ -9,10 +9,10 @@ import torch
 
 from dinobench import demo as demos
 from dinobench.demo import NETWORKS, PIXELS, RECIPE, START, STEPS, TRAINED, demo, pretrain
+from dinobench.errors import UserError
 from dinobench.pretrain.checkpoints import read
 from dinobench.pretrain.loop import Loop
 from dinobench.registry import available
-from dinobench.types import UserError
 
 #: The demo's own training with far fewer steps.
 SHORT = dataclasses.replace(

@@ -11,7 +11,7 @@ import sys
 import pytest
 from PIL import Image
 
-from dinobench.records import read_all, read_items
+from dinobench.results.records import read_all, read_items
 
 pytestmark = pytest.mark.slow
 KNN = (
@@ -94,8 +94,8 @@ def test_processes_leave_the_group_before_the_interpreter_ends(tmp_path):
         "import atexit, os, torch\n"
         "told = lambda: b'in ' if torch.distributed.is_initialized() else b'left '\n"
         "atexit.register(lambda: os.write(1, told()))\n"
-        "from dinobench import engine\n"
-        "engine.start('cpu').gather(torch.zeros(2))\n"
+        "from dinobench import runtime\n"
+        "runtime.start('cpu').gather(torch.zeros(2))\n"
         "assert torch.distributed.is_initialized()\n"
     )
     done = command(tmp_path, *TORCHRUN[:-2], str(script))

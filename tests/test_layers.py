@@ -6,28 +6,35 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 #: Top-level folders and the packages they install as.
 FOLDERS = {"dinobench": "dinobench", "protocols": "dinobench.protocols", "pretrain": "dinobench.pretrain"}
 
-#: From top to bottom; a module may import from its own level and from those below it, never in a circle. What is not
-#: named here belongs to FLOOR: data, features, engine, records, and the machinery that protocols share.
-#: `console` imports nothing of ours, which is why it stands at the bottom though it speaks to people.
-LEVELS = (
-    ("cli*", "screen*", "__main__"),
-    ("runner", "leaderboard", "report*", "compare", "explain", "flips", "bench*", "demo"),
-    ("protocols*", "pretrain*"),
-    ("FLOOR",),
-    ("backbone", "checkpoint", "named", "adapters", "architecture", "canonical", "formats", "metrics*"),
-    ("dinobench", "types", "paths", "console", "position", "provenance"),
+#: The floors of the house from top to bottom. A folder may import from any floor below its own, and on its own floor
+#: only from itself.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("report", "bench", "demo"),
+    ("compare",),
+    ("runner",),
+    ("protocols", "pretrain"),
+    ("context",),
+    ("features", "training", "algorithms", "results"),
+    ("models", "data", "metrics", "stats"),
+    ("runtime", "distributed", "config", "registry"),
+    ("types", "hashing", "files", "console"),
+    ("errors",),
+    ("dinobench",),
 )
-FLOOR = LEVELS.index(("FLOOR",))
+#: Numbers in, numbers out: what computes scores knows nothing of where they are used.
+PURE = ("algorithms", "metrics", "stats")
 
 
 @cache
@@ -68,9 +75,17 @@ def ours(path: Path, lazy: bool = True) -> set[str]:
     return {name for name in imports(path, lazy) if name in modules()}
 
 
-def level(module: str) -> int:
-    short = module.removeprefix("dinobench.")
-    return next((i for i, names in enumerate(LEVELS) if any(fnmatchcase(short, n) for n in names)), FLOOR)
+def room(module: str) -> str:
+    """The folder or, on the ground floor, the file that a module belongs to."""
+    return module.split(".")[1] if "." in module else module
+
+
+def floor(module: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room(module) in rooms)
+
+
+def test_every_room_has_its_floor():
+    assert {room(m) for m in modules()} <= {r for rooms in FLOORS for r in rooms}
 
 
 def test_imports_point_down():
@@ -78,9 +93,9 @@ def test_imports_point_down():
         f"{module} imports {other}"
         for module, path in modules().items()
         for other in ours(path)
-        if level(other) < level(module)
+        if room(module) != room(other) and floor(other) <= floor(module) and room(other) != "dinobench"
     ]
-    assert not upward, "; ".join(upward)
+    assert not upward, "\n".join(upward)
 
 
 def test_nothing_is_imported_in_a_circle():
@@ -99,28 +114,36 @@ def test_nothing_is_imported_in_a_circle():
         visit(module, ())
 
 
-def protocols_and_methods() -> list[str]:
-    packages = ("dinobench.protocols.", "dinobench.pretrain.")
-    return [m for m in modules() if m.startswith(packages)]
-
-
 def test_protocols_never_import_each_other():
-    for module in modules():
+    for module, path in modules().items():
         if module.startswith("dinobench.protocols."):
-            assert not [o for o in ours(modules()[module]) if o.startswith("dinobench.protocols.")], module
+            assert not [o for o in ours(path) if o.startswith("dinobench.protocols.")], module
 
 
 def test_protocols_do_not_print_seed_time_or_write():
-    """`ctx` offers progress, device, seed and features; all else would escape the record."""
-    forbidden = {"time", "random", "logging", "rich", "tqdm", "dinobench.console", "dinobench.engine",
-                 "dinobench.records", "dinobench.features", "dinobench.cache", "dinobench.runner"}  # fmt: skip
-    for module in modules():
+    """`ctx` offers progress, device, precision, seed and features; all else would escape the record."""
+    modules_forbidden = {"time", "random", "logging", "rich", "tqdm"}
+    rooms_forbidden = {"console", "runtime", "results", "runner"}
+    calls_forbidden = {
+        "print", "open", "torch.manual_seed", "np.random.seed", "np.save", "torch.save",
+        "torch.inference_mode", "torch.no_grad", "torch.autocast",
+    }  # fmt: skip
+    for module, path in modules().items():
         if not module.startswith("dinobench.protocols."):
             continue
-        path = modules()[module]
-        assert not forbidden & set(imports(path)), module
+        assert not modules_forbidden & set(imports(path)), module
+        assert not rooms_forbidden & {room(o) for o in ours(path)}, module
         calls = {ast.unparse(n.func) for n in ast.walk(tree(path)) if isinstance(n, ast.Call)}
-        assert not {"print", "open", "torch.manual_seed", "np.random.seed", "np.save", "torch.save"} & calls, module
+        assert not calls_forbidden & calls, f"{module}: {calls_forbidden & calls}"
+
+
+def test_what_computes_knows_no_context_no_console_and_no_files():
+    for module, path in modules().items():
+        if room(module) not in PURE:
+            continue
+        names = {n.id for n in ast.walk(tree(path)) if isinstance(n, ast.Name)}
+        assert "Context" not in names, module
+        assert not {"console", "context", "files", "runtime"} & {room(o) for o in ours(path)}, module
 
 
 def test_only_console_imports_rich():
@@ -131,9 +154,9 @@ def test_only_console_imports_rich():
 
 def test_protocols_and_methods_are_reached_by_entry_point_or_lazily():
     for module, path in modules().items():
-        if level(module) < LEVELS.index(("protocols*", "pretrain*")):
-            at_import = ours(path, lazy=False)
-            assert not [o for o in at_import if o in protocols_and_methods()], module
+        if room(module) not in ("protocols", "pretrain"):
+            at_import = {room(o) for o in ours(path, lazy=False)}
+            assert not at_import & {"protocols", "pretrain"}, module
 
 
 @pytest.mark.parametrize(
@@ -154,6 +177,21 @@ def test_what_must_be_instant_does_not_import_torch(code):
     assert done.stdout.rstrip().endswith("HEAVY set()"), done.stdout
 
 
-def test_files_are_short():
+def test_files_are_short_and_folders_small():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules().values()}
     assert not [f"{p}: {n} lines" for p, n in lines.items() if n > 400]
+    assert median(lines.values()) < 150
+    folders: dict[Path, int] = {}
+    for path in lines:
+        folders[path.parent] = folders.get(path.parent, 0) + 1
+    assert not {f: n for f, n in folders.items() if n > 18}  # "about fifteen", the list of what is public beside them
+
+
+def test_tests_mirror_the_source():
+    """A test file stands in the folder of what it tests, so that either leads to the other."""
+    folders = {Path("pretrain/methods")} | {Path(folder) for folder in FOLDERS}
+    for path in modules().values():
+        if path.is_relative_to(ROOT / "dinobench"):
+            folders.add(path.parent.relative_to(ROOT / "dinobench"))
+    strangers = [p for p in (ROOT / "tests").rglob("test_*.py") if p.parent.relative_to(ROOT / "tests") not in folders]
+    assert not strangers

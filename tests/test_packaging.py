@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"dinobench": "dinobench", "protocols": "dinobench/protocols", "pretrain": "dinobench/pretrain"}
 
 

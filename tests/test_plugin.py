@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.paths import PLUGIN
 from sklearn.neighbors import NearestCentroid
 
-from dinobench.data.embedded import digits
+from dinobench.data.embedded.digits import digits
 from dinobench.data.transforms import ImageTransform
-
-PLUGIN = Path(__file__).parent / "plugin"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dinobench import registry
-from dinobench.types import UserError
+from dinobench.errors import UserError, unknown_name
 
 
 def distribution(folder: Path, name: str, entry: str, source: str | None = None) -> None:
@@ -34,7 +34,7 @@ def test_built_in_protocols_come_through_the_same_group():
 def test_an_unknown_name_lists_the_options_and_the_nearest():
     with pytest.raises(UserError, match=r"unknown protocol 'kn': did you mean 'knn'\? available: .*knn"):
         registry.load("kn")
-    assert str(registry.unknown("thing", "x", [])) == "unknown thing 'x': available: none"
+    assert str(unknown_name("thing", "x", [])) == "unknown thing 'x': available: none"
 
 
 def test_two_providers_of_one_name_are_named(site):

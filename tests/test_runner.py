@@ -12,10 +12,11 @@ import torch
 import dinobench
 from dinobench import console, registry
 from dinobench.data.transforms import ImageTransform
-from dinobench.provenance import git_state, peak_memory_mb, versions
-from dinobench.records import read, read_all
-from dinobench.runner import measured
-from dinobench.types import FeatureRequest, Metric, Result, UnsupportedCapability, UserError, setting
+from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.results.provenance import git_state, peak_memory_mb, versions
+from dinobench.results.records import read, read_all
+from dinobench.runner import with_intervals
+from dinobench.types import FeatureRequest, Metric, Result, setting
 
 SMALL = {"resize": 32, "crop": 32, "k": (1, 3)}
 
@@ -26,35 +27,35 @@ def items(**columns):
 
 def test_scores_get_their_interval_from_their_items():
     right = np.repeat([1.0, 0.0], [70, 30])
-    found = measured("p", [Metric("top1")], Result({"top1": 70.0}, items(top1=right)), seed=0)["top1"]
+    found = with_intervals("p", [Metric("top1")], Result({"top1": 70.0}, items(top1=right)), seed=0)["top1"]
     assert (found.value, found.n, found.unit) == (70.0, 100, "%")
     assert found.ci_low == pytest.approx(61, abs=1.1) and found.ci_high == pytest.approx(79, abs=1.1)
 
 
 def test_items_that_do_not_count_are_left_out():
     column = np.array([1.0, 0.0, np.nan, 1.0])
-    found = measured("p", [Metric("a", unit="m")], Result({"a": 2 / 3}, items(a=column)), seed=0)["a"]
+    found = with_intervals("p", [Metric("a", unit="m")], Result({"a": 2 / 3}, items(a=column)), seed=0)["a"]
     assert found.n == 3 and found.ci_low is not None
 
 
 def test_clusters_are_resampled_together():
     column = np.repeat([1.0, 0.0], 50)
     frame = items(a=column, video=np.repeat(["x", "y"], 50))
-    alone = measured("p", [Metric("a")], Result({"a": 50.0}, frame), seed=0)["a"]
-    together = measured("p", [Metric("a")], Result({"a": 50.0}, frame, cluster="video"), seed=0)["a"]
+    alone = with_intervals("p", [Metric("a")], Result({"a": 50.0}, frame), seed=0)["a"]
+    together = with_intervals("p", [Metric("a")], Result({"a": 50.0}, frame, cluster="video"), seed=0)["a"]
     assert (together.ci_low, together.ci_high) == (0.0, 100.0) and alone.ci_low > 30
 
 
 def test_given_intervals_stand_and_metrics_without_items_have_none():
     declared = [Metric("a"), Metric("std", unit="points")]
-    found = measured("p", declared, Result({"std": 1.0, "a": 3.0}, None, intervals={"a": (2.0, 4.0)}), seed=0)
+    found = with_intervals("p", declared, Result({"std": 1.0, "a": 3.0}, None, intervals={"a": (2.0, 4.0)}), seed=0)
     assert list(found) == ["a", "std"]  # in the order of the declaration
     assert (found["a"].ci_low, found["a"].ci_high, found["a"].n) == (2.0, 4.0, 0)
     assert (found["std"].ci_low, found["std"].ci_high) == (None, None)
 
 
 def test_a_declared_name_may_be_a_pattern():
-    found = measured("p", [Metric("mAP_*"), Metric("x")], Result({"x": 1.0, "mAP_b": 2.0, "mAP_a": 3.0}), seed=0)
+    found = with_intervals("p", [Metric("mAP_*"), Metric("x")], Result({"x": 1.0, "mAP_b": 2.0, "mAP_a": 3.0}), seed=0)
     assert list(found) == ["mAP_b", "mAP_a", "x"]
 
 
@@ -70,7 +71,7 @@ def test_a_declared_name_may_be_a_pattern():
 )
 def test_a_protocol_that_is_wrong_is_caught(result, words):
     with pytest.raises(ValueError, match=words):
-        measured("p", [Metric("a")], result, seed=0)
+        with_intervals("p", [Metric("a")], result, seed=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ Modules are imported when a data set of their kind is asked for, so that importi
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -23,25 +22,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dinobench.types import UserError
+from dinobench.errors import UserError, nearest
 
 KINDS: dict[str, tuple[str, ...]] = {
     "classification": (
-        "dinobench.data.embedded",
-        "dinobench.data.cifar",
-        "dinobench.data.table",
-        "dinobench.data.images",
+        "dinobench.data.embedded.digits",
+        "dinobench.data.layouts.cifar",
+        "dinobench.data.layouts.csv_table",
+        "dinobench.data.layouts.imagefolder",
     ),
-    "copies": ("dinobench.data.embedded_copies", "dinobench.data.copydays"),
-    "videos": ("dinobench.data.shape_videos", "dinobench.data.davis"),
-    "masks": ("dinobench.data.shapes", "dinobench.data.voc", "dinobench.data.coco"),
-    "landmarks": ("dinobench.data.embedded_landmarks", "dinobench.data.landmarks"),
+    "copies": ("dinobench.data.embedded.embedded_copies", "dinobench.data.layouts.copydays"),
+    "videos": ("dinobench.data.embedded.shape_videos", "dinobench.data.layouts.davis"),
+    "masks": (
+        "dinobench.data.embedded.shapes",
+        "dinobench.data.layouts.voc",
+        "dinobench.data.layouts.coco",
+    ),
+    "landmarks": ("dinobench.data.embedded.embedded_landmarks", "dinobench.data.layouts.landmarks"),
 }
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")
 
 
-def resolve(spec: str, kind: str = "classification", *, progress: Callable[..., Any] | None = None) -> Any:
+def load_dataset(spec: str, kind: str = "classification", *, progress: Callable[..., Any] | None = None) -> Any:
     """The data set that `spec` names: a path, `name=path`, or an embedded name such as `digits`.
 
     A path that does not exist as given is looked for under each folder of the environment variable `DINOBENCH_DATA`
@@ -68,7 +71,7 @@ def resolve(spec: str, kind: str = "classification", *, progress: Callable[..., 
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
 
 
-def layouts() -> Iterator[tuple[str, str, str]]:
+def known_layouts() -> Iterator[tuple[str, str, str]]:
     """Every known layout as (kind, name, summary)."""
     for kind in KINDS:
         for module in _layout_modules(kind):
@@ -77,7 +80,7 @@ def layouts() -> Iterator[tuple[str, str, str]]:
 
 def _layout_modules(kind: str) -> list[ModuleType]:
     if kind not in KINDS:
-        raise UserError(f"unknown kind of data set {kind!r}{_nearest(kind, list(KINDS))}; known: {', '.join(KINDS)}")
+        raise UserError(f"unknown kind of data set {kind!r}{_hint(kind, list(KINDS))}; known: {', '.join(KINDS)}")
     return [import_module(module) for module in KINDS[kind]]
 
 
@@ -108,16 +111,16 @@ def _find(target: str) -> Path | None:
     return next((c for c in candidates if os.path.exists(c)), None)
 
 
-def _nearest(word: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def _hint(word: str, options: list[str]) -> str:
+    hint = nearest(word, options, cutoff=0.5)
+    return f" ({hint})" if hint else ""
 
 
 def _not_found(target: str, embedded: list[str]) -> str:
     roots = _roots()
     beside = [Path(target).expanduser().parent, *roots]
     names = [entry.name for root in beside if root.is_dir() for entry in _visible(root)]
-    hint = _nearest(target, embedded) or _nearest(Path(target).name, names)
+    hint = _hint(target, embedded) or _hint(Path(target).name, names)
     searched = f", nor under DINOBENCH_DATA ({os.pathsep.join(map(str, roots))})" if roots else ""
     known = f", nor an embedded data set ({', '.join(embedded)})" if embedded else ""
     advice = "" if roots else "; set DINOBENCH_DATA to search other folders"

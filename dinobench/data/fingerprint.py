@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dinobench.paths import cache_root
+from dinobench.files import atomic_path, cache_root
 
 Progress = Callable[..., Any]
 
@@ -155,15 +154,5 @@ def _store(remember: Path, names: list[str], stats: np.ndarray, digests: np.ndar
     """Write atomically; processes that race write whole files each, and a read-only cache folder only costs time."""
     if not names:
         return
-    target = _cache_file(remember)
-    with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                joined = np.frombuffer("\0".join(names).encode(), np.uint8)
-                np.savez(file, names=joined, stats=stats, digests=digests)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+    with contextlib.suppress(OSError), atomic_path(_cache_file(remember)) as temporary, temporary.open("wb") as file:
+        np.savez(file, names=np.frombuffer("\0".join(names).encode(), np.uint8), stats=stats, digests=digests)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.types import UserError
+from dinobench.errors import UserError
 
 # Of ImageNet's training images, as used by torchvision's and DINO's published weights.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -1,0 +1,1 @@
+"""How this machine does against its limits: ratios measured in one run."""

@@ -1,0 +1,285 @@
+"""The `dinobench` command: parses, calls, prints. Exit codes: 0 done, 1 a gate said no, 2 the input is at fault."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dinobench import __version__, console
+from dinobench.cli import compare, visualize
+from dinobench.cli import pretrain as cli_pretrain
+from dinobench.cli.display import runs
+from dinobench.errors import UserError
+
+#: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
+INTERNAL = 70
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="dinobench",
+    help="Score self-supervised vision backbones: a checkpoint goes in, comparable numbers come out.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="Look at the feature cache, or free its space.")
+app.add_typer(cache_app, name="cache")
+data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(visualize.score_app, name="score")
+app.add_typer(visualize.visualize_app, name="visualize")
+
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture, where the file does not tell: a timm or torchvision name.")
+]
+Key = Annotated[str | None, typer.Option(help="Which network of the file: student, teacher, ...")]
+Heads = Annotated[int | None, typer.Option(help="Attention heads, which a file of weights cannot tell.")]
+Out = Annotated[Path, typer.Option(help="Results folder: runs/, items/ and leaderboard.csv.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, print the traceback too.")] = False,
+) -> None:
+    if version:
+        console.text(__version__)
+        raise typer.Exit()
+    _help_if_alone(context)
+
+
+@cache_app.callback(invoke_without_command=True)
+def _help_if_alone(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        console.text(context.get_help())
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    ckpt: Annotated[
+        list[str],
+        typer.Option(help="A file, timm:<model>, random:<model> or pixels, optionally as name=...; may be repeated."),
+    ],
+    protocol: Annotated[list[str], typer.Option(help="What to score with; may be repeated. See `dinobench list`.")],
+    data: Annotated[str, typer.Option(help="A data set: a path, name=path, or an embedded one (digits).")] = "digits",
+    profile: Annotated[
+        str | None, typer.Option(help="A named set of settings; the first listed is the default.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value changes a setting; may be repeated.")
+    ] = None,
+    out: Out = Path("results"),
+    json: Annotated[bool, typer.Option("--json", help="Print the records as one JSON array on stdout.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again what has a finished record.")] = False,
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="Load in spite of missing or left-over tensors; recorded."),
+    ] = False,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")] = 1,
+    precision: Annotated[str, typer.Option(help="32 (as published), bf16, 16, or auto.")] = "32",
+    seed: Annotated[int, typer.Option(help="Of random: weights, draws and intervals; goes into the record.")] = 0,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
+    ram_cache: Annotated[float | None, typer.Option(min=0, help="GB for decoded images in training.")] = None,
+    save_masks: Annotated[Path | None, typer.Option(help="davis: write the masks here, as indexed PNGs.")] = None,
+) -> None:
+    """Score checkpoints with protocols and write records, per-item scores and the leaderboard."""
+    from dinobench.config import parse_settings
+    from dinobench.runner import run as run_protocols
+
+    done = run_protocols(
+        protocol, ckpt, data, profile=profile, settings=parse_settings(set_ or []), out=out, arch=arch, key=key,
+        heads=heads, allow_partial=allow_partial, device=device, devices=devices, precision=precision, seed=seed,
+        force=force, cache=not no_cache, skip_broken=skip_broken, batch_size=batch_size, workers=workers,
+        ram_cache=ram_cache,
+        artifacts=save_masks,
+    )  # fmt: skip
+    if console.silent:
+        return
+    if json:
+        console.text(runs.records_json(done))
+    elif done:
+        runs.records(done, out)
+
+
+app.command()(cli_pretrain.pretrain)
+for command in (compare.compare, compare.gate, compare.report, compare.explain):
+    app.command()(command)
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint file.")],
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
+    from dinobench.models.loading import inspect_checkpoint
+
+    found = inspect_checkpoint(checkpoint, arch=arch, key=key, heads=heads)
+    console.text(runs.inspection_json(found)) if json else runs.inspection(found)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="protocols, profiles, methods or layouts.")] = "protocols",
+) -> None:
+    """What there is: protocols, their profiles, pretraining methods, with every setting, or layouts of data sets."""
+    from dinobench.errors import unknown_name
+
+    views = {
+        "protocols": runs.protocols,
+        "profiles": runs.profiles,
+        "methods": runs.methods,
+        "layouts": runs.layouts,
+    }
+    if what not in views:
+        raise unknown_name("listing", what, list(views))
+    views[what]()
+
+
+@app.command()
+def leaderboard(results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results")) -> None:
+    """Rebuild results/leaderboard.csv from the records and show it."""
+    from dinobench.cli.display import compare
+    from dinobench.results import leaderboard as board
+
+    if not (results / "runs").is_dir():
+        raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
+    path, found, broken = board.build(results)
+    for file, reason in broken:
+        console.warn(f"{file}: left out: {reason}")
+    compare.leaderboard(found)
+    console.note(f"written: {path}")
+
+
+@cache_app.command("ls")
+def cache_ls() -> None:
+    """List the cached features, the most recently used first."""
+    runs.cache()
+
+
+@cache_app.command("prune")
+def cache_prune(
+    days: Annotated[float | None, typer.Option(help="Only what was unused for so many days; else all.")] = None,
+) -> None:
+    """Delete cached features; whatever is needed again is extracted again."""
+    from dinobench.features.cache import prune
+    from dinobench.files import cache_root
+
+    entries, freed = prune(cache_root() / "features", None if days is None else time.time() - 86400 * days)
+    console.note(f"{entries} entries deleted, {freed / 1e6:,.1f} MB freed")
+
+
+@data_app.command("make-copies")
+def make_copies(
+    photos: Annotated[Path, typer.Argument(help="A folder of photos, looked through with its subfolders.")],
+    out: Annotated[Path, typer.Argument(help="A new folder, for Copydays' layout.")],
+    seed: Annotated[int, typer.Option(help="Of the edits: the same seed makes the same files.")] = 0,
+) -> None:
+    """Edited copies of photos in Copydays' layout, for copy detection on one's own images."""
+    from dinobench.data import copies
+
+    manifest = copies.make_copies(photos, out, seed, progress=console.progress)
+    console.note(
+        f"{len(manifest['copies'])} copies of {manifest['originals']} photos in {out}; see {out}/manifest.json"
+    )
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="knn, memory, features, davis, probes, retrieval or pretrain.")],
+    arch: Annotated[str, typer.Option(help="features: the model to extract with.")] = "vit_small_patch16_224",
+    images: Annotated[int, typer.Option(min=1, help="features: how many JPEG files.")] = 192,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """How this machine does against the limit: ratios measured in this very run."""
+    from dinobench.bench import measure as benches
+    from dinobench.errors import unknown_name
+
+    if what == "knn":
+        rows = benches.knn(repeats)
+    elif what == "memory":
+        rows = benches.memory()
+    elif what == "features":
+        rows = benches.features(arch, images, repeats, device)
+    elif what == "davis":
+        from dinobench.bench.dense import davis
+
+        rows = davis(repeats=repeats, device="cpu" if device == "auto" else device)
+    elif what == "probes":
+        from dinobench.bench.probes import probes
+
+        rows = probes(repeats, device)
+    elif what == "retrieval":
+        from dinobench.bench.retrieval import retrieval
+
+        rows = retrieval(repeats, device)
+    elif what == "pretrain":
+        from dinobench.bench.pretrain import pretrain
+
+        rows = pretrain(repeats, device)
+    else:
+        raise unknown_name("bench", what, ["knn", "memory", "features", "davis", "probes", "retrieval", "pretrain"])
+    runs.bench(rows)
+
+
+@app.command()
+def demo(
+    out: Out = Path("dinobench-demo"),
+    device: Device = "auto",
+) -> None:
+    """The whole product in one command, offline: a small DINO is trained and scored beside its start and raw pixels."""
+    from dinobench.demo import demo as run_demo
+
+    runs.records(run_demo(out, device), out)
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m dinobench`."""
+    # Threads that wait for work by spinning take the cores from whatever else runs: on a busy two-core machine small
+    # forward passes were seven times slower. Must be set before torch loads its OpenMP; who sets it keeps their choice.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments  # wherever it stands
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        code = app(args=arguments, prog_name="dinobench", standalone_mode=False)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        if not console.silent:  # the processes of a run agree on such errors, and the first one speaks
+            console.error(str(error))
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the option parser
+            console.error(f"{error.format_message()} (see `dinobench --help`)")
+            code = 2
+        else:
+            if debug:
+                traceback.print_exc()
+            console.error(f"{type(error).__name__}: {error} (a fault in dinobench: --debug shows where)")
+            code = INTERNAL
+    if code == INTERRUPTED:  # newer typers return it themselves
+        console.note("interrupted; what was extracted so far is kept, and the same command goes on from there")
+    sys.exit(code if isinstance(code, int) else 0)

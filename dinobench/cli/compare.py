@@ -1,0 +1,180 @@
+"""From runs to papers and CI: `dinobench compare`, `gate`, `report` and `explain`. Parses, calls, prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dinobench import console
+from dinobench.errors import UserError
+from dinobench.types import RunRecord
+
+
+def compare(
+    results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
+    pair: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two runs or two models, item by item: differences and tests.")
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="table, csv, markdown or latex; by default what -o ends in.")
+    ] = None,
+    rows: Annotated[
+        str, typer.Option(help="model, method or arch; or protocol, dataset, profile or metric.")
+    ] = "model",
+    columns: Annotated[str | None, typer.Option(help="The other of the two; by default protocol, or model.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metrics, by name or pattern (J*), instead of the primary ones.")
+    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Only these protocols; may be repeated.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Only these data sets; may be repeated.")] = None,
+    intervals: Annotated[bool, typer.Option("--intervals", help="With 95 % intervals.")] = False,
+    pm: Annotated[bool, typer.Option("--pm", help="With ± half the 95 % interval.")] = False,
+    reference: Annotated[str | None, typer.Option(help="published: papers' figures beside ours, never ranked.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
+) -> None:
+    """Models by protocols, as a table on screen or for papers; or two runs item by item."""
+    from dinobench.cli.display import compare as screen_compare
+    from dinobench.compare import published, sanity, writers
+    from dinobench.compare import table as comparing
+
+    form = _format(format_, output, [*writers.FORMATS])
+    if reference not in (None, "published"):
+        raise UserError(f"--reference {reference}: the only one is published")
+    if intervals and pm:
+        raise UserError("--intervals and --pm: choose one")
+    if pair is not None:
+        if form != "table" or output is not None:
+            raise UserError("--pair is shown on screen only: leave out --format and -o")
+        return _pair(results, *pair)
+    found = _chosen(_records(results), protocol or [], data or [])
+    wanted = published.published_scores({r.protocol for r in found}, metric or ()) if reference else ()
+    table = comparing.compare(
+        found, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, found), figures=wanted
+    )
+    spread = "intervals" if intervals else "pm" if pm else ""
+    if form == "table":
+        return screen_compare.table(table, spread)
+    _deliver(writers.FORMATS[form](table, spread), output)
+
+
+def _format(asked: str | None, output: Path | None, known: list[str]) -> str:
+    """The format asked for, or the one that the file's name ends in."""
+    from dinobench.errors import unknown_name
+
+    endings = {".csv": "csv", ".md": "markdown", ".markdown": "markdown", ".tex": "latex"}
+    if asked is not None and asked not in ("table", *known):
+        raise unknown_name("format", asked, ["table", *known])
+    form = asked or (endings.get(output.suffix.lower(), "table") if output else "table")
+    if output is not None and form == "table":
+        raise UserError(f"-o {output}: say which --format to write: {', '.join(known)}")
+    return form
+
+
+def _records(results: Path) -> list[RunRecord]:
+    """The records of a results folder; broken ones are named and left out."""
+    from dinobench.results.comparability import read_results
+
+    found, broken = read_results(results)
+    for file, reason in broken:
+        console.warn(f"{file}: left out: {reason}")
+    return found
+
+
+def _chosen(found: Sequence[RunRecord], protocols: Sequence[str], data: Sequence[str]) -> list[RunRecord]:
+    from dinobench.errors import unknown_name
+
+    for kind, asked, there in (
+        ("protocol of these records", protocols, {r.protocol for r in found}),
+        ("data set of these records", data, {r.dataset for r in found}),
+    ):
+        for name in asked:
+            if name not in there:
+                raise unknown_name(kind, name, sorted(there))
+    kept = [r for r in found if (not protocols or r.protocol in protocols) and (not data or r.dataset in data)]
+    if not kept:
+        raise UserError(f"no record of {', '.join(protocols)} on {', '.join(data)}")
+    return kept
+
+
+def _deliver(text: str, output: Path | None) -> None:
+    from dinobench.files import write_output
+
+    if output is None:
+        return console.text(text)
+    write_output(output, text.encode("utf-8"))
+    console.note(f"written: {output}")
+
+
+def _pair(results: Path, a: str, b: str) -> None:
+    from dinobench.cli.display import compare as screen_compare
+    from dinobench.compare import pair as paired
+
+    screen_compare.pair(paired.pair(results, a, b))
+
+
+def explain(
+    run_a: Annotated[str, typer.Argument(help="A run id, the beginning of one, or a record's .json file.")],
+    run_b: Annotated[str, typer.Argument(help="Another one.")],
+    results: Annotated[Path, typer.Option(help="Results folder.")] = Path("results"),
+    flip: Annotated[bool, typer.Option("--flip", help="Run A again with one factor at a time as B has it.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    data: Annotated[str | None, typer.Option(help="--flip: where A's data set is.")] = None,
+    ckpt: Annotated[str | None, typer.Option(help="--flip: where A's checkpoint is.")] = None,
+    ckpt_b: Annotated[str | None, typer.Option(help="--flip: where B's checkpoint is.")] = None,
+    device: Annotated[str, typer.Option(help="--flip: auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="--flip: keep the runs in this results folder.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="--flip: how long the runs may take together.")] = 10.0,
+) -> None:
+    """Why two runs cannot be compared, or why they differ if they can."""
+    from dinobench.cli.display import compare as screen_compare
+    from dinobench.compare import ablation
+    from dinobench.compare import explain as explaining
+
+    (a, items_a), (b, items_b) = (explaining.find(results, run) for run in (run_a, run_b))
+    found = explaining.explain(a, b, (items_a, items_b))
+    flipped = None
+    if flip:
+        flipped = ablation.ablate(
+            found, data=data, ckpt=ckpt, ckpt_b=ckpt_b, device=device, out=out, minutes=minutes,
+        )  # fmt: skip
+    if json:
+        return console.text(explaining.to_json(found, flipped))
+    screen_compare.explanation(found)
+    if flipped is not None:
+        screen_compare.flips(flipped)
+
+
+def report(
+    results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="The page's heading.")] = "dinobench report",
+    pictures_mb: Annotated[float, typer.Option(min=0, help="Pictures to embed at most, in all.")] = 20,
+) -> None:
+    """One HTML page with everything in it: leaderboard, intervals, curves, pictures and every run's provenance."""
+    from dinobench.report import page as pages
+
+    done = pages.write(results, output, title=title, picture_bytes=round(pictures_mb * 1e6))
+    for line in done.left_out:
+        console.warn(f"left out: {line}")
+    console.note(f"written: {output} ({done.runs:,} runs, {done.bytes / 1e6:,.1f} MB)")
+
+
+def gate(
+    results: Annotated[Path, typer.Argument(help="Results folder with the new runs.")] = Path("results"),
+    baseline: Annotated[Path, typer.Option(help="Results folder to hold them against.")] = Path("baseline"),
+    margin: Annotated[float, typer.Option(help="The drop that is allowed, in the metric's unit (points).")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="How often a verdict may be wrong, over all rows.")] = 0.05,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Pass though rows of the baseline have no counterpart.")
+    ] = False,
+) -> None:
+    """Fail when a backbone got worse by more than a margin. Exits with 0 pass, 1 fail, 3 cannot tell."""
+    from dinobench.cli.display import gate as screen_gate
+    from dinobench.compare import gate as gates
+
+    report = gates.gate(results, baseline, margin, alpha, allow_missing)
+    screen_gate.show(report, gates.publish(report))
+    raise typer.Exit(report.exit_code)

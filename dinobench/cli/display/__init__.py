@@ -1,0 +1,1 @@
+"""What commands print, made of what the library returns."""

@@ -1,0 +1,203 @@
+"""How comparisons of records are shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from dinobench import console
+from dinobench.compare.writers import Cell, Table, shown
+
+if TYPE_CHECKING:
+    from dinobench.compare.ablation import Ablation
+    from dinobench.compare.explain import Explanation
+    from dinobench.compare.pair import Pairing, PairResult
+    from dinobench.types import RunRecord
+
+#: Raised letters for notes: as narrow as the numbers they stand behind (there is no raised q).
+_RAISED = dict(zip("abcdefghijklmnoprstuvwxyz,", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ'", strict=True))
+#: Classes or videos that are named where a model is ahead.
+_AHEAD = 3
+#: Spaces between columns.
+_GAP = 2
+#: More rows than this are aligned by ourselves: laying out one by one what nobody reads cell by cell takes minutes.
+_LONG = 500
+
+
+def table(found: Table, spread: str = "") -> None:
+    """A table of scores, cut into blocks of columns where the screen is too narrow, and its notes."""
+    heads = ["\n".join(c.labels) + _raised(c.marks) for c in found.columns]
+    rows = [[*r.labels[:-1], r.labels[-1] + _raised(r.marks)] for r in found.rows]
+    cells = [[_score(cell, spread) for cell in row] for row in found.cells]
+    corner = ["\n".join([*[""] * (_height(heads) - 1), name]) for name in found.corner]
+    for block in _blocks(corner, rows, heads, cells):
+        some = [(r, [row[i] for i in block]) for r, row in zip(rows, cells, strict=True)]
+        titles = [heads[i] for i in block]
+        console.table("", [*corner, *titles], [[*r, *row] for r, row in some if any(row)], right=titles)
+        console.text("")
+    if any(cell is not None and cell.place for row in found.cells for cell in row):
+        console.text("** the best and * the second of those that can be compared")
+    for mark, note in found.notes:
+        console.text(f"{_raised((mark,))} {note}")
+
+
+def _height(heads: Sequence[str]) -> int:
+    return max((h.count("\n") + 1 for h in heads), default=1)
+
+
+def _raised(marks: Sequence[str]) -> str:
+    return "".join(_RAISED.get(c, c) for c in ",".join(marks))
+
+
+def _score(cell: Cell | None, spread: str) -> str:
+    if cell is None:
+        return ""
+    return {1: "**", 2: "*"}.get(cell.place, "") + shown(cell, spread) + _raised(cell.marks)
+
+
+def _blocks(
+    corner: Sequence[str], rows: Sequence[Sequence[str]], heads: Sequence[str], cells: Sequence[Sequence[str]]
+) -> Iterator[list[int]]:
+    """Columns that fit on the screen together, at least one in each block."""
+    labels = sum(_width([name, *(r[i] for r in rows)]) + _GAP for i, name in enumerate(corner))
+    block: list[int] = []
+    used = labels
+    for i, head in enumerate(heads):
+        wide = _width([head, *(row[i] for row in cells)]) + _GAP
+        if block and used + wide - _GAP > console.stdout.width:
+            yield block
+            block, used = [], labels
+        block.append(i)
+        used += wide
+    if block:
+        yield block
+
+
+def _width(texts: Sequence[str]) -> int:
+    return max(len(line) for text in texts for line in text.split("\n"))
+
+
+def pair(found: Pairing) -> None:
+    """Two models on every test they share, item by item, and on which items either is ahead most."""
+    console.text(f"A  {found.a}\nB  {found.b}\n")
+    several = len([r for r in found.results if r.primary.p is not None]) > 1
+    columns = ["test", "metric", "A", "B", "A - B", "95 % interval", "p", *["p, Holm"] * several]
+    console.table("", columns, [_paired(r, several) for r in found.results], right=columns[2:])
+    if several:
+        console.text(f"\np, Holm: corrected for looking at {len(found.results)} tests at once")
+    for result in found.results:
+        console.text("\n".join([f"\n{_test(result)}", *(f"  {line}" for line in _remarks(result))]))
+    if found.notes or found.skipped:
+        console.text("")
+    for note in found.notes:
+        console.text(note)
+    for line in found.skipped:
+        console.text(f"left out: {line}")
+
+
+def _test(result: PairResult) -> str:
+    return f"{result.run_a.protocol} {result.run_a.profile.partition('+')[0]} {result.run_a.dataset}"
+
+
+def _paired(result: PairResult, several: bool) -> list[str]:
+    m = result.primary
+    interval = "" if m.ci_low is None or m.ci_high is None else f"[{m.ci_low:+.2f}, {m.ci_high:+.2f}]"
+    numbers = [f"{m.a:.2f}", f"{m.b:.2f}", f"{m.difference:+.2f}", interval, _p(m.p)]
+    return [_test(result), m.metric, *numbers, *[_p(m.p_holm)] * several]
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _remarks(result: PairResult) -> Iterator[str]:
+    """How it was tested, where either is ahead most, and what to know."""
+    m = result.primary
+    if m.method:
+        groups = f" in {m.groups:,} groups by {m.cluster}" if m.cluster else ""
+        yield f"of {m.items:,} items{groups} A is ahead on {m.won_a:,} and B on {m.won_b:,} ({m.method})"
+    if m.detectable is not None:
+        yield f"so many items show a difference of {m.detectable:.2f} in 80 % of cases, at the 5 % level"
+    sign = 1 if m.higher_is_better else -1
+    for who, ahead in (
+        ("A", [g for g in result.where if sign * g.difference > 0][:_AHEAD]),
+        ("B", [g for g in reversed(result.where) if sign * g.difference < 0][:_AHEAD]),
+    ):
+        if ahead:
+            yield f"{who} is ahead most on {ahead[0].column} " + ", ".join(
+                f"{g.group} ({g.difference:+.1f})" for g in ahead
+            )
+    if m.note:
+        yield m.note
+    yield from result.notes
+
+
+def explanation(found: Explanation) -> None:
+    """Whether two runs can be compared, what differs, and on how many items."""
+    from dinobench.compare.explain import written
+
+    a, b = found.a, found.b
+    console.text(f"A  {a.run_id}\nB  {b.run_id}\n")
+    if found.comparable:
+        console.text("They can be compared.")
+    else:
+        console.text("They cannot be compared. These would have to be the same:")
+        for reason in found.reasons:
+            console.text(f"  {reason}")
+    if found.gap is not None:
+        one, other = a.metrics[found.metric], b.metrics[found.metric]
+        console.text(f"{found.metric}: A {one.value:.2f}, B {other.value:.2f}, B - A {found.gap:+.2f} ({one.unit})")
+    if found.items is not None:
+        i = found.items
+        alone = f"; {i.only_a:,} only in A, {i.only_b:,} only in B" if i.only_a or i.only_b else ""
+        console.text(
+            f"items: {i.differing:,} of {i.shared:,} score differently (A ahead on {i.a_ahead:,}, "
+            f"B on {i.b_ahead:,}){alone}"
+        )
+    if found.differences:
+        console.text("")
+        console.table(
+            "what differs, the most decisive first", ["field", "A", "B", "", "meaning"],
+            [[d.name, written(d.a), written(d.b), "must agree" * d.bars, d.meaning] for d in found.differences],
+        )  # fmt: skip
+    else:
+        console.text("nothing that is recorded differs")
+
+
+def flips(found: Ablation) -> None:
+    """What each factor does alone, all of them together, and what is left."""
+    from dinobench.compare.explain import written
+
+    def signed(value: float | None) -> str:
+        return "" if value is None else f"{value:+.2f}"
+
+    rows: list[list[str]] = [["A again", "", "", f"{found.base:.2f}", signed(found.base - found.a), ""]]
+    for f in found.flips:
+        score = "" if f.value is None else f"{f.value:.2f}"
+        rows.append([f.name, written(f.a), written(f.b), score, signed(found.effect(f)), f.note])
+    if found.together is not None and len(found.flips) > 1:
+        rows.append(["all of these", "", "", f"{found.together:.2f}", signed(found.together - found.base), ""])
+    if found.interaction is not None and len(found.flips) > 1:
+        rows.append(["interaction", "", "", "", signed(found.interaction), "all of these, less the sum of each alone"])
+    rows.append(["left over", "", "", "", signed(found.left), "what was not changed: data, versions, device"])
+    console.text("")
+    console.table(
+        f"{found.metric}, A with one factor at a time as in B (recorded: A {found.a:.2f}, B {found.b:.2f})",
+        ["factor", "A", "B", found.metric, "effect", ""], rows, right=[found.metric, "effect"],
+    )  # fmt: skip
+
+
+def leaderboard(records: Sequence[RunRecord]) -> None:
+    """The leaderboard's readable columns."""
+    from dinobench.results import leaderboard as board
+
+    columns = ["model", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n"]
+    which = [board.COLUMNS.index(c) for c in columns]
+    rows = [tuple(str(line[i]) for i in which) for line in board.lines(records)]
+    if len(rows) <= _LONG:
+        console.table("", columns, rows, right=columns[6:])
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    sides = ["<" if c in columns[:6] else ">" for c in columns]
+    form = (" " * _GAP).join(f"{{:{side}{wide}}}" for side, wide in zip(sides, widths, strict=True))
+    console.text("\n".join(form.format(*row) for row in [columns, *rows]))

@@ -1,0 +1,199 @@
+"""How records, checkpoints, protocols and caches are shown to people, and as JSON to programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinobench import console
+from dinobench.errors import UserError
+from dinobench.types import EvalProtocol, MetricValue, RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dinobench.bench.measure import BenchRow
+    from dinobench.models.loading import Inspection
+
+
+def records_json(found: Sequence[RunRecord]) -> str:
+    """The records as one JSON array."""
+    return json.dumps([dataclasses.asdict(r) for r in found], indent=2, ensure_ascii=False)
+
+
+def records(found: Sequence[RunRecord], out: Path | None) -> None:
+    """A table for every protocol, profile and data set: backbones down, metrics across."""
+
+    def group(record: RunRecord) -> tuple[str, ...]:
+        return record.protocol, record.profile, record.dataset, record.config_hash, record.dataset_fingerprint
+
+    for (protocol, profile, dataset, *_), members in groupby(sorted(found, key=group), key=group):
+        rows = list(members)
+        first = rows[0]
+        names = [first.primary, *(n for n in first.metrics if n != first.primary)]
+        primary = first.metrics[first.primary]
+        console.table(
+            f"{protocol} · {profile} · {dataset} · n = {primary.n:,} · {primary.unit}, 95 % interval",
+            ["model", "arch", *names],
+            [[r.checkpoint.name, r.checkpoint.arch, *_cells(r, names)] for r in rows],
+            right=names,
+        )
+    if out is not None:
+        console.note(f"records and leaderboard.csv are in {out}/")
+
+
+def _cells(record: RunRecord, names: Iterable[str]) -> list[str]:
+    return [_cell(record.metrics.get(n), interval=n == record.primary) for n in names]
+
+
+def _cell(metric: MetricValue | None, interval: bool) -> str:
+    if metric is None:
+        return ""
+    if interval and metric.ci_low is not None and metric.ci_high is not None:
+        return f"{metric.value:.1f} [{metric.ci_low:.1f}, {metric.ci_high:.1f}]"
+    return f"{metric.value:.1f}"
+
+
+def inspection(found: Inspection) -> None:
+    """Format, architecture, coverage and digest of a checkpoint."""
+    info = found.info
+    facts = {
+        "file": info.path,
+        "format": info.format,
+        "method": info.method,
+        "loaded from": found.keys[0],
+        "also in the file": ", ".join(found.keys[1:]) or "nothing",
+        "architecture": info.arch,
+        "patch size": info.patch_size,
+        "width, depth, heads": f"{info.embed_dim}, {info.depth}, {info.heads}",
+        "registers": info.registers,
+        "image size": info.image_size,
+        "epoch": info.epoch,
+        "file sha256": info.sha256,
+        "weights digest": info.weights_digest,
+        "tensors matched": len(found.matched),
+        "missing": _names(found.missing),
+        "left over": _names(found.unexpected),
+        "not of the backbone": _names(found.ignored),
+        "not finite": _names(found.non_finite),
+    }
+    console.table("", ["", ""], [[k, "-" if v is None else v] for k, v in facts.items()])
+
+
+def _names(names: Sequence[str], shown: int = 8) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)}: {', '.join(names[:shown])}{more}" if names else "none"
+
+
+def inspection_json(found: Inspection) -> str:
+    return json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False)
+
+
+def scores(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
+    """Scores of masks: a row per object, then the averages over objects."""
+    columns = [c for c in objects.columns if c in summary]
+    rows = [[row["id"], *(f"{100 * row[c]:.1f}" for c in columns)] for _, row in objects.iterrows()]
+    console.table("", ["object", *columns], [*rows, ["mean", *(f"{summary[c]:.1f}" for c in columns)]], right=columns)
+
+
+def scores_json(objects: pd.DataFrame, summary: Mapping[str, float]) -> str:
+    return json.dumps({"summary": dict(summary), "objects": objects.to_dict("records")}, indent=2)
+
+
+def protocols() -> None:
+    """Every protocol, who provides it, its profiles and what it measures."""
+    rows = []
+    for name, protocol, source in _loadable():
+        default = next(iter(protocol.profiles.values()))
+        primary = next((m.name for m in protocol.metrics(default) if m.primary), "")
+        rows.append([name, protocol.summary, ", ".join(protocol.profiles), primary, protocol.data, source])
+    console.table("", ["protocol", "what it measures", "profiles", "primary metric", "data", "from"], rows)
+
+
+def profiles() -> None:
+    """Every setting of every protocol: its value in each profile, its meaning and its source."""
+    from dinobench.config import plain
+
+    for name, protocol, _ in _loadable():
+        configs: dict[str, Any] = dict(protocol.profiles)
+        fields = dataclasses.fields(next(iter(configs.values())))
+        console.table(
+            f"{name} (version {protocol.version}): {protocol.summary}",
+            ["setting", *configs, "meaning", "source"],
+            [[f.name, *(plain(getattr(c, f.name)) for c in configs.values()),
+              f.metadata.get("doc", ""), f.metadata.get("source", "")] for f in fields],
+        )  # fmt: skip
+
+
+def methods() -> None:
+    """Every pretraining method with its settings: default, meaning and source."""
+    from dinobench.config import plain
+    from dinobench.pretrain.run import GROUP, load_method
+    from dinobench.registry import available
+
+    for name in available(GROUP):
+        try:
+            method = load_method(name)
+        except UserError as error:
+            console.warn(str(error))
+            continue
+        config: Any = method.Config()
+        rows = [
+            [f.name, plain(getattr(config, f.name)), f.metadata.get("doc", ""), f.metadata.get("source", "")]
+            for f in dataclasses.fields(config)
+        ]
+        console.table(f"{name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
+
+
+def _loadable() -> Iterator[tuple[str, EvalProtocol, str]]:
+    """(name, protocol, distribution) of each that can be imported; a broken plugin is warned of and hides no other."""
+    from dinobench.registry import available, load, provider
+
+    for name, entries in available().items():
+        try:
+            yield name, load(name), provider(entries[0])
+        except UserError as error:
+            console.warn(str(error))
+
+
+def layouts() -> None:
+    """Every layout of data sets that `--data` recognises."""
+    from dinobench.data import known_layouts
+
+    for kind, name, summary in known_layouts():
+        console.text(f"{name} ({kind})\n{_indented(summary)}\n")
+
+
+def _indented(summary: str) -> str:
+    return "\n".join(f"  {line}" for line in summary.strip().splitlines())
+
+
+def cache() -> None:
+    """The entries of the feature cache."""
+    from dinobench.features.cache import listing
+    from dinobench.files import cache_root
+
+    found = listing(cache_root() / "features")
+    if found:
+        columns = ["entry", "model", "arch", "images", "features", "MB", "state", "last used"]
+        console.table("", columns, [
+            [e.folder.name[:12], *(e.label.get(c, "") for c in columns[1:5]), f"{e.bytes / 1e6:,.1f}",
+             "complete" if e.complete else "unfinished", time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used_at))]
+            for e in found
+        ], right=["MB"])  # fmt: skip
+    console.note(f"{len(found)} entries, {sum(e.bytes for e in found) / 1e6:,.1f} MB in {cache_root() / 'features'}")
+
+
+def bench(rows: Sequence[BenchRow]) -> None:
+    """Measurements beside the limit they are held against."""
+    verdict = {None: "", True: "met", False: "not met"}
+    console.table(
+        "", ["measured", "ours", "limit", "ratio", "bar", ""],
+        [[r.what, r.ours, r.limit, f"{r.ratio:.2f}", r.bar, verdict[r.met]] for r in rows],
+        right=["ours", "limit", "ratio"],
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""`dinobench score` and `dinobench visualize`: masks of anybody's, scored; attention and propagation, to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from dinobench import console
+from dinobench.cli.display import runs
+from dinobench.errors import UserError
+
+score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
+visualize_app = typer.Typer(help="Pictures of what a backbone attends to and follows.", no_args_is_help=True)
+
+Ckpt = Annotated[str, typer.Option(help="A file, timm:<model> or random:<model>.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="name=value, a setting of the protocol.")]
+
+
+@score_app.callback()
+def _score() -> None:
+    pass  # keeps `davis` a subcommand while it is the only one
+
+
+@score_app.command("davis")
+def score_davis(
+    predictions: Annotated[Path, typer.Argument(help="A folder of PNG masks per video.")],
+    data: Annotated[str, typer.Option(help="A data set in DAVIS's layout.")],
+    videos: Annotated[str | None, typer.Option(help="Only these, as in dog,camel.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print summary and objects as JSON.")] = False,
+) -> None:
+    """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""
+    from dinobench.data import load_dataset
+    from dinobench.metrics.video import score_folder
+
+    chosen = videos.split(",") if videos else None
+    found = load_dataset(data, "videos", progress=console.progress)
+    objects, summary = score_folder(predictions, found, chosen, progress=console.progress)
+    console.text(runs.scores_json(objects, summary)) if json else runs.scores(objects, summary)
+
+
+@visualize_app.command("attention")
+def visualize_attention(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    ckpt: Ckpt,
+    output: Output,
+    keep: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the attention that a mask keeps.")] = 0.6,
+    size: Annotated[int, typer.Option(min=16, help="Shorter side in pixels that the image is resized to.")] = 480,
+) -> None:
+    """Each head's attention of the last block, and over the image the patches that hold most of it."""
+    import torch
+
+    from dinobench.data.image_split import BROKEN_IMAGE, decode
+    from dinobench.data.transforms import ImageTransform
+    from dinobench.features.extraction import cut_to_multiple
+    from dinobench.models.loading import load_backbone
+    from dinobench.report import figures
+
+    backbone = load_backbone(ckpt)
+    try:
+        original = decode(image)
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{image}: cannot be read as an image ({error}); give a picture file") from error
+    transform = ImageTransform(resize=size, crop=None)
+    patch = backbone.patch_size or 1
+    pixels = cut_to_multiple(torch.from_numpy(transform(original))[None], patch)
+    with torch.inference_mode():
+        attention = backbone.cls_attention(transform.normalise(pixels))[0].numpy()
+    seen = np.moveaxis(pixels[0].numpy(), 0, -1)
+    grid = seen.shape[0] // patch, seen.shape[1] // patch
+    title = f"{backbone.info.name} ({backbone.info.arch}), {image.name}"
+    _write(output, figures.figure_png(figures.attention_figure(seen, attention, grid, title, keep)))
+
+
+@visualize_app.command("davis")
+def visualize_davis(
+    video: Annotated[str, typer.Option(help="The name of a video.")],
+    ckpt: Ckpt,
+    output: Output,
+    data: Annotated[str, typer.Option(help="A data set in DAVIS's layout, or shapes.")] = "shapes",
+    set_: Settings = None,
+    fps: Annotated[float, typer.Option(min=0.5, help="Frames per second.")] = 10,
+) -> None:
+    """The first frame's mask carried through a video, beside the annotation, as a GIF."""
+    from dinobench import registry, runtime
+    from dinobench.config import parse_settings, resolve_config
+    from dinobench.data import load_dataset as resolve_data
+    from dinobench.models.loading import load_backbone
+    from dinobench.report import figures
+
+    protocol: Any = registry.load("davis")
+    config = resolve_config(protocol, None, parse_settings(set_ or [])).config
+    [chosen] = resolve_data(data, "videos", progress=console.progress).select([video])
+    device = runtime.start().device
+    backbone = load_backbone(ckpt).to(device)
+    if lacks := sorted(protocol.requires - backbone.capabilities):
+        raise UserError(
+            f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to propagate masks with"
+        )
+    maps = protocol.label_maps(backbone, chosen, config, device)
+    predictions = list(console.progress(maps, f"Propagating {video}", len(chosen)))
+    frames = [chosen.frame(i) for i in range(len(chosen))]
+    truths = [chosen.mask(i) for i in range(len(chosen))]
+    title = f"{backbone.info.name}, {video}"
+    _write(output, figures.propagation_gif(frames, predictions, truths, title, fps=fps))
+
+
+def _write(output: Path, content: bytes) -> None:
+    from dinobench.files import write_output
+
+    write_output(output, content)
+    console.note(f"written: {output}")

@@ -1,0 +1,136 @@
+"""Runs whose numbers should not be believed before somebody has looked: each flag is one line with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dinobench.data.leaks import LEAK
+from dinobench.results.comparability import higher_is_better, key
+from dinobench.types import RunRecord
+
+#: Methods that have learnt nothing: at chance, or alike, is what is expected of them.
+UNTRAINED = ("random", "pixels")
+#: Scores of fewer items than this are equal by accident.
+ENOUGH = 100
+#: A random order of finitely many items has a slightly higher average precision than the share of positives.
+ORDER = 1.05
+
+
+def flags(results: Path, found: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """Run id -> what is suspicious about the run; runs that nothing speaks against are left out.
+
+    Reads records only, and of each data set the labels of one run, so that ten thousand runs take no time.
+    """
+    said: dict[str, list[str]] = defaultdict(list)
+    by_key: dict[Hashable, list[RunRecord]] = defaultdict(list)
+    for record in found:
+        by_key[key(record)].append(record)
+    chance = _Chance(results)
+    for group in by_key.values():
+        for record, reason in (*_alone(group, chance), *_like_random(group), *_identical(group)):
+            said[record.run_id].append(reason)
+    return dict(said)
+
+
+def _alone(group: Sequence[RunRecord], chance: _Chance) -> Iterable[tuple[RunRecord, str]]:
+    """What one record tells by itself: leaks, nothing wrong, nothing right, no better than guessing."""
+    for record in group:
+        for note in record.notes:
+            if note.startswith(LEAK):
+                yield record, note
+        metric, value = record.primary, record.metrics[record.primary]
+        if value.unit != "%" or not higher_is_better(record, metric):
+            continue
+        if value.value >= 100:
+            yield record, f"{metric} is 100 %: are the test images, or their labels, among those learnt from?"
+        elif value.value <= 0:
+            yield record, f"{metric} is 0 %: nothing is right, not even by accident"
+        elif record.checkpoint.method not in UNTRAINED:
+            level = chance.of(record)
+            low = value.ci_low if value.ci_low is not None else value.value
+            if level is not None and low <= level:
+                yield record, f"{metric} {value.value:.2f} is no better than guessing, which gives {level:.2f}"
+
+
+class _Chance:
+    """Scores that take no image to get, from the labels among the items of one run per data set and question."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.known: dict[Hashable, np.ndarray] = {}
+
+    def of(self, record: RunRecord) -> float | None:
+        """In per cent, or None where the metric is of another kind or the items have no labels."""
+        metric = record.primary.partition("@")[0]
+        if metric not in ("top1", "mAP"):
+            return None
+        question = record.protocol, record.dataset_fingerprint
+        if question not in self.known and (read := self._shares(record.run_id)) is not None:
+            self.known[question] = read
+        shares = self.known.get(question)
+        if shares is None or not len(shares):
+            return None
+        return 100 * float(shares.max()) if metric == "top1" else 100 * ORDER * float((shares**2).sum())
+
+    def _shares(self, run_id: str) -> np.ndarray | None:
+        """(classes,) the share of each class among the items: none where they have no labels, None without a file."""
+        path = self.results / "items" / f"{run_id}.parquet"
+        if not path.exists():
+            return None
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        try:
+            if "label" not in parquet.read_schema(path).names:
+                return np.empty(0)
+            labels = parquet.read_table(path, columns=["label"])["label"]
+        except (OSError, pa.ArrowInvalid):
+            return np.empty(0)  # a broken file of items is no reason to doubt the number
+        counts = labels.value_counts().field("counts").to_numpy()
+        return counts / counts.sum()
+
+
+def _half_width(record: RunRecord) -> float:
+    value = record.metrics[record.primary]
+    return 0.0 if value.ci_low is None or value.ci_high is None else (value.ci_high - value.ci_low) / 2
+
+
+def _like_random(group: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:
+    """Trained backbones whose score an untrained one of the same architecture reaches, within both intervals."""
+    random = {r.checkpoint.arch: r for r in group if r.checkpoint.method == "random"}
+    digests = {r.checkpoint.weights_digest for r in group if r.checkpoint.method == "random"}
+    for record in group:
+        other = random.get(record.checkpoint.arch)
+        if other is None or record.checkpoint.method in UNTRAINED:
+            continue
+        if record.checkpoint.weights_digest in digests:
+            yield record, "its weights are those of an untrained backbone"
+            continue
+        mine, theirs = (r.metrics[r.primary].value for r in (record, other))
+        ahead = mine - theirs if higher_is_better(record, record.primary) else theirs - mine
+        noise = math.hypot(_half_width(record), _half_width(other))
+        if ahead <= noise:
+            how = "below" if ahead < -noise else "within noise of"
+            yardstick = f"an untrained {record.checkpoint.arch}'s {theirs:.2f} ({other.run_id})"
+            yield record, f"{record.primary} {mine:.2f} is {how} {yardstick}"
+
+
+def _identical(group: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:
+    """Different weights with the same score to the last digit in every metric: was one of them really loaded?"""
+    alike: dict[Hashable, list[RunRecord]] = defaultdict(list)
+    for record in group:
+        values = [m.value for m in record.metrics.values()]
+        if record.metrics[record.primary].n >= ENOUGH and not all(v in (0, 100) for v in values):
+            alike[tuple(record.metrics), tuple(values)].append(record)
+    for same in alike.values():
+        first = same[0]
+        second = next((r for r in same if r.checkpoint.weights_digest != first.checkpoint.weights_digest), None)
+        for record in same if second else ():
+            other = first if record.checkpoint.weights_digest != first.checkpoint.weights_digest else second
+            assert other is not None
+            yield record, f"the same scores to the last digit as other weights: {other.run_id}"

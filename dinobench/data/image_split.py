@@ -1,0 +1,163 @@
+"""The splits that the layouts hand out, and how an image file becomes pixels. Splits pickle and hold no open files."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dinobench.data import fingerprint, leaks
+from dinobench.errors import UserError
+from dinobench.types import ImageClassification, ImageSplit
+
+# What PIL raises on a damaged file, by format: UnidentifiedImageError is an OSError, broken PNG chunks give
+# SyntaxError, TIFF tags struct.error, TypeError or KeyError, and so on.
+BROKEN_IMAGE: tuple[type[Exception], ...] = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode(path: str | os.PathLike[str]) -> Image.Image:
+    """The file as an RGB image at full resolution, converted as torchvision's `pil_loader` does.
+
+    16-bit grey is the exception: its high byte is taken, where Pillow's conversion would cut all above 255 to white.
+    Raises one of `BROKEN_IMAGE` when the file is missing or damaged; the file is closed in any case.
+    """
+    with open(path, "rb") as file, Image.open(file) as image:
+        if 0 in image.size:
+            raise OSError(f"{path}: image without pixels")
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # "I" in older Pillows
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")
+
+
+def usable_cpus() -> int:
+    """Cores this process may run on, which in a container or a job are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decoding_threads(chosen: int | None) -> int:
+    """Threads that decode images: as many as the user chose, else one per usable core up to 16."""
+    return chosen or min(16, usable_cpus())
+
+
+@dataclass(eq=False)
+class FileSplit:
+    """Images in files: `ids` are their paths relative to `root`, `labels` (n,) int64."""
+
+    name: str
+    root: str
+    ids: Sequence[str]
+    labels: np.ndarray
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded RGB image; raises one of `BROKEN_IMAGE` when it cannot be decoded."""
+        return decode(os.path.join(self.root, self.ids[index]))
+
+
+@dataclass(eq=False)
+class ArraySplit:
+    """Images in memory: `images` (n, H, W, 3) uint8 RGB, `labels` (n,) int64."""
+
+    name: str
+    images: np.ndarray
+    ids: Sequence[str]
+    labels: np.ndarray
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, index: int) -> Image.Image:
+        """The RGB image."""
+        return Image.fromarray(self.images[index])
+
+
+def array_split(name: str, images: np.ndarray, ids: Sequence[str], labels: np.ndarray) -> ArraySplit:
+    """An ArraySplit with its fingerprint computed."""
+    return ArraySplit(name, images, ids, np.asarray(labels, np.int64), fingerprint.of_array(ids, images))
+
+
+def from_files(
+    name: str,
+    layout: str,
+    path: Path,
+    root: Path,
+    labelled: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    progress: fingerprint.Progress | None = None,
+) -> ImageClassification:
+    """The data set of two splits of files: `labelled` maps train's name, then test's, to (ids, class names per image).
+
+    `path` is what the user gave and the hashes are remembered under, `root` the folder that the ids start from.
+    The classes are those of train, sorted by name.
+    """
+    (train_name, (train_ids, train_classes)), (test_name, (test_ids, test_classes)) = labelled.items()
+    classes = sorted(set(train_classes))
+    check_classes(path, classes, set(test_classes), test_name)
+    index = {c: i for i, c in enumerate(classes)}
+    digests = fingerprint.hash_files(root, [*train_ids, *test_ids], path, progress)
+
+    def split(split_name: str, ids: Sequence[str], names: Sequence[str], digests: np.ndarray) -> FileSplit:
+        labels = np.fromiter((index[c] for c in names), np.int64, len(names))
+        return FileSplit(split_name, str(root.absolute()), tuple(ids), labels, fingerprint.of_files(ids, digests))
+
+    of_train, of_test = digests[: len(train_ids)], digests[len(train_ids) :]
+    train = split(train_name, train_ids, train_classes, of_train)
+    test = split(test_name, test_ids, test_classes, of_test)
+    return assemble(name, layout, classes, train, test, leaks.note(test_ids, leaks.leaked(of_train, of_test)))
+
+
+def from_arrays(
+    name: str, layout: str, classes: Sequence[str], train: ArraySplit, test: ArraySplit
+) -> ImageClassification:
+    """The data set of two splits in memory."""
+    found = leaks.leaked(leaks.digests(train.images), leaks.digests(test.images))
+    return assemble(name, layout, classes, train, test, leaks.note(test.ids, found))
+
+
+def assemble(
+    name: str, layout: str, classes: Sequence[str], train: ImageSplit, test: ImageSplit, leak: str | None = None
+) -> ImageClassification:
+    """The data set with its fingerprint over contents, labels and classes."""
+    splits = [(split.fingerprint, split.labels) for split in (train, test)]
+    return ImageClassification(name, layout, tuple(classes), train, test, fingerprint.of_dataset(classes, splits), leak)
+
+
+def check_classes(where: object, train: Sequence[str], test: Iterable[str], test_name: str) -> None:
+    """Refuse label shift and single-class data: both give a number, and neither number means anything.
+
+    `train` and `test` are the names, once each, of the classes that each split has images of.
+    """
+    if shifted := sorted(set(test) - set(train)):
+        raise UserError(
+            f"{where}: {test_name} has {_some(shifted)} that train lacks, so no image of theirs can be right; "
+            "name the classes alike in both or leave these out"
+        )
+    if len(train) == 1:
+        raise UserError(f"{where}: train holds one class only ({train[0]}); classification needs at least two")
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    """`class a`, or `7 classes a, b, c, d, e, …`."""
+    listed = ", ".join(map(str, names[:limit])) + (", …" if len(names) > limit else "")
+    return f"class {listed}" if len(names) == 1 else f"{len(names)} classes {listed}"

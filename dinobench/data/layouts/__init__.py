@@ -1,0 +1,1 @@
+"""Data sets as they lie on disks: one file a layout."""

@@ -1,0 +1,82 @@
+"""Parts of a labelled split: seeded stratified hold-outs and low-shot draws.
+
+A draw depends on the labels, the seed and the share only, so that every backbone meets the same images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dinobench.errors import UserError
+from dinobench.types import ImageSplit
+
+
+@dataclass(eq=False)
+class Subset:
+    """Some images of a split, by index; it caches and pickles like any other split."""
+
+    whole: ImageSplit
+    indices: np.ndarray
+    name: str
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return tuple(self.whole.ids[int(i)] for i in self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.whole.labels[self.indices]
+
+    @property
+    def fingerprint(self) -> str:
+        chosen = np.ascontiguousarray(self.indices, np.int64).tobytes()
+        return hashlib.sha256(self.whole.fingerprint.encode() + chosen).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded RGB image."""
+        return self.whole.load(int(self.indices[index]))
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices to learn from and indices held out to choose by: of every class a `fraction`, at least one of two.
+
+    labels (n,) int64 -> (n - m,) and (m,), both ascending. A class of one image has none to spare.
+
+    Raises UserError when nothing could be held out.
+    """
+    held = _per_class(labels, seed, lambda count: max(1, round(fraction * count)) if count > 1 else 0)
+    if not len(held):
+        raise UserError(f"{len(labels)} train images, one per class, leave none to hold out; use more images per class")
+    learn = np.ones(len(labels), bool)
+    learn[held] = False
+    return np.flatnonzero(learn), held
+
+
+def low_shot(labels: np.ndarray, seed: int, *, fraction: float = 0.0, n_per_class: int = 0) -> np.ndarray:
+    """Indices of a low-shot draw, ascending: `n_per_class` images of every class (all of a smaller one), or a
+    `fraction` of every class, at least one."""
+    if n_per_class:
+        return _per_class(labels, seed, lambda count: n_per_class)
+    return _per_class(labels, seed, lambda count: max(1, round(fraction * count)))
+
+
+def draw_digest(indices: np.ndarray) -> str:
+    """Eight hexadecimal digits that tell two draws apart in a record."""
+    return hashlib.sha256(np.ascontiguousarray(indices, np.int64).tobytes()).hexdigest()[:8]
+
+
+def _per_class(labels: np.ndarray, seed: int, take: Callable[[int], int]) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        drawn.append(members[: take(len(members))])
+    return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, np.int64)

@@ -1,0 +1,231 @@
+"""The content-addressed cache of features: memory-mapped arrays that fill up row by row.
+
+An entry is a folder named by the digest of everything that decides its numbers. While it fills, `state.npy` says for
+every row whether it is there; rows reach the disk before their state does, so an interrupted extraction goes on where
+it stopped. Only `complete.json`, written last with the checksums of the arrays, makes an entry worth reading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from dinobench import console
+from dinobench.errors import UserError
+from dinobench.files import atomic_path
+from dinobench.hashing import digest, sha256_file
+
+#: States of a row.
+TODO, DONE, BROKEN, NOT_FINITE = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One set of arrays in the cache: `identity` is what its name is the digest of, `label` is for people to read."""
+
+    root: Path
+    identity: Mapping[str, Any]
+    label: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def key(self) -> str:
+        return digest(self.identity)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.key[:2] / self.key
+
+    def complete(self) -> bool:
+        """Whether every row is there and the arrays are, byte for byte, those that were finished."""
+        try:
+            sums = json.loads((self.folder / "complete.json").read_text())["sha256"]
+            return set(sums) == {*self.shapes, "state"} and all(
+                sha256_file(self._file(n)) == s for n, s in sums.items()
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def create(self) -> None:
+        """Make the files, unless an earlier call began them and they fit.
+
+        Arrays that differ from what was once finished were damaged since: they start anew, because their rows' states
+        no longer say which of them are right.
+        """
+        finished = self.folder / "complete.json"
+        try:
+            if not self._begun() or (finished.exists() and not self.complete()):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+                about = {"label": self.label, "identity": self.identity}
+                (self.folder / "entry.json").write_text(json.dumps(about, indent=1))
+                for name, shape in self.shapes.items():
+                    _allocate(self._file(name), np.float32, shape)
+                _allocate(self._file("state"), np.uint8, self._rows())
+            finished.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot write the feature cache: {error.strerror or error}; "
+                "free some space, set DINOBENCH_CACHE to another folder, or use --no-cache"
+            ) from error
+
+    def _begun(self) -> bool:
+        try:
+            shapes = {**self.shapes, "state": self._rows()}
+            return all(np.load(self._file(n), mmap_mode="r").shape == s for n, s in shapes.items())
+        except (OSError, ValueError, EOFError):
+            return False
+
+    def state(self) -> np.ndarray:
+        """(rows,) uint8: TODO, DONE, BROKEN (image unreadable) or NOT_FINITE (features not finite)."""
+        return np.array(np.load(self._file("state")))
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """Open for writing rows; what was written is on disk when the block ends, however it ends."""
+        writer = Writer(
+            {n: np.lib.format.open_memmap(self._file(n), mode="r+") for n in self.shapes},
+            np.lib.format.open_memmap(self._file("state"), mode="r+"),
+        )
+        try:
+            yield writer
+        finally:
+            writer.flush()
+
+    def finish(self) -> None:
+        """Declare the entry complete. The caller knows that no row is left to do."""
+        sums = {name: sha256_file(self._file(name)) for name in (*self.shapes, "state")}
+        with atomic_path(self.folder / "complete.json") as temporary:
+            temporary.write_text(json.dumps({"sha256": sums}))
+
+    def read(self, name: str) -> np.ndarray:
+        """One of the arrays, memory-mapped read-only."""
+        return np.load(self._file(name), mmap_mode="r")
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _rows(self) -> tuple[int]:
+        return (next(iter(self.shapes.values()))[0],)
+
+
+def finish(entries: Sequence[Entry]) -> None:
+    """Declare all of them complete."""
+    for entry in entries:
+        entry.finish()
+
+
+class Writer:
+    """Rows go to the arrays at once and count as done at the next flush, after the arrays are on disk."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], state: np.ndarray) -> None:
+        self.arrays, self._state = arrays, state
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def mark(self, rows: np.ndarray, states: np.ndarray) -> None:
+        self._pending.append((rows, states))
+
+    def flush(self) -> None:
+        if not self._pending:
+            return
+        for array in self.arrays.values():
+            array.flush()  # type: ignore[attr-defined]
+        for rows, states in self._pending:
+            self._state[rows] = states
+        self._state.flush()  # type: ignore[attr-defined]
+        self._pending.clear()
+
+
+@contextlib.contextmanager
+def locked(entries: Sequence[Entry]) -> Iterator[None]:
+    """Hold the entries against other processes; the system lets go of a lock when its holder dies, however it dies.
+
+    Locks are taken in the order of their keys, so that two processes that want the same entries cannot block each
+    other for ever.
+    """
+    with contextlib.ExitStack() as stack:
+        for entry in sorted(entries, key=lambda e: e.key):
+            path = entry.folder.with_suffix(".lock")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(path)
+                try:
+                    lock.acquire(timeout=0.5)
+                except Timeout:
+                    console.note("waiting for another process that is extracting the same features ...")
+                    lock.acquire()
+            except OSError as error:
+                raise UserError(
+                    f"{path.parent}: cannot write the feature cache: {error.strerror or error}; "
+                    "set DINOBENCH_CACHE to another folder, or use --no-cache"
+                ) from error
+            stack.callback(lock.release)
+        yield
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry as `dinobench cache ls` shows it."""
+
+    folder: Path
+    label: Mapping[str, str]
+    complete: bool
+    bytes: int
+    used_at: float  # seconds since the epoch
+
+
+def listing(root: Path) -> list[Listed]:
+    """All entries under `root`, the most recently used first; folders that are not entries are left out."""
+    found = []
+    for folder in root.glob("??/*/"):
+        try:
+            label = json.loads((folder / "entry.json").read_text())["label"]
+            files = [f.stat() for f in folder.iterdir()]
+        except (OSError, ValueError, KeyError):
+            continue
+        used = max(max(s.st_atime, s.st_mtime) for s in files)
+        found.append(Listed(folder, label, (folder / "complete.json").exists(), sum(s.st_size for s in files), used))
+    return sorted(found, key=lambda e: -e.used_at)
+
+
+def prune(root: Path, older_than: float | None = None) -> tuple[int, int]:
+    """Delete entries last used before `older_than` (seconds since the epoch; all when None): (entries, bytes) freed.
+
+    An entry that a process is filling is left alone.
+    """
+    entries = freed = 0
+    for entry in listing(root):
+        if older_than is not None and entry.used_at >= older_than:
+            continue
+        path = entry.folder.with_suffix(".lock")
+        try:
+            with FileLock(path, timeout=0):
+                shutil.rmtree(entry.folder)
+        except Timeout:
+            continue
+        path.unlink(missing_ok=True)
+        entries, freed = entries + 1, freed + entry.bytes
+    return entries, freed
+
+
+def _allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    """An array of zeros in a file. Its blocks are reserved now: writing to a mapped file on a full disk is a crash
+    (SIGBUS), while reserving them on one is an error that can be told."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # others: a file system that cannot reserve
+                    raise

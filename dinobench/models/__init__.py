@@ -1,0 +1,1 @@
+"""From a checkpoint, whatever wrote it, to a Backbone."""

@@ -1,0 +1,233 @@
+"""One adapter per kind of architecture, all speaking `dinobench.types.Backbone`.
+
+In eval mode, which is how they come, the adapters record nothing for gradients; after `backbone.module.train()` the
+same calls are differentiable, so that fine-tuning sees exactly the features that were scored.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.models.pos_embed import resample_abs_pos_embed
+from dinobench.types import CheckpointInfo
+
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class ModuleBackbone:
+    """What all adapters share: a module, and refusals for what its kind of architecture does not have."""
+
+    capabilities: frozenset[str] = frozenset({"features"})
+    module: Any  # an nn.Module; timm types its submodules too loosely to say more
+
+    def __init__(self, module: nn.Module, info: CheckpointInfo, patch_size: int | None) -> None:
+        self.module = module.eval()
+        self.info = info
+        self.patch_size = patch_size
+        self.embed_dim = info.embed_dim
+
+    def to(self, device: Any) -> ModuleBackbone:
+        """Move the weights; returns itself."""
+        self.module.to(device)
+        return self
+
+    def clone(self) -> ModuleBackbone:
+        """A copy with weights of its own, for training without touching the original."""
+        return copy.deepcopy(self)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D) float32."""
+        check_images(x)
+        with self._grad():
+            return self._features(x).float()
+
+    def layers(self, x: torch.Tensor, n: int = 1) -> Layers:
+        """Raises UnsupportedCapability: this kind of backbone has no block outputs to give."""
+        raise UnsupportedCapability(f"{self.info.name}: a {self.info.arch} gives features only, not {n} block outputs")
+
+    def cls_attention(self, x: torch.Tensor) -> torch.Tensor:
+        """Raises UnsupportedCapability: only a ViT with a CLS token has its attention."""
+        raise UnsupportedCapability(f"{self.info.name}: a {self.info.arch} has no CLS attention; use a ViT")
+
+    def layers_and_attention(self, x: torch.Tensor, n: int = 1) -> tuple[Layers, torch.Tensor]:
+        """Raises UnsupportedCapability, as `cls_attention` does."""
+        return self.layers(x, n), self.cls_attention(x)
+
+    def _grad(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self.module.training and torch.is_grad_enabled())
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class ViTBackbone(ModuleBackbone):
+    """A plain Vision Transformer: timm's blocks, with our own decisions where they decide the numbers.
+
+    `module` holds its patch position embedding apart from the CLS token's (timm's `no_embed_class` form, see
+    `dinobench.models.key_mapping`). Images must be a multiple of the patch size in height and width: the reference
+    programs cut the rest off silently, which makes the number of patches depend on a floor nobody sees, so this one
+    refuses.
+    """
+
+    capabilities = frozenset({"features", "layers", "patches", "attention"})
+    patch_size: int
+
+    def __init__(self, module: VisionTransformer, info: CheckpointInfo, grid: tuple[int, int]) -> None:
+        super().__init__(module, info, int(module.patch_embed.patch_size[0]))
+        self.grid = grid
+        self._positions: dict[Any, torch.Tensor] = {}
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        """CLS of the last block after the final norm."""
+        tokens = self._tokens(x)
+        for block in self.module.blocks:
+            tokens = block(tokens)
+        return self.module.norm(tokens[:, 0])
+
+    def layers(self, x: torch.Tensor, n: int = 1) -> Layers:
+        """(B, 3, H, W) -> the last n blocks, oldest first, (CLS (B, D), patches (B, N, D)) after the final norm."""
+        check_images(x)
+        with self._grad():
+            return self._last_layers(x, n)
+
+    def cls_attention(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, heads, N): last block's softmax, CLS row, patch columns (they sum to less than 1)."""
+        return self.layers_and_attention(x, 1)[1]
+
+    def layers_and_attention(self, x: torch.Tensor, n: int = 1) -> tuple[Layers, torch.Tensor]:
+        """`layers` and `cls_attention` from one forward pass."""
+        check_images(x)
+        attention = self.module.blocks[-1].attn
+        seen: list[torch.Tensor] = []
+        hook = attention.qkv.register_forward_hook(lambda module, args, output: seen.append(output))
+        try:
+            with self._grad():
+                layers = self._last_layers(x, n)
+                return layers, self._cls_row(attention, seen[0])
+        finally:
+            hook.remove()
+
+    def _cls_row(self, attention: Any, qkv: torch.Tensor) -> torch.Tensor:
+        """qkv (B, 1 + R + N, 3 * D) -> (B, heads, N). Only one query is needed: the blocks keep their fused kernel."""
+        b, t, _ = qkv.shape
+        with torch.autocast(qkv.device.type, enabled=False):
+            q, k, _ = qkv.float().reshape(b, t, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k = attention.q_norm(q[:, :, :1]), attention.k_norm(k)
+            weights = ((q * attention.scale) @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, heads, 1, 1 + R + N)
+        return weights[:, :, 0, self.module.num_prefix_tokens :]
+
+    def _last_layers(self, x: torch.Tensor, n: int) -> Layers:
+        depth = len(self.module.blocks)
+        if not 1 <= n <= depth:
+            raise UserError(f"{self.info.name}: {n} last blocks asked for, the model has {depth}")
+        tokens = self._tokens(x)
+        outputs: Layers = []
+        for index, block in enumerate(self.module.blocks):
+            tokens = block(tokens)
+            if index >= depth - n:
+                normed = self.module.norm(tokens).float()
+                outputs.append((normed[:, 0], normed[:, self.module.num_prefix_tokens :]))
+        return outputs
+
+    def _tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, 1 + R + N, D): CLS, registers and patches as they enter the first block."""
+        m, p = self.module, self.patch_size
+        check_multiple(x, p, self.info.name)
+        patches = m.patch_embed.norm(m.patch_embed.proj(x).flatten(2).transpose(1, 2))
+        patches = patches + self._position(x.shape[-2] // p, x.shape[-1] // p)
+        prefix = [m.cls_token] if m.reg_token is None else [m.cls_token, m.reg_token]
+        tokens = torch.cat([*(t.expand(len(x), -1, -1).to(patches.dtype) for t in prefix), patches], dim=1)
+        return m.norm_pre(m.pos_drop(tokens))
+
+    def _position(self, h: int, w: int) -> torch.Tensor:
+        """(1, h * w, D); kept per size while in eval mode, and resampled on the CPU so that every device agrees."""
+        rows, registers = self.module.pos_embed, bool(self.module.num_reg_tokens)
+        if (h, w) == self.grid:
+            return rows
+        if self.module.training:
+            return resample_abs_pos_embed(rows, self.grid, (h, w), registers)
+        key = (h, w, rows.device, rows.dtype, rows.data_ptr(), 0 if rows.is_inference() else rows._version)
+        if key not in self._positions:
+            if self._positions and next(iter(self._positions))[2:] != key[2:]:
+                self._positions.clear()  # the weights have moved or changed
+            with torch.inference_mode(False), torch.no_grad():
+                resampled = resample_abs_pos_embed(rows.detach().float().cpu().clone(), self.grid, (h, w), registers)
+                self._positions[key] = resampled.to(rows.device, rows.dtype)
+        return self._positions[key]
+
+
+class ConvBackbone(ModuleBackbone):
+    """ResNet and ConvNeXt (timm). The feature is the global average pool of the last map.
+
+    ConvNeXt has a LayerNorm after that pool, which is part of its feature; for patches the same norm is applied to
+    every position of the map. `patch_size` is the map's stride (32 as a rule); any image size is taken as it is.
+    """
+
+    capabilities = frozenset({"features", "patches"})
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module.forward_head(self.module.forward_features(x), pre_logits=True)
+
+    def layers(self, x: torch.Tensor, n: int = 1) -> Layers:
+        """(B, 3, H, W) -> [(feature (B, D), last map as patches (B, h * w, D))]; n > 1 is UnsupportedCapability."""
+        if n != 1:
+            raise UnsupportedCapability(f"{self.info.name}: a {self.info.arch} has one block output to give, not {n}")
+        check_images(x)
+        with self._grad():
+            maps = self.module.forward_features(x)
+            pooled = self.module.forward_head(maps, pre_logits=True).float()
+            norm = getattr(getattr(self.module, "head", None), "norm", None)
+            maps = maps if norm is None else norm(maps)
+            return [(pooled, maps.flatten(2).transpose(1, 2).float())]
+
+
+class GenericBackbone(ModuleBackbone):
+    """Any other timm or torchvision model: whatever enters its classifier is the feature.
+
+    Some of them take one image size only; another is a UserError.
+    """
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        try:
+            if hasattr(self.module, "forward_features") and hasattr(self.module, "forward_head"):
+                return self.module.forward_head(self.module.forward_features(x), pre_logits=True).flatten(1)
+            return self.module(x).flatten(1)
+        except AssertionError as error:  # timm's way of refusing a size
+            raise UserError(
+                f"{self.info.name}: a {self.info.arch} refuses {tuple(x.shape[2:])} images: {error}"
+            ) from None
+
+
+class Pixels(nn.Module):
+    """(B, 3, H, W) -> (B, 3 * side * side): the image averaged down to side x side, the baseline to beat."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.adaptive_avg_pool2d(x, self.side).flatten(1)
+
+
+def check_images(x: torch.Tensor) -> None:
+    """Raises UserError unless x is a batch (B, 3, H, W)."""
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise UserError(f"a backbone takes a batch of RGB images (B, 3, H, W), not a tensor of shape {tuple(x.shape)}")
+
+
+def check_multiple(x: torch.Tensor, patch: int, name: str) -> None:
+    """Raises UserError naming the nearest sizes when a side of x (B, 3, H, W) is not a multiple of `patch`."""
+    for side, what in ((x.shape[-2], "height"), (x.shape[-1], "width")):
+        if side % patch or not side:
+            below, above = side // patch * patch, (side // patch + 1) * patch
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise UserError(
+                f"{name}: image {what} {side} is not a multiple of the patch size {patch}; resize to {nearest}"
+            )

@@ -1,0 +1,262 @@
+"""Backbones that come by name: timm's pretrained models, random starts, raw pixels; and what `--arch` asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from timm.layers import Attention, PatchEmbed
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from dinobench.errors import UserError
+from dinobench.models.adapters import Pixels
+from dinobench.models.architecture import ALIASES, Architecture, build_empty, usual_heads, vit_name
+from dinobench.models.key_mapping import flatten_convnext, weights_digest
+from dinobench.types import CheckpointInfo
+
+# What timm's pretrained tags tell of the method; the longer first
+TAG_METHODS = {"dinov3": "dinov3", "lvd142m": "dinov2", "dino": "dino", "mae": "mae", "clip": "clip"}
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A module with its weights, and what it is."""
+
+    module: nn.Module
+    architecture: Architecture
+    info: CheckpointInfo
+
+
+@dataclass(frozen=True)
+class RequestedArch:
+    """What `--arch` asks for. `anchor` is a tensor to look for when it is no architecture that we can infer."""
+
+    arch: str
+    architecture: Architecture
+    anchor: str | None
+
+    def check(self, found: Architecture, path: str) -> None:
+        """Raises UserError where the file's tensors are of another architecture."""
+        if self._differs(found):
+            raise UserError(f"{path}: holds {_brief(found)}, not --arch {self.arch} ({_brief(self.architecture)})")
+
+    def _differs(self, found: Architecture) -> bool:
+        wanted = self.architecture
+        if wanted.family == "vit" and found.family == "vit":
+            same = (wanted.embed_dim, wanted.depth) == (found.embed_dim, found.depth)
+            loose = wanted.patch_size is None  # an alias names no patch size
+            return not same or (
+                not loose and (wanted.patch_size, wanted.registers) != (found.patch_size, found.registers)
+            )
+        if wanted.family != found.family:
+            return True
+        shapes = [{n: t.shape for n, t in _canonical(build_empty(a)).items()} for a in (wanted, found)]
+        return shapes[0] != shapes[1]
+
+
+def load_named(kind: str, model: str, seed: int, name: str | None) -> NamedModel:
+    """`timm:` (pretrained) or `random:` (weights drawn from `seed`). UserError for an unknown or unreachable one."""
+    spec = f"{kind}:{model}"
+    module = create(model, spec, seed, pretrained=kind == "timm")
+    architecture = describe(module, model)
+    base, _, tag = model.partition(".")
+    tag = tag or str(getattr(module, "pretrained_cfg", {}).get("tag", ""))
+    method = "random" if kind == "random" else _tag_method(tag)
+    info = CheckpointInfo(
+        name=name or (f"random_{base}" if kind == "random" else model),
+        path=spec,
+        sha256="",
+        weights_digest=weights_digest(_canonical(module), architecture.settings),
+        format=kind,
+        key="",
+        arch=architecture.arch,
+        patch_size=architecture.patch_size,
+        embed_dim=architecture.embed_dim,
+        depth=architecture.depth,
+        heads=architecture.heads,
+        registers=architecture.registers,
+        method=method,
+        epoch=None,
+        image_size=architecture.grid[0] * architecture.patch_size if architecture.patch_size else None,
+    )
+    return NamedModel(module, architecture, info)
+
+
+def load_pixels(side: str, name: str | None) -> NamedModel:
+    """`pixels[:SIDE]`: the image itself, averaged to SIDE x SIDE (16 unless said). Raises UserError."""
+    if side and not (side.isdecimal() and 1 <= int(side) <= 512):
+        raise UserError(f"pixels:{side}: the side must be a whole number from 1 to 512, as in pixels:16")
+    n = int(side or 16)
+    architecture = Architecture("pixels", f"pixels{n}", 3 * n * n, functools.partial(Pixels, n))
+    info = CheckpointInfo(
+        name=name or f"pixels{n}",
+        path=f"pixels:{n}",
+        sha256="",
+        weights_digest=hashlib.sha256(f"pixels:{n}".encode()).hexdigest(),
+        format="pixels",
+        key="",
+        arch=architecture.arch,
+        patch_size=None,
+        embed_dim=architecture.embed_dim,
+        depth=None,
+        heads=None,
+        registers=0,
+        method="pixels",
+        epoch=None,
+    )
+    return NamedModel(Pixels(n), architecture, info)
+
+
+def parse_arch(arch: str) -> RequestedArch:
+    """`--arch`: a timm model's name, or DINO's vit_tiny, vit_small ... with any patch size. UserError if unknown."""
+    if arch in ALIASES:
+        width, depth = ALIASES[arch]
+        architecture = Architecture("vit", arch, width, nn.Identity, depth=depth, heads=usual_heads(width))
+        return RequestedArch(arch, architecture, None)
+    spec = f"--arch {arch}"
+    module = create(arch, spec, seed=0, pretrained=False)
+    build = functools.partial(create, arch, spec, 0, False)
+    architecture = replace(describe(module, arch), build=build)
+    anchor = next(iter(module.state_dict())) if architecture.family == "generic" else None
+    return RequestedArch(arch, architecture, anchor)
+
+
+def create(model: str, spec: str, seed: int, pretrained: bool) -> nn.Module:
+    """A timm model without classifier, or a torchvision one; random weights come from `seed` alone."""
+    base = model.partition(".")[0]
+    if timm.is_model(base):
+        make: Callable[[], nn.Module] = functools.partial(
+            timm.create_model, model if pretrained else base, pretrained=pretrained, num_classes=0
+        )
+    elif base in torchvision.models.list_models(module=torchvision.models) and not pretrained:
+        make = functools.partial(_torchvision, base)
+    else:
+        known = timm.list_models() + ([] if pretrained else torchvision.models.list_models(module=torchvision.models))
+        near = difflib.get_close_matches(base, known, n=3) or known[:3]
+        raise UserError(f"{spec}: there is no model of that name; near it: {', '.join(near)}")
+    with torch.random.fork_rng(devices=[]), _cache_only_if_offline() if pretrained else contextlib.nullcontext():
+        torch.manual_seed(seed)
+        try:
+            return make()
+        except Exception as error:  # whatever a download raises: its kinds differ by version of the hub's client
+            if not pretrained:
+                raise UserError(f"{spec}: cannot be built: {_line(error)}") from None
+            raise UserError(
+                f"{spec}: its pretrained weights could not be had ({_line(error)}); check the network and the tag, "
+                "or download the file and give its path"
+            ) from None
+
+
+@contextlib.contextmanager
+def _cache_only_if_offline() -> Iterator[None]:
+    """Without a network, let the hub's client look into its cache only: it would retry for a minute, loudly."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(url: str) -> bool:
+    if "https" in urllib.request.getproxies():
+        return True  # the proxy knows, we cannot
+    try:
+        with socket.create_connection((urllib.parse.urlsplit(url).hostname or "", 443), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _line(error: Exception) -> str:
+    """An exception in one short line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _torchvision(base: str) -> nn.Module:
+    """A torchvision model with its last Linear layer taken away."""
+    module: Any = torchvision.models.get_model(base, weights=None)
+    linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ValueError("it has no linear classifier to take the features from")
+    module.num_features = module.get_submodule(linear[-1]).in_features
+    module.set_submodule(linear[-1], nn.Identity())
+    return module
+
+
+def describe(module: Any, model: str) -> Architecture:
+    """The architecture of a ready module. A plain ViT is brought to `models.key_mapping`'s form in place."""
+    base = model.partition(".")[0]
+    build = functools.partial(nn.Identity)
+    if _is_plain_vit(module):
+        _split_positions(module)
+        width, depth, heads = module.embed_dim, len(module.blocks), module.blocks[0].attn.num_heads
+        patch, registers = int(module.patch_embed.patch_size[0]), module.num_reg_tokens
+        grid = (int(module.patch_embed.grid_size[0]), int(module.patch_embed.grid_size[1]))
+        settings = "" if heads == usual_heads(width) else f"heads={heads}"
+        name = vit_name(width, depth, patch, registers)
+        return Architecture("vit", name, width, build, patch, depth, heads, registers, grid, settings)
+    width = int(getattr(module, "head_hidden_size", None) or module.num_features)
+    family = "resnet" if type(module) is ResNet else "convnext" if type(module) is ConvNeXt else "generic"
+    return Architecture(family, base, width, build, settings="" if family != "generic" else base)
+
+
+def _is_plain_vit(module: Any) -> bool:
+    """Whether our own forward pass says the same as timm's: one CLS token, learned positions, a norm at the end."""
+    if type(module) is not VisionTransformer or type(module.patch_embed) is not PatchEmbed:
+        return False
+    settled = module.has_class_token and module.pos_embed is not None and module.attn_pool is None
+    ends = not isinstance(module.norm, nn.Identity) and isinstance(module.patch_drop, nn.Identity)
+    square = module.patch_embed.patch_size[0] == module.patch_embed.patch_size[1]
+    return settled and ends and square and all(type(getattr(b, "attn", None)) is Attention for b in module.blocks)
+
+
+@torch.no_grad()
+def _split_positions(module: Any) -> None:
+    """Move the position rows of CLS and registers into those tokens, as for tensors from files."""
+    if module.no_embed_class:
+        return
+    rows, prefix = module.pos_embed, module.num_prefix_tokens
+    module.cls_token.add_(rows[:, :1])
+    if module.reg_token is not None:
+        module.reg_token.add_(rows[:, 1:prefix])
+    module.pos_embed = nn.Parameter(rows[:, prefix:].clone())
+    module.no_embed_class = True
+
+
+def _canonical(module: nn.Module) -> dict[str, torch.Tensor]:
+    tensors = dict(module.state_dict())
+    if type(module) is ConvNeXt:
+        flatten_convnext(tensors)
+    return tensors
+
+
+def _tag_method(tag: str) -> str:
+    method = next((m for part, m in TAG_METHODS.items() if part in tag), None)
+    return method or ("supervised" if any(s in tag for s in ("in1k", "in12k", "in21k", "in22k")) else "unknown")
+
+
+def _brief(a: Architecture) -> str:
+    if a.family != "vit":
+        return f"a {a.arch}"
+    patch = f", patch {a.patch_size}" if a.patch_size else ""
+    return f"a ViT of width {a.embed_dim}, depth {a.depth}{patch}" + (
+        f", {a.registers} registers" if a.registers else ""
+    )

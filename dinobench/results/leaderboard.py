@@ -1,0 +1,107 @@
+"""The leaderboard: a pure function of the records, as a table with fixed columns, order and rounding.
+
+Records keep full precision; the only rounding is here, so rebuilding from the same records gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinobench.errors import UserError
+from dinobench.files import atomic_path
+from dinobench.results.records import read_all
+from dinobench.types import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    "model", "method", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n", "seed",
+    "weights_digest", "config_hash", "dataset_fingerprint", "run_id", "dinobench_version",
+)  # fmt: skip
+#: Decimals of scores: a hundredth of a per cent is below the interval of any data set in use.
+DECIMALS = 2
+#: Characters of a digest: enough to tell rows apart, short enough to read.
+DIGEST = 12
+
+
+def rows(record: RunRecord) -> list[dict[str, Any]]:
+    """One row a metric, values rounded and digests shortened for reading."""
+    return [dict(zip(COLUMNS, row, strict=True)) for row in _rows(record)]
+
+
+def _rows(record: RunRecord) -> list[tuple[Any, ...]]:
+    """The rows as tuples in the order of COLUMNS: a large board has a hundred thousand of them."""
+    before = (
+        record.checkpoint.name, record.checkpoint.method, record.checkpoint.arch, record.protocol, record.profile,
+        record.dataset,
+    )  # fmt: skip
+    after = (
+        record.seed, record.checkpoint.weights_digest[:DIGEST], record.config_hash[:DIGEST],
+        record.dataset_fingerprint[:DIGEST], record.run_id, record.dinobench_version,
+    )  # fmt: skip
+    return [
+        (*before, name, _rounded(m.value), _rounded(m.ci_low), _rounded(m.ci_high), m.n, *after)
+        for name, m in record.metrics.items()
+    ]
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.{DECIMALS}f}"
+
+
+def table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The leaderboard of `records`: protocols and data sets apart, models by name, metrics in the protocol's order."""
+    import pandas as pd
+
+    return pd.DataFrame(lines(records), columns=list(COLUMNS))
+
+
+def lines(records: Sequence[RunRecord]) -> list[tuple[Any, ...]]:
+    """The rows of `table` in its order, as tuples."""
+    ordered = sorted(
+        records, key=lambda r: (r.protocol, r.dataset, r.profile, r.config_hash, r.checkpoint.name, r.run_id)
+    )
+    return [row for record in ordered for row in _rows(record)]
+
+
+def rebuild(results: Path) -> tuple[Path, list[tuple[Path, str]]]:
+    """Write `<results>/leaderboard.csv` from the records; returns its path and the broken records left out.
+
+    Raises UserError when the folder cannot be written.
+    """
+    path, _, broken = build(results)
+    return path, broken
+
+
+def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]:
+    """As `rebuild`, and the records that went into it: reading thousands of them twice would be felt."""
+    path = results / "leaderboard.csv"
+    seen = None
+    try:
+        # Another process may add a record between our reading and our writing, and finish before us: whoever writes
+        # last must have seen them all.
+        while (now := _state(results)) != seen:
+            seen = now
+            records, broken = read_all(results)
+            with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(COLUMNS)
+                writer.writerows(lines(records))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path, records, broken
+
+
+def _state(results: Path) -> list[tuple[str, int, int, int]]:
+    """Changes whenever a record does: every one is written under a new inode."""
+    found = []
+    for file in (results / "runs").glob("*.json"):
+        with suppress(FileNotFoundError):
+            stat = file.stat()
+            found.append((file.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return sorted(found)

@@ -1,0 +1,175 @@
+"""Run records: one JSON file a run, written atomically, with the per-item scores beside it.
+
+`<results>/runs/<run_id>.json` is the truth; `<results>/items/<run_id>.parquet` holds one row per item. Any number of
+processes can write at once: each writes its own file under a temporary name and renames it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+from dinobench.errors import UserError
+from dinobench.files import atomic_path
+from dinobench.types import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Of the JSON files. A reader takes every schema up to its own.
+SCHEMA = 1
+
+
+def to_json(record: RunRecord) -> str:
+    """The record as JSON text: two-space indentation, field order of the type, full precision, final newline."""
+    return json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
+
+
+#: What makes an object of a schema one of the next. Any change of the fields adds its step here, so that what was
+#: written before still reads.
+LIFTS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def from_dict(data: Any) -> RunRecord:
+    """The record in a parsed JSON object. Raises ValueError when it is not one, or of a later schema."""
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise ValueError("not a run record")
+    if data["schema"] > SCHEMA:
+        raise ValueError(f"schema {data['schema']} is newer than this dinobench reads ({SCHEMA})")
+    try:
+        record: RunRecord = _reader(RunRecord)(_lifted(data), "record")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a whole run record: {error}") from error
+    if record.primary not in record.metrics:
+        raise ValueError(f"not a whole run record: its primary metric {record.primary!r} is not among its metrics")
+    return record
+
+
+def _lifted(data: dict[str, Any]) -> dict[str, Any]:
+    """The object as the present schema has it, step by step from its own."""
+    for schema in range(data["schema"], SCHEMA):
+        if schema not in LIFTS:
+            raise ValueError(f"schema {schema} was never in use")
+        data = {**LIFTS[schema](data), "schema": schema + 1}
+    return data
+
+
+@cache
+def _reader(hint: Any) -> Callable[[Any, str], Any]:
+    """What turns a JSON value of a given name into the type `hint`, or raises TypeError or KeyError.
+
+    Made once per type: looking at the types of every value of ten thousand records anew took most of the time.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass_reader(hint)
+    if origin is dict:
+        inner = _reader(arguments[1])
+        return lambda value, name: {key: inner(v, f"{name}.{key}") for key, v in value.items()}
+    if origin is tuple:
+        inner = _reader(arguments[0])
+        return lambda value, name: tuple([inner(v, name) for v in value])
+    if hint is Any:
+        return lambda value, name: value
+    accepted = arguments if origin in (Union, UnionType) else (hint,)
+    exact = frozenset([*accepted, int] if float in accepted else accepted)
+
+    def scalar(value: Any, name: str) -> Any:
+        if type(value) in exact or isinstance(value, accepted):
+            return value
+        raise TypeError(f"{name} is {value!r}")
+
+    return scalar
+
+
+def _dataclass_reader(kind: Any) -> Callable[[Any, str], Any]:
+    """Every field is of its type, and there unless it has a default; what is there besides is let be."""
+    hints = get_type_hints(kind)
+    fields = [(f.name, _reader(hints[f.name]), f.default is dataclasses.MISSING) for f in dataclasses.fields(kind)]
+
+    def whole(value: Any, name: str) -> Any:
+        return kind(
+            **{field: reader(value[field], field) for field, reader, required in fields if required or field in value}
+        )
+
+    return whole
+
+
+def prepare(results: Path) -> None:
+    """Make the results folder, so that one that cannot be written is found before hours of work and not after.
+
+    Raises UserError when it cannot be made or written.
+    """
+    try:
+        with atomic_path(results / "runs" / ".writable"):
+            pass
+        (results / "runs" / ".writable").unlink()
+    except OSError as error:
+        raise _cannot_write(results, error) from error
+
+
+def _cannot_write(results: Path, error: OSError) -> UserError:
+    return UserError(f"{results}: cannot write results: {error.strerror or error}; choose another --out")
+
+
+def write(results: Path, record: RunRecord, items: pd.DataFrame | None) -> Path:
+    """Write a run into `results`: the items first, so that a record never lacks what it points to."""
+    try:
+        if items is not None:
+            with atomic_path(results / "items" / f"{record.run_id}.parquet") as temporary:
+                items.to_parquet(temporary, index=False)
+        path = results / "runs" / f"{record.run_id}.json"
+        with atomic_path(path) as temporary:
+            temporary.write_text(to_json(record), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise _cannot_write(results, error) from error
+    return path
+
+
+def read(results: Path, run_id: str) -> RunRecord | None:
+    """The record of a finished run, or None when there is none or it is broken."""
+    try:
+        return read_file(results / "runs" / f"{run_id}.json")
+    except (OSError, ValueError):
+        return None
+
+
+def read_file(path: str | Path) -> RunRecord:
+    """The record in a file. Raises OSError when it cannot be read and ValueError when it holds no whole record."""
+    with open(path, "rb") as file:
+        text = file.read().decode("utf-8")
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply for a run record") from error
+    if "\\u" in text:  # an escaped half of a character can be parsed, but never written or shown
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    return from_dict(data)
+
+
+def read_items(results: Path, run_id: str) -> pd.DataFrame | None:
+    """The per-item scores of a run, or None when it kept none."""
+    import pandas as pd
+
+    path = results / "items" / f"{run_id}.parquet"
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def read_all(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
+    """All records of a results folder by run id, and the files that could not be read, each with the reason."""
+    found: list[RunRecord] = []
+    broken: list[tuple[Path, str]] = []
+    folder = results / "runs"
+    names = sorted(n for n in os.listdir(folder) if n.endswith(".json") and n[0] != ".") if folder.is_dir() else []
+    for name in names:
+        try:
+            found.append(read_file(f"{folder}{os.sep}{name}"))
+        except (OSError, ValueError) as error:
+            broken.append((folder / name, str(error)))
+    return found, broken

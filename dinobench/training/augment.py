@@ -1,0 +1,75 @@
+"""Random views of a training image, from a generator that the caller seeds per image and pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, ImageTransform
+from dinobench.errors import UserError
+
+#: Draws of a box before the centre is taken, as in torchvision's RandomResizedCrop.
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """RandomResizedCrop and horizontal flip (Szegedy et al. 2015, arXiv 1409.4842, with torchvision's defaults).
+
+    `size`: side of the view in pixels. `scale`: the box's share of the image's area. `ratio`: its width to height.
+    PIL's resize is antialiased, which is what the reference training met.
+    """
+
+    size: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bilinear"
+    flip: float = 0.5
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+        if self.size < 1 or not 0 < self.scale[0] <= self.scale[1] or not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"a crop of size {self.size}, scale {self.scale} and ratio {self.ratio} cannot be drawn")
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """RGB image -> (3, size, size) uint8."""
+        left, top, width, height = crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        # Cut first: a resize with a box would let the filter see pixels outside of it.
+        view = image.crop((left, top, left + width, top + height))
+        view = view.resize((self.size, self.size), INTERPOLATIONS[self.interpolation])
+        pixels = np.asarray(view)
+        if rng.random() < self.flip:
+            pixels = pixels[:, ::-1]
+        return np.array(pixels.transpose(2, 0, 1), order="C")
+
+    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) uint8 -> float32 of the same shape, on the same device."""
+        return ImageTransform(mean=self.mean, std=self.std).normalise(batch)
+
+
+def crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random box (left, top, width, height) inside an image: area uniform, log of the aspect ratio uniform.
+
+    When no draw of `ATTEMPTS` fits, the largest centred box whose ratio is allowed.
+    """
+    for _ in range(ATTEMPTS):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = min(height, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        w = min(width, round(height * ratio[1]))
+    return (width - w) // 2, (height - h) // 2, w, h

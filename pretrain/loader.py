@@ -1,0 +1,284 @@
+"""Batches of views for training: images decoded once where memory allows, views made ahead of where they are used.
+
+On a GPU threads decode, and the views of the next micro-batch are made on the device while this one is trained on. On
+a CPU worker processes make whole micro-batches, or the training process does where there are no cores to spare. What a
+batch holds depends on the seed, the epoch and the step alone, so all of this is only a matter of speed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dinobench.data.image_split import BROKEN_IMAGE, decoding_threads, usable_cpus
+from dinobench.errors import UserError
+from dinobench.pretrain.method import View
+from dinobench.pretrain.resample import ImageBatch, pack
+from dinobench.pretrain.views import normalise, render
+from dinobench.training.loader import ram_budget
+from dinobench.training.sampler import Order
+from dinobench.types import ImageSplit
+
+#: Micro-batches whose images are decoded ahead, and that each worker process makes ahead.
+AHEAD = 2
+#: One worker process for so many cores: views take about a tenth of a small training's time.
+CORES_PER_WORKER = 4
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch on the training's device: `views` of (b, 3, size, size) float32, normalised; `labels` (b,) int64
+    or None; `rows` (b,) of the split; `last` ends an optimizer step."""
+
+    views: list[torch.Tensor]
+    labels: torch.Tensor | None
+    rows: np.ndarray
+    last: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """A micro-batch yet to be made: these rows in this pass over the data."""
+
+    epoch: int
+    rows: np.ndarray
+    last: bool
+
+
+class ViewLoader:
+    """The views of `split` in batches of `batch` images over all `processes`, of which this is number `rank`.
+
+    Each process takes its contiguous share of a batch, in parts of at most `micro_batch` images, as even as can be.
+    `workers`: on a CPU the processes that make views, 0 for none beside this one; elsewhere the threads that decode.
+    `ram_bytes`: what decoded images may take in this process, a quarter of the machine's memory over all by default.
+
+    Raises UserError when an epoch has no full batch, when the processes cannot share one evenly, and from `epoch` when
+    an image cannot be read.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        views: Sequence[View],
+        *,
+        batch: int,
+        micro_batch: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        processes: int = 1,
+        workers: int | None = None,
+        ram_bytes: int | None = None,
+    ) -> None:
+        if len(split) < batch:
+            raise UserError(
+                f"{split.name} holds {len(split)} images, which make no batch of {batch}; "
+                f"use --set batch={len(split)} or less"
+            )
+        if batch % processes:
+            raise UserError(
+                f"a batch of {batch} cannot be shared evenly by {processes} processes; "
+                f"use --set batch={batch // processes * processes or processes}"
+            )
+        self.split, self.views, self.seed, self.device = split, tuple(views), seed, device
+        self.rank, self.processes = rank, processes
+        self.batch, self.micro_batch = batch, micro_batch
+        #: Full batches only: the rest of an epoch's permutation is left out.
+        self.steps_per_epoch = len(split) // batch
+        self._order = Order(len(split), batch, seed)
+        self.workers = _worker_processes(workers, device, processes)
+        threads = decoding_threads(None if workers is None or self.workers else max(1, workers))
+        self.images = DecodedImages(split, ram_budget(ram_bytes, processes), threads)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This process's micro-batches of an epoch, from a step of it on."""
+        jobs = self._jobs(epoch, first_step)
+        if self.device.type == "cuda":
+            return self._on_gpu(jobs)
+        return self._from_workers(jobs) if self.workers else self._in_line(jobs)
+
+    def _jobs(self, epoch: int, first_step: int) -> Iterator[Job]:
+        share = self.batch // self.processes
+        parts = -(-share // self.micro_batch)
+        cuts = [share * (self.rank * parts + i) // parts for i in range(parts + 1)]
+        for step in range(first_step, self.steps_per_epoch):
+            rows, _ = self._order(epoch, step)
+            for i in range(parts):
+                yield Job(epoch, rows[cuts[i] : cuts[i + 1]], i == parts - 1)
+
+    def make(self, job: Job, images: Sequence[torch.Tensor], flat: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """The views of a job, uint8, on the device."""
+        passes = np.full(len(job.rows), job.epoch)
+        pictures = ImageBatch(images, self.device, flat)
+        return render(pictures, self.views, seed=self.seed, passes=passes, rows=job.rows)
+
+    def _batch(self, job: Job, views: Sequence[torch.Tensor]) -> Batch:
+        labels = torch.from_numpy(np.asarray(self.split.labels)[job.rows].astype(np.int64))
+        if self.device.type == "cuda":
+            labels = labels.pin_memory()
+        normalised = [normalise(view) for view in views]
+        return Batch(normalised, labels.to(self.device, non_blocking=True), job.rows, job.last)
+
+    def _in_line(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+        with ThreadPoolExecutor(self.images.threads) as pool:
+            for job in jobs:
+                yield self._batch(job, self.make(job, list(pool.map(self.images.get, job.rows.tolist()))))
+
+    def _from_workers(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+        self.images.fill()  # before the fork, so that one copy of the pixels serves all workers
+        plan = list(jobs)
+        made = iter(
+            DataLoader(
+                _Made(self),
+                batch_size=None,
+                sampler=plan,
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                prefetch_factor=AHEAD,
+                multiprocessing_context="fork",
+                worker_init_fn=_leave_signals_to_the_parent,
+                generator=torch.Generator(),  # its own: the training's random numbers stay those of a run in line
+            )
+        )
+        try:
+            for job in plan:
+                views = next(made)
+                if isinstance(views, UserError):
+                    raise views
+                yield self._batch(job, views)
+        finally:
+            del made  # the workers end with it, also where an error keeps this frame alive
+
+    def _on_gpu(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+        device = torch.device("cuda", torch.cuda.current_device() if self.device.index is None else self.device.index)
+        stream = torch.cuda.Stream(device)
+        decoders = ThreadPoolExecutor(self.images.threads)
+        # Its own device, or pinning memory would open a context on the first GPU in every process.
+        packer = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,))
+
+        def load(job: Job) -> Future[tuple[Job, list[torch.Tensor], torch.Tensor]]:
+            decoded = [decoders.submit(self.images.get, row) for row in job.rows.tolist()]
+            return packer.submit(_packed, job, decoded)
+
+        def stage(loaded: Future[tuple[Job, list[torch.Tensor], torch.Tensor]]) -> tuple[Batch, torch.cuda.Event]:
+            job, images, flat = loaded.result()
+            with torch.cuda.stream(stream):
+                batch = self._batch(job, self.make(job, images, flat))
+                return batch, stream.record_event()
+
+        try:
+            for batch, made in staged(jobs, load, stage):
+                current = torch.cuda.current_stream(device)
+                current.wait_event(made)
+                for tensor in (*batch.views, batch.labels):
+                    if tensor is not None:
+                        tensor.record_stream(current)  # or its memory would be reused while it is trained on
+                yield batch
+        finally:
+            for pool in (decoders, packer):
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def staged(jobs: Iterable[T], load: Callable[[T], Future[Any]], stage: Callable[[Future[Any]], S]) -> Iterator[S]:
+    """stage(load(job)) of every job in turn: AHEAD further jobs are loading, and the next is staged, at each yield."""
+    loading: deque[Future[Any]] = deque()
+    ready: deque[S] = deque()
+    for job in jobs:
+        loading.append(load(job))
+        if len(loading) > AHEAD:
+            ready.append(stage(loading.popleft()))
+        if len(ready) > 1:
+            yield ready.popleft()
+    while loading:
+        ready.append(stage(loading.popleft()))
+        if len(ready) > 1:
+            yield ready.popleft()
+    yield from ready
+
+
+def _packed(job: Job, decoded: Sequence[Future[torch.Tensor]]) -> tuple[Job, list[torch.Tensor], torch.Tensor]:
+    images = [future.result() for future in decoded]
+    return job, images, pack(images, pinned=True)
+
+
+class DecodedImages:
+    """The images of a split as (3, H, W) uint8, kept in memory as far as `ram_bytes` allow."""
+
+    def __init__(self, split: ImageSplit, ram_bytes: int, threads: int) -> None:
+        self.split, self.ram_bytes, self.threads = split, ram_bytes, threads
+        self._in_memory = hasattr(split, "images")  # such a split holds its pixels itself
+        self._kept: dict[int, torch.Tensor] = {}
+        self._room = ram_bytes
+
+    def get(self, row: int) -> torch.Tensor:
+        """One image. Threads may call this at once. Raises UserError naming an image that cannot be read."""
+        kept = self._kept.get(row)
+        if kept is not None:
+            return kept
+        try:
+            pixels = np.asarray(self.split.load(row))
+        except BROKEN_IMAGE as error:
+            name = self.split.ids[row]
+            raise UserError(f"{name} of {self.split.name} cannot be read ({error}); repair or delete it") from error
+        image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+        if not self._in_memory and image.numel() <= self._room:
+            # Two threads may both pass the check: the budget is then exceeded by an image or two, not by more.
+            self._room -= image.numel()
+            self._kept[row] = image
+        return image
+
+    def fill(self) -> None:
+        """Decode what fits, in the order of the split."""
+        if self._in_memory:
+            return
+        at_once = 16 * self.threads
+        with ThreadPoolExecutor(self.threads) as pool:
+            for start in range(0, len(self.split), at_once):
+                rows = range(start, min(start + at_once, len(self.split)))
+                if sum(image.numel() for image in pool.map(self.get, rows)) > self._room:
+                    break
+
+
+class _Made(Dataset[Any]):
+    """What worker processes do: a job in, its views out, or the UserError, which would lose its form if raised."""
+
+    def __init__(self, feed: ViewLoader) -> None:
+        self.feed = feed
+
+    def __getitem__(self, job: Job) -> list[torch.Tensor] | UserError:
+        try:
+            return self.feed.make(job, [self.feed.images.get(row) for row in job.rows.tolist()])
+        except UserError as error:
+            return error
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal: the training decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _worker_processes(workers: int | None, device: torch.device, processes: int) -> int:
+    """Worker processes beside this one: none where views are made on an accelerator, or cores are few."""
+    if device.type != "cpu" or "fork" not in multiprocessing.get_all_start_methods():
+        return 0
+    if workers is not None:
+        return workers
+    cores = usable_cpus() // processes
+    return 0 if cores <= 2 else min(16, max(1, cores // CORES_PER_WORKER))

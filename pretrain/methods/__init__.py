@@ -1,0 +1,1 @@
+"""One file a method; `dinobench.pretrain.method` is their contract."""

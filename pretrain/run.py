@@ -1,0 +1,106 @@
+"""A training run as a folder: `run.json` says what is trained, so that `--resume` needs the folder alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinobench import registry
+from dinobench.config import resolve_config
+from dinobench.errors import UserError
+from dinobench.files import atomic_path
+from dinobench.pretrain.checkpoints import LATEST
+from dinobench.pretrain.method import Method, MethodConfig
+
+GROUP = "dinobench.methods"
+SETTINGS = "run.json"
+METRICS = "metrics.jsonl"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides what a training ends with, and where it goes.
+
+    `config` holds all of the method's settings. `accumulate` parts make up a step. `precision` is as resolved. `evals`
+    are protocols run every `every` epochs, into the folder `results`, with `eval_settings`. `fingerprint` is of the
+    training images.
+    """
+
+    method: str
+    arch: str
+    image_size: int
+    patch_size: int | None
+    depth: int | None
+    data: str
+    config: dict[str, Any]
+    precision: str
+    accumulate: int = 1
+    compile: bool = False
+    evals: tuple[str, ...] = ()
+    every: int = 10
+    eval_settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    results: str = "results"
+    save_every: int = 0
+    init: str | None = None
+    fingerprint: str = ""
+
+
+def load_method(name: str) -> type[Method]:
+    """The method called `name`, through the entry points. Raises UserError when there is none, or it is broken."""
+    module = registry.find("method", name, GROUP)
+    method = getattr(module, "METHOD", module)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(f"method {name!r}: its module has no METHOD that is a dinobench.pretrain.method.Method")
+    return method
+
+
+def configure(method: type[Method], settings: dict[str, Any]) -> MethodConfig:
+    """The method's Config with `settings` changed; texts are parsed. Raises UserError for what does not fit."""
+    shim: Any = dataclasses.make_dataclass("Named", ["name", "profiles"])(method.name, {"default": method.Config()})
+    config: MethodConfig = resolve_config(shim, None, settings).config
+    for name in ("epochs", "batch"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{method.name} setting {name} must be at least 1")
+    return config
+
+
+def begin(folder: Path, run: Run) -> None:
+    """Make the folder of a new run. Raises UserError where there is a run already, or nothing can be written."""
+    if (folder / LATEST).exists():
+        earlier = f" ({old.method} on {old.data})" if (old := _peek(folder)) else ""
+        raise UserError(
+            f"{folder}: holds a training run{earlier}; `dinobench pretrain --resume {folder}` goes on with it, "
+            "or choose another --out"
+        )
+    try:
+        with atomic_path(folder / SETTINGS) as temporary:
+            temporary.write_text(json.dumps({"schema": SCHEMA, **dataclasses.asdict(run)}, indent=2) + "\n")
+        (folder / METRICS).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
+
+
+def read(folder: Path) -> Run:
+    """The run that `folder` holds. Raises UserError when it holds none, or one of a later dinobench."""
+    path = folder / SETTINGS
+    try:
+        values = json.loads(path.read_text())
+        schema = values.pop("schema")
+        if schema > SCHEMA:
+            raise UserError(f"{path}: is of a later dinobench (schema {schema}); update dinobench")
+        return Run(**values | {"evals": tuple(values["evals"])})
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {SETTINGS} in it; --resume takes the --out of an earlier run") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a run's settings: {error}; start a new run") from None
+
+
+def _peek(folder: Path) -> Run | None:
+    try:
+        return read(folder)
+    except UserError:
+        return None

@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.weights import save, vit
+from PIL import Image
+
+from dinobench import __version__, console
+from dinobench.cli import main
+from dinobench.results.leaderboard import COLUMNS
+from dinobench.results.records import read_all
+
+SMALL = ("--set", "resize=32", "--set", "crop=32", "--set", "k=1,3", "--device", "cpu")
+KNN = ("run", "--protocol", "knn", *SMALL)
+
+
+def make_images(root: Path, classes: str = "abc", test: str | None = None) -> Path:
+    """ImageFolder: 16 x 16 noise around a colour for each class, 6 train and 4 val images."""
+    rng = np.random.default_rng(0)
+    for split, names, count in (("train", classes, 6), ("val", test or classes, 4)):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            color = np.random.default_rng(ord(name)).integers(60, 190, 3)
+            for i in range(count):
+                pixels = (color + rng.normal(0, 25, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("data") / "colors")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(vit(), tmp_path_factory.mktemp("ckpt") / "mine.pth")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """The command as typed, in this process and an empty folder -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dinobench", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        assert not console.silent
+        return int(stopped.value.code or 0), out, err
+
+    return call
+
+
+def test_a_run_writes_records_items_and_leaderboard_and_shows_a_table(command, images, checkpoint, tmp_path):
+    code, out, err = command(
+        *KNN, "--ckpt", checkpoint, "--ckpt", "pixels", "--ckpt", "random:resnet18", "--data", images
+    )
+    assert code == 0, err
+    assert "knn · dino2021+crop=32+k=1,3+resize=32 · colors · n = 12" in out
+    lines = out.splitlines()
+    assert lines[1].split()[:4] == ["model", "arch", "top1@k1", "top5@k1"]
+    assert {line.split()[0] for line in lines[2:]} == {"mine", "pixels16", "random_resnet18"}
+    assert "records and leaderboard.csv are in results/" in err
+    found, broken = read_all(tmp_path / "results")
+    assert not broken and len(found) == 3
+    board = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
+    assert tuple(board.columns) == COLUMNS and len(board) == 12
+    for record in found:
+        items = pd.read_parquet(tmp_path / "results" / "items" / f"{record.run_id}.parquet")
+        for name, metric in record.metrics.items():
+            assert 100 * items[name].mean() == pytest.approx(metric.value)
+            assert metric.ci_low is not None and metric.ci_low <= metric.value <= metric.ci_high and metric.n == 12
+        assert record.seed == 0 and record.device == "cpu" and record.processes == 1 and record.broken_images == 0
+        assert record.versions["torch"] and record.dinobench_version == __version__ and record.duration_s > 0
+
+
+def test_json_is_the_records_and_a_second_run_finds_them(command, images, checkpoint):
+    arguments = (*KNN, "--ckpt", checkpoint, "--ckpt", "pixels", "--data", images, "--json")
+    code, out, err = command(*arguments)
+    assert code == 0, err
+    first = json.loads(out)
+    assert out.startswith("[\n") and [r["checkpoint"]["name"] for r in first] == ["mine", "pixels16"]
+    assert set(first[0]["metrics"]["top1@k3"]) == {"value", "ci_low", "ci_high", "n", "unit"}
+    written = Path("results/leaderboard.csv").read_bytes()
+
+    code, out, err = command(*arguments)
+    assert code == 0 and json.loads(out) == first
+    assert err.count("finished before, taken from results; --force runs it again") == 2
+    assert Path("results/leaderboard.csv").read_bytes() == written
+
+    before = {path.stat().st_mtime_ns for path in Path("results/runs").iterdir()}
+    code, out, err = command(*arguments, "--force")
+    assert code == 0 and "finished before" not in err
+    again = json.loads(out)
+    assert [r["run_id"] for r in again] == [r["run_id"] for r in first]
+    assert [r["metrics"] for r in again] == [r["metrics"] for r in first]
+    assert not before & {path.stat().st_mtime_ns for path in Path("results/runs").iterdir()}
+    assert Path("results/leaderboard.csv").read_bytes() == written
+
+
+def test_as_typed_stdout_holds_the_json_alone(images, checkpoint, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "dinobench", *KNN, "--ckpt", str(checkpoint), "--data", str(images), "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 1 and "Traceback" not in done.stderr
+
+
+def test_what_is_another_run_gets_another_record(command, images, checkpoint):
+    variants = [(), ("--seed", 1), ("--set", "k=1,4"), ("--set", "temperature=0.1"), ("--profile", "dinov2")]
+    ids = set()
+    for extra in variants:
+        code, out, err = command(*KNN, "--ckpt", checkpoint, "--data", images, "--json", *extra)
+        assert code == 0 and "finished before" not in err
+        ids.add(json.loads(out)[0]["run_id"])
+    assert len(ids) == len(variants)
+
+
+def test_names_given_to_checkpoints_and_data(command, images, checkpoint):
+    code, out, err = command(
+        *KNN, "--ckpt", f"ours={checkpoint}", "--ckpt", f"theirs={checkpoint}", "--data", f"paint={images}", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert [(r["checkpoint"]["name"], r["dataset"]) for r in found] == [("ours", "paint"), ("theirs", "paint")]
+    assert found[0]["metrics"] == found[1]["metrics"]
+    code, _, err = command(*KNN, "--ckpt", checkpoint, "--ckpt", checkpoint, "--data", images)
+    assert code == 2 and "2 checkpoints called 'mine'" in err and "--ckpt a=" in err
+
+
+def test_more_neighbours_than_train_images_is_a_result_with_a_note(command, images):
+    code, out, err = command(*KNN, "--ckpt", "pixels", "--data", images, "--set", "k=10,50", "--json")
+    assert code == 0
+    (record,) = json.loads(out)
+    assert record["notes"] == ["k = 50: only 18 train images, all of them vote"]
+    assert "pixels16: k = 50: only 18 train images" in err
+
+
+def test_broken_images_stop_the_run_or_are_counted(command, tmp_path):
+    data = make_images(tmp_path / "colors")
+    (data / "val" / "a" / "1.png").write_bytes(b"no image")
+    (data / "train" / "b" / "0.png").write_bytes((data / "train" / "b" / "1.png").read_bytes()[:90])
+    code, out, err = command(*KNN, "--ckpt", "pixels", "--data", data)
+    assert_one_line(code, out, err, "--skip-broken")
+    assert "train/b/0.png" in err or "val/a/1.png" in err
+    code, out, err = command(*KNN, "--ckpt", "pixels", "--data", data, "--skip-broken", "--json")
+    (record,) = json.loads(out)
+    assert code == 0 and record["broken_images"] == 2 and record["metrics"]["top1@k1"]["n"] == 11
+
+
+def test_without_cache_nothing_is_kept(command, images, own_cache):
+    code, _, err = command(*KNN, "--ckpt", "pixels", "--data", images, "--no-cache")
+    assert code == 0, err
+    assert not own_cache.exists()
+
+
+def test_cache_ls_and_prune(command, images, own_cache):
+    assert command(*KNN, "--ckpt", "pixels", "--data", images)[0] == 0
+    code, out, err = command("cache", "ls")
+    assert code == 0 and out.count("pixels16") == 4 and out.count("complete") == 2 and "2 entries" in err
+    code, _, err = command("cache", "prune", "--days", 1)
+    assert code == 0 and "0 entries deleted" in err
+    code, _, err = command("cache", "prune")
+    assert code == 0 and "2 entries deleted" in err
+    assert "0 entries" in command("cache", "ls")[2]
+
+
+def test_leaderboard_is_rebuilt_and_broken_records_are_named(command, images):
+    assert command(*KNN, "--ckpt", "pixels", "--data", images)[0] == 0
+    written = Path("results/leaderboard.csv").read_bytes()
+    Path("results/leaderboard.csv").unlink()
+    Path("results/runs/half.json").write_text('{"schema"')
+    code, out, err = command("leaderboard")
+    assert code == 0 and out.count("pixels16") == 8 and "half.json: left out" in err
+    assert Path("results/leaderboard.csv").read_bytes() == written
+    code, out, err = command("leaderboard", "elsewhere")
+    assert code == 2 and "elsewhere: no runs/ folder" in err
+
+
+def test_inspect(command, checkpoint):
+    code, out, _ = command("inspect", checkpoint)
+    assert code == 0 and "weights digest" in out and "missing" in out
+    code, out, _ = command("inspect", checkpoint, "--json")
+    assert code == 0 and json.loads(out)["info"]["embed_dim"] == 64 and json.loads(out)["missing"] == []
+
+
+def test_list(command):
+    code, out, _ = command("list")
+    assert code == 0 and re.search(r"knn .*top1@k20 .*dinobench", out)
+    code, out, _ = command("list", "profiles")
+    assert code == 0 and re.search(r"temperature +0\.07 .*T in exp", out)
+    code, out, _ = command("list", "layouts")
+    assert code == 0 and "imagefolder (classification)" in out and "digits" in out
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("cache",), ("run", "--help")])
+def test_help(command, arguments):
+    code, out, err = command(*arguments)
+    assert code == 0 and out.startswith("Usage: dinobench") and err == ""
+
+
+def test_version(command):
+    assert command("--version") == (0, __version__ + "\n", "")
+
+
+def bad_file(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind}.pth"
+    save(vit(), path)
+    if kind == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("These are not weights.\n" * 50)
+    elif kind == "missing":
+        path.unlink()
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "folder"])
+@pytest.mark.parametrize("verb", ["run", "inspect"])
+def test_a_bad_checkpoint_is_one_line_with_its_name(command, images, tmp_path, kind, verb):
+    path = bad_file(kind, tmp_path)
+    code, out, err = command(*((*KNN, "--data", images, "--ckpt", path) if verb == "run" else ("inspect", path)))
+    assert_one_line(code, out, err, path.name)
+
+
+def assert_one_line(code: int, out: str, err: str, words: str) -> None:
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and words in err, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--protocol", "kn"), "unknown protocol 'kn': did you mean 'knn'?"),
+        (("--profile", "dino2012"), "did you mean 'dino2021'? available: dino2021, dinov2, dinov2-fewshot"),
+        (("--set", "temprature=1"), "did you mean 'temperature'?"),
+        (("--set", "temperature=warm"), "temperature is a number, not 'warm'"),
+        (("--set", "temperature=0"), "temperature = 0.0 must be above 0"),
+        (("--set", "temperature=nan"), "temperature is a number"),
+        (("--set", "k=0"), "k = (0,)"),
+        (("--set", "k"), "--set k: write it as name=value"),
+        (("--set", "crop=0"), "crop 0"),
+        (("--set", "resize=-3"), "resize -3"),
+        (("--set", "interpolation=bicubik"), "did you mean 'bicubic'?"),
+        (("--data", "nosuch"), "nosuch: no such file or folder"),
+        (("--data", ""), "names nothing"),
+        (("--data", "digit"), "did you mean 'digits'?"),
+        (("--ckpt", ""), ""),
+        (("--ckpt", "timm:vit_tinny"), "vit_tinny"),
+        (("--ckpt", "random:nosuch"), "nosuch"),
+        (("--ckpt", "pixels:0"), "whole number from 1 to 512"),
+        (("--device", "gpu"), "unknown device 'gpu'"),
+        (("--devices", "0"), "at least one"),
+        (("--precision", "64"), "unknown precision '64'"),
+        (("--seed", "-1"), "--seed -1"),
+        (("--seed", "x"), "--seed"),
+        (("--batch-size", "0"), "--batch-size"),
+        (("--no-such-option",), "--no-such-option"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_remedy(command, arguments, words):
+    needed = {"--ckpt": "pixels", "--protocol": "knn"}
+    given = [a for option, value in needed.items() if option not in arguments for a in (option, value)]
+    assert_one_line(*command("run", *given, "--device", "cpu", *arguments), words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--protocol", "knn"), "Missing option '--ckpt'"),
+        (("run", "--ckpt", "pixels"), "Missing option '--protocol'"),
+        (("rum",), "No such command 'rum'"),
+        (("inspect",), "Missing argument"),
+        (("list", "protocol"), "did you mean 'protocols'?"),
+        (("bench", "kn"), "did you mean 'knn'?"),
+    ],
+)
+def test_a_command_typed_wrong_is_one_line(command, arguments, words):
+    assert_one_line(*command(*arguments), words)
+
+
+def test_bad_data_is_one_line(command, images, tmp_path):
+    shifted = make_images(tmp_path / "shifted", "ab", "abz")
+    assert_one_line(*command(*KNN, "--ckpt", "pixels", "--data", shifted), "class z that train lacks")
+    single = make_images(tmp_path / "single", "a")
+    assert_one_line(*command(*KNN, "--ckpt", "pixels", "--data", single), "one class only")
+    (tmp_path / "nothing").mkdir()
+    assert_one_line(*command(*KNN, "--ckpt", "pixels", "--data", tmp_path / "nothing"), "an empty folder")
+
+
+def test_a_size_that_the_patches_do_not_fit_is_one_line(command, images, checkpoint):
+    assert_one_line(*command(*KNN, "--ckpt", checkpoint, "--data", images, "--set", "crop=30"), "32")
+
+
+def test_results_that_cannot_be_written_are_said_before_the_work(command, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("dinobench.features.service.FeatureService.prepare", lambda *_: pytest.fail("work began"))
+    (tmp_path / "file").write_text("")
+    assert_one_line(*command(*KNN, "--ckpt", "pixels", "--data", images, "--out", "file"), "choose another --out")
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(command, images, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DINOBENCH_CACHE", str(tmp_path / "file"))
+    assert_one_line(*command(*KNN, "--ckpt", "pixels", "--data", images), "DINOBENCH_CACHE")
+
+
+def test_debug_anywhere_shows_the_traceback(command):
+    for arguments in (
+        ("--debug", "list", "protocol"),
+        ("list", "protocol", "--debug"),
+        ("list", "--debug", "protocol"),
+    ):
+        code, _, err = command(*arguments)
+        assert code == 2 and "Traceback" in err and "cli.py" in err
+        assert err.rstrip().splitlines()[-1].startswith("error: unknown listing")
+
+
+def raising(error: BaseException):
+    def run(*_: object, **__: object) -> None:
+        raise error
+
+    return run
+
+
+def test_a_fault_of_ours_is_told_from_bad_input(command, monkeypatch):
+    monkeypatch.setattr("dinobench.runner.run", raising(ZeroDivisionError("no\nway")))
+    code, out, err = command(*KNN, "--ckpt", "pixels")
+    assert code == 70 and not out and err.count("\n") == 1
+    assert err == "error: ZeroDivisionError: no way (a fault in dinobench: --debug shows where)\n"
+    assert "Traceback" in command(*KNN, "--ckpt", "pixels", "--debug")[2]
+
+
+def test_an_interrupt_says_how_to_go_on(command, monkeypatch):
+    monkeypatch.setattr("dinobench.runner.run", raising(KeyboardInterrupt()))
+    code, _, err = command(*KNN, "--ckpt", "pixels")
+    assert code == 130 and "goes on from there" in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_real_interrupt_keeps_what_was_done(tmp_path):
+    """Ctrl-C in the middle of an extraction; the same command then goes on."""
+    arguments = [sys.executable, "-m", "dinobench", "run", "--protocol", "knn", "--ckpt", "random:vit_tiny_patch16_224",
+                 "--set", "resize=64", "--set", "crop=64", "--device", "cpu", "--json"]  # fmt: skip
+    environ = {**os.environ, "DINOBENCH_CACHE": str(tmp_path / "cache")}
+    # Where the tests themselves run in the background, the shell lets their processes ignore Ctrl-C.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    began = subprocess.Popen(
+        arguments, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
+    state = None
+    while began.poll() is None and state is None:
+        state = next((tmp_path / "cache").glob("features/*/*/state.npy"), None)
+    assert began.poll() is None
+    import time
+
+    time.sleep(1.5)  # a few batches of the 43
+    began.send_signal(signal.SIGINT)
+    _, err = began.communicate(timeout=60)
+    assert began.returncode == 130 and "goes on from there" in err and "Traceback" not in err
+    done = subprocess.run(arguments, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)) == 1 and "images were done before; going on" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    done = subprocess.run(
+        f'"{sys.executable}" -m dinobench list layouts | true; echo "${{PIPESTATUS[0]}}"',
+        shell=True, executable="/bin/bash", cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "0" and done.stderr == ""

@@ -1,0 +1,387 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+import torch
+from helpers.fakes import FakeBackbone, FakeSplit
+from helpers.paths import TESTS
+
+from dinobench import runtime
+from dinobench.data.transforms import ImageTransform
+from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.features import service as features
+from dinobench.features.cache import Entry, listing, prune
+from dinobench.features.service import FeatureService
+from dinobench.models.loading import load_backbone
+from dinobench.types import FeatureRequest
+
+SMALL = ImageTransform(resize=8, crop=8)
+CLS = FeatureRequest(SMALL)
+ALL = FeatureRequest(SMALL, layers=3, mean_patches=True)
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    return runtime.start("cpu")
+
+
+@pytest.fixture
+def service(cpu, tmp_path):
+    """A fresh service on this test's cache, as another run of the command would make it."""
+    return lambda **kwargs: FeatureService(cpu, tmp_path / "features", **{"batch_size": 4, "workers": 2, **kwargs})
+
+
+def expected(split: FakeSplit) -> np.ndarray:
+    colors = torch.from_numpy(split.colors)[..., None, None]
+    return SMALL.normalise(colors)[..., 0, 0].numpy()
+
+
+def test_features_are_in_the_order_of_the_split_and_memory_mapped(service):
+    split = FakeSplit(10)
+    found = service().get(FakeBackbone(), split, CLS)
+    np.testing.assert_allclose(found.cls[:, 0], expected(split), atol=1e-5)
+    assert found.cls.shape == (10, 1, 3) and found.cls.dtype == np.float32
+    assert isinstance(found.cls, np.memmap) and not found.cls.flags.writeable
+    assert found.mean_patches is None and found.kept.tolist() == list(range(10)) and found.broken == ()
+
+
+def test_a_hit_needs_neither_images_nor_forward(service):
+    backbone, split = FakeBackbone(), FakeSplit(10)
+    first = service().get(backbone, split, CLS)
+    assert backbone.images == 10 and sum(split.loads.values()) == 10
+    second = service().get(backbone, split, CLS)
+    assert backbone.images == 10 and sum(split.loads.values()) == 10
+    np.testing.assert_array_equal(first.cls, second.cls)
+
+
+def test_everything_that_decides_the_numbers_is_in_the_key(service, cpu, monkeypatch):
+    backbone, split = FakeBackbone(), FakeSplit(10)
+    half = dataclasses.replace(cpu, precision="bf16")
+    others = [
+        (service(), backbone, split, CLS),
+        *(
+            (service(), FakeBackbone(**info), split, CLS)
+            for info in ({"weights_digest": "1"}, {"arch": "x"}, {"heads": 3}, {"missing": ("norm",)}, {"depth": 9})
+        ),
+        (service(), backbone, FakeSplit(10, seed=1), CLS),
+        (service(), backbone, split, FeatureRequest(SMALL, layers=2)),
+        (service(), backbone, split, FeatureRequest(SMALL, mean_patches=True)),
+        *(
+            (service(), backbone, split, FeatureRequest(dataclasses.replace(SMALL, **change)))
+            for change in ({"crop": 6}, {"resize": 9}, {"interpolation": "bilinear"}, {"std": (1.0, 1.0, 1.0)})
+        ),
+        (FeatureService(half, service().root), backbone, split, CLS),
+    ]
+    keys = [s.entry(b, images, request).key for s, b, images, request in others]
+    assert len(set(keys)) == len(keys)
+    for where, value in ((torch, "0.0"), (PIL, "0.0")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "__version__", value)
+            assert service().entry(backbone, split, CLS).key not in keys
+    monkeypatch.setattr(features, "VERSION", 0)
+    assert service().entry(backbone, split, CLS).key not in keys
+
+
+def test_what_decides_nothing_is_not_in_the_key(service):
+    split = FakeSplit(10)
+    first = service().entry(FakeBackbone(), split, CLS).key
+    renamed = FakeBackbone(
+        name="other", path="/elsewhere.pth", sha256="1", format="safetensors", method="dino", epoch=3
+    )
+    assert service(batch_size=3, workers=1).entry(renamed, split, CLS).key == first
+
+
+def test_layers_and_mean_patches_are_the_backbones_own_oldest_first(service):
+    backbone = load_backbone("random:vit_tiny_patch16_224")
+    split, transform = FakeSplit(5), ImageTransform(resize=32, crop=32)
+    found = service().get(backbone, split, FeatureRequest(transform, layers=3, mean_patches=True))
+    with torch.inference_mode():
+        x = transform.normalise(torch.from_numpy(np.stack([transform(split.load(i)) for i in range(5)])))
+        blocks = backbone.layers(x, 3)
+        last = backbone.features(x)
+    assert found.mean_patches is not None and found.cls.shape == found.mean_patches.shape == (5, 3, 192)
+    for i, (cls, patches) in enumerate(blocks):
+        np.testing.assert_allclose(found.cls[:, i], cls, atol=1e-5)
+        np.testing.assert_allclose(found.mean_patches[:, i], patches.mean(1), atol=1e-5)
+    np.testing.assert_allclose(found.cls[:, -1], last, atol=1e-5)
+
+
+def test_one_pass_over_the_images_serves_all_backbones_and_requests(service):
+    a, b, split = FakeBackbone(name="a"), FakeBackbone(name="b", weights_digest="b"), FakeSplit(10)
+    both = service()
+    both.prepare([(a, split, CLS), (b, split, CLS), (a, split, ALL), (b, split, ALL), (a, split, CLS)])
+    assert set(split.loads.values()) == {1} and len(split.loads) == 10
+    assert a.images == b.images == 10  # one forward pass serves all requests of a backbone
+    alone = service(batch_size=3)
+    alone.root = alone.root.parent / "alone"
+    for backbone in (a, b):
+        for request in (CLS, ALL):
+            np.testing.assert_allclose(
+                both.get(backbone, split, request).cls, alone.get(backbone, split, request).cls, atol=1e-6
+            )
+
+
+def test_other_transforms_and_images_take_passes_of_their_own(service):
+    backbone, split, other = FakeBackbone(), FakeSplit(10), FakeSplit(10, seed=1)
+    wide = FeatureRequest(ImageTransform(resize=16, crop=16))
+    service().prepare([(backbone, split, CLS), (backbone, other, CLS), (backbone, split, wide)])
+    assert set(split.loads.values()) == {2} and set(other.loads.values()) == {1}
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(images: int):
+    """Raises in the forward pass that would exceed so many images."""
+    seen = 0
+
+    def before(x: torch.Tensor) -> None:
+        nonlocal seen
+        seen += len(x)
+        if seen > images:
+            raise Stop
+
+    return before
+
+
+@pytest.mark.parametrize("images", [0, 3, 8, 17])
+def test_an_interrupted_extraction_goes_on_where_it_stopped(service, capsys, images):
+    split = FakeSplit(20)
+    with pytest.raises(Stop):
+        service().get(FakeBackbone(stop_after(images)), split, CLS)
+    done = images // 4 * 4
+    backbone = FakeBackbone()
+    split.loads.clear()
+    found = service().get(backbone, split, CLS)
+    assert backbone.images == 20 - done and sorted(split.loads) == list(range(done, 20))
+    whole = service()
+    whole.root = whole.root.parent / "whole"
+    assert found.cls.tobytes() == whole.get(FakeBackbone(), split, CLS).cls.tobytes()
+    assert (f"{done} of 20 images were done before" in capsys.readouterr().err) == (done > 0)
+
+
+CHILD = """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from helpers.fakes import FakeBackbone, FakeSplit
+    from dinobench import runtime
+    from dinobench.features import service as features
+    from dinobench.data.transforms import ImageTransform
+    from dinobench.types import FeatureRequest
+
+    features.FLUSH_SECONDS = 0.0
+    seconds = float(sys.argv[2])
+
+    def before(x):
+        print("forward", len(x), flush=True)
+        time.sleep(seconds)
+
+    service = features.FeatureService(runtime.start("cpu"), Path(sys.argv[1]), batch_size=4, workers=1)
+    backbone = FakeBackbone(before)
+    print("ready", flush=True)
+    found = service.get(backbone, FakeSplit(40), FeatureRequest(ImageTransform(resize=8, crop=8)))
+    print("images", backbone.images, found.cls.sum(), flush=True)
+"""
+
+
+def child(root: Path, seconds: float) -> subprocess.Popen[str]:
+    code = textwrap.dedent(CHILD).format(tests=str(TESTS))
+    command = [sys.executable, "-c", code, str(root), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_only_what_it_was_at(service, tmp_path):
+    split, whole = FakeSplit(40), FakeBackbone()
+    process = child(tmp_path / "features", 0.2)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("forward"):
+            whole.images += 1
+        if whole.images == 5:  # four batches are done, the fifth is under way
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    entry = service().entry(FakeBackbone(), split, CLS)
+    assert not entry.complete()
+    backbone = FakeBackbone()
+    found = service().get(backbone, split, CLS)
+    assert backbone.images == 40 - 16
+    np.testing.assert_allclose(found.cls[:, 0], expected(split), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_that_want_the_same_extract_it_once(tmp_path):
+    children = [child(tmp_path / "features", 0.3) for _ in range(2)]
+    said = [c.communicate(timeout=120) for c in children]
+    assert [c.returncode for c in children] == [0, 0], said
+    last = [out.splitlines()[-1].split() for out, _ in said]
+    assert sorted(int(images) for _, images, _ in last) == [0, 40]
+    assert last[0][2] == last[1][2]
+
+
+def finished(service, split) -> Entry:
+    service().get(FakeBackbone(), split, CLS)
+    return service().entry(FakeBackbone(), split, CLS)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 8)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 0xFF
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "array truncated": lambda f: truncate(f / "cls.npy"),
+    "array flipped": lambda f: flip(f / "cls.npy"),
+    "array empty": lambda f: (f / "cls.npy").write_bytes(b""),
+    "array gone": lambda f: (f / "cls.npy").unlink(),
+    "array of another shape": lambda f: np.save(f / "cls.npy", np.zeros((3, 1, 3), np.float32)),
+    "state truncated": lambda f: truncate(f / "state.npy"),
+    "state flipped": lambda f: flip(f / "state.npy"),
+    "state gone": lambda f: (f / "state.npy").unlink(),
+    "sums broken": lambda f: (f / "complete.json").write_text('{"sha256": {"cls"'),
+    "sums of nothing": lambda f: (f / "complete.json").write_text('{"sha256": {}}'),
+    "sums no object": lambda f: (f / "complete.json").write_text("[]"),
+    "never finished": lambda f: (f / "complete.json").unlink(),
+    "state truncated, never finished": lambda f: (truncate(f / "state.npy"), (f / "complete.json").unlink()),
+    "array truncated, never finished": lambda f: (truncate(f / "cls.npy"), (f / "complete.json").unlink()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_never_served(service, damage):
+    split = FakeSplit(10)
+    entry = finished(service, split)
+    DAMAGE[damage](entry.folder)
+    assert not entry.complete()
+    found = service().get(FakeBackbone(), split, CLS)
+    np.testing.assert_allclose(found.cls[:, 0], expected(split), atol=1e-5)
+    assert entry.complete()
+
+
+def test_broken_images_stop_the_run_all_named(service):
+    split = FakeSplit(20, broken=(2, 3, 5, 7, 11, 13, 17))
+    with pytest.raises(UserError) as caught:
+        service().get(FakeBackbone(), split, CLS)
+    assert "7 of 20 images of test cannot be read" in str(caught.value)
+    assert "images/2.png, images/3.png, images/5.png, images/7.png, images/11.png and 2 more" in str(caught.value)
+    assert "--skip-broken" in str(caught.value)
+
+
+def test_broken_images_are_left_out_and_counted_when_asked(service):
+    split = FakeSplit(20, broken=(2, 13))
+    skipping = service(skip_broken=True)
+    found = skipping.get(FakeBackbone(), split, CLS)
+    kept = [i for i in range(20) if i not in split.broken]
+    assert found.kept.tolist() == kept and found.broken == ("images/2.png", "images/13.png")
+    np.testing.assert_allclose(found.cls[:, 0], expected(split)[kept], atol=1e-5)
+    assert skipping.broken == {split.fingerprint: found.broken}
+    with pytest.raises(UserError, match="2 of 20"):  # what was skipped once is not forgotten
+        service().get(FakeBackbone(), split, CLS)
+
+
+def test_images_that_were_out_of_reach_are_tried_again(service):
+    split = FakeSplit(20, broken=(2, 13))
+    service(skip_broken=True).get(FakeBackbone(), split, CLS)
+    split.broken = ()
+    backbone = FakeBackbone()
+    found = service().get(backbone, split, CLS)
+    assert backbone.images == 2 and len(found.kept) == 20
+    np.testing.assert_allclose(found.cls[:, 0], expected(split), atol=1e-5)
+
+
+def test_a_split_without_one_readable_image_is_refused(service):
+    with pytest.raises(UserError, match="none of the 3 images of test can be read"):
+        service(skip_broken=True).get(FakeBackbone(), FakeSplit(3, broken=(0, 1, 2)), CLS)
+
+
+@pytest.mark.parametrize("where", ["cls", "patches"])
+def test_features_that_are_not_finite_are_named(service, where):
+    class Bad(FakeBackbone):
+        def layers(self, x, n=1):
+            blocks = super().layers(x, n)
+            for cls, patches in blocks:
+                (cls if where == "cls" else patches)[1] = float("nan")
+            return blocks
+
+    with pytest.raises(UserError, match=r"fake: features of 5 images are not finite: images/1\.png, images/5"):
+        service().get(Bad(), FakeSplit(20), ALL)
+    assert service().get(FakeBackbone(), FakeSplit(20), ALL).kept.tolist() == list(range(20))
+
+
+def test_what_a_backbone_lacks_is_said(service):
+    backbone = FakeBackbone(arch="resnet50")
+    backbone.capabilities = frozenset({"features"})
+    with pytest.raises(UnsupportedCapability, match=r"fake \(resnet50\) has no features of several blocks"):
+        service().get(backbone, FakeSplit(3), FeatureRequest(SMALL, layers=2))
+    with pytest.raises(UnsupportedCapability, match="no patch tokens"):
+        service().get(backbone, FakeSplit(3), FeatureRequest(SMALL, mean_patches=True))
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(cpu, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write the feature cache: .*DINOBENCH_CACHE.*--no-cache"):
+        FeatureService(cpu, tmp_path / "file" / "x").get(FakeBackbone(), FakeSplit(3), CLS)
+
+
+def test_a_full_disk_is_told_before_the_work_begins(service, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    backbone = FakeBackbone()
+    with pytest.raises(UserError, match="No space left on device; free some space"):
+        service().get(backbone, FakeSplit(3), CLS)
+    assert backbone.images == 0
+
+
+def test_a_file_system_that_cannot_reserve_space_is_no_fault(service, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
+    assert len(service().get(FakeBackbone(), FakeSplit(3), CLS).kept) == 3
+
+
+def test_listing_and_pruning(service, tmp_path):
+    root = service().root
+    assert listing(root) == [] and prune(root) == (0, 0)
+    service().get(FakeBackbone(name="one"), FakeSplit(10), CLS)
+    with pytest.raises(Stop):
+        service().get(FakeBackbone(stop_after(0), name="two", weights_digest="2"), FakeSplit(10), CLS)
+    (root / "ab" / "not-an-entry").mkdir(parents=True)
+    found = {e.label["model"]: e for e in listing(root)}
+    assert found["one"].complete and not found["two"].complete
+    assert found["one"].label["images"] == "test" and found["one"].bytes > 10 * 3 * 4
+    assert json.loads((found["one"].folder / "entry.json").read_text())["identity"]["count"] == 10
+    assert prune(root, older_than=time.time() - 3600) == (0, 0)
+    assert prune(root)[0] == 2 and listing(root) == []
+
+
+def test_pruning_leaves_an_entry_that_is_being_filled(service):
+    entry = finished(service, FakeSplit(10))
+    from dinobench.features.cache import locked
+
+    with locked([entry]):
+        code = f"import pathlib, dinobench.features.cache as c; print(c.prune(pathlib.Path({str(entry.root)!r})))"
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert out.strip() == "(0, 0)"
+    assert entry.complete()

@@ -1,0 +1,77 @@
+"""Methods small enough to train in a test, and batches for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from dinobench.pretrain.method import Method, NetworkSpec, StepInfo
+
+SMALL = {"hidden": 32, "out": 16, "drop_path": 0.0}
+
+
+#: Settings that make every method fit for images of 16 pixels.
+SETTINGS = {
+    "byol": SMALL,
+    "simclr": SMALL | {"temperature": 0.5},
+    "mocov2": SMALL | {"queue": 64, "momentum": 0.9},
+    "mocov3": SMALL,
+    "supervised": {"drop_path": 0.0},
+    "distill": {"drop_path": 0.0, "teacher": "random:vit_tiny_patch16_224", "prototypes": 64},
+}
+
+
+#: How many views each wants of every image.
+VIEWS = {"byol": 2, "simclr": 2, "mocov2": 2, "mocov3": 2, "supervised": 1, "distill": 1}
+
+
+def vit(drop_path: float = 0.0) -> nn.Module:
+    return VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=0, drop_path_rate=drop_path
+    )
+
+
+def convnet(drop_path: float = 0.0) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 64)
+    )
+
+
+def make(name: str, backbone=vit, **changed) -> Method:
+    torch.manual_seed(0)
+    kind = importlib.import_module(f"dinobench.pretrain.methods.{name}").METHOD
+    config = dataclasses.replace(kind.Config(), **{**SETTINGS[name], **changed})
+    return kind(config, NetworkSpec(backbone, 64, 4, backbone is vit, 16)).train()
+
+
+def batch(n: int, seed: int = 0, views: int = 2) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Noisy views of images that are each one smooth pattern of its own; 4 classes of pattern."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 4
+    classes = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(99))
+    images = F.interpolate(classes[labels] + torch.randn(n, 3, 4, 4, generator=rng), 16, mode="bilinear")
+    return [images + 0.2 * torch.randn(images.shape, generator=rng) for _ in range(views)], labels
+
+
+def now(step: int = 0) -> StepInfo:
+    return StepInfo(step, step // 10, 10, 10)
+
+
+def fit(method: Method, steps: int, n: int = 32, lr: float = 1e-3) -> list[float]:
+    """Losses on the same images under new noise."""
+    optimizer = torch.optim.AdamW([p for p in method.student.parameters() if p.requires_grad], lr)
+    losses = []
+    for step in range(steps):
+        views, labels = batch(n, views=VIEWS[method.name])
+        outcome = method(views, labels if method.labels else None, now(step))
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+        method.after_step(now(step))
+        losses.append(outcome.loss.item())
+    return losses

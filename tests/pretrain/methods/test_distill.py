@@ -1,0 +1,69 @@
+"""Distillation: what it refuses, what stays out of its checkpoints, and what its targets are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.methods import batch, fit, make, now, vit
+
+from dinobench.errors import UserError
+from dinobench.models.loading import load_backbone
+from dinobench.pretrain.methods.dino_head import DinoHead
+from dinobench.pretrain.methods.distill import Prototypes
+
+
+def test_distillation_needs_a_teacher_that_fits():
+    with pytest.raises(UserError, match="distill needs a teacher: give its checkpoint with --set teacher=FILE"):
+        make("distill", teacher="")
+    with pytest.raises(UserError, match=r"/no/such\.pth"):
+        make("distill", teacher="/no/such.pth")
+    with pytest.raises(UserError, match="patches of 14 pixels do not divide --image-size 16; use 14"):
+        make("distill", teacher="random:vit_small_patch14_dinov2")
+
+
+def test_distillation_keeps_its_teacher_out_of_the_checkpoint():
+    method = make("distill")
+    before = method._frozen.module.norm.weight.clone()
+    assert not [n for n in method.state_dict() if not n.startswith(("student.", "centering."))]
+    assert method.teacher is None
+    fit(method, 2, n=8)
+    assert torch.equal(method._frozen.module.norm.weight, before) and not method._frozen.module.training
+    assert method.to(torch.float64)._frozen.module.norm.weight.dtype == torch.float64  # moves along
+
+
+def test_distillation_of_a_dino_file_uses_its_head(tmp_path):
+    torch.manual_seed(0)
+    head = DinoHead(64, 48, hidden_dim=32, bottleneck_dim=16)
+    tensors = {f"backbone.{n}": t for n, t in vit().state_dict().items()}
+    tensors |= {f"head.{n}": t for n, t in head.state_dict().items()}
+    path = tmp_path / "dino.pth"
+    torch.save({"teacher": tensors}, path)
+    method = make("distill", teacher=str(path))
+    (view,), _ = batch(6, views=1)
+    features = load_backbone(path).features(view)
+    assert method.student.head.out_features == 48
+    torch.testing.assert_close(method._outputs[0](features), head(features).detach())
+
+    outcome = method([view], None, now())
+    targets = (head(features) / 0.04).softmax(1).detach()
+    logits = method.student([view])[0].detach()
+    torch.testing.assert_close(outcome.loss.detach(), -(targets * logits.log_softmax(1)).sum(1).mean())
+    split = outcome.stats["target_entropy"] + outcome.stats["kl"]
+    torch.testing.assert_close(split, outcome.loss.detach())
+    method.after_step(now())
+    torch.testing.assert_close(method.centering.center, 0.1 * head(features).detach().mean(0, keepdim=True))
+
+    del tensors["head.mlp.0.weight"]
+    torch.save({"teacher": tensors}, path)
+    with pytest.raises(UserError, match=r"dino.pth: its head under teacher.head. is not DINO's"):
+        make("distill", teacher=str(path))
+
+
+def test_prototypes_are_the_same_for_every_run():
+    torch.manual_seed(1)
+    one = Prototypes(8, 5)
+    torch.manual_seed(2)
+    assert torch.equal(one.directions, Prototypes(8, 5).directions)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(one(x), F.cosine_similarity(x[:, None], one.directions[None], dim=2))

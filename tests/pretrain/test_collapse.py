@@ -1,0 +1,250 @@
+"""What a training tells of itself: means, spread and rank, verdicts, metrics.jsonl, curves."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dinobench.errors import UserError
+from dinobench.pretrain import collapse
+from dinobench.pretrain.collapse import EpochMeter, Reservoir, effective_rank, feature_std, verdict
+from dinobench.pretrain.method import MethodOutput
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def same(x):
+    return x
+
+
+class TestFeatures:
+    def test_isotropic_features_spread_evenly(self):
+        x = torch.randn(4000, 64, generator=generator())
+        assert feature_std(x) == pytest.approx(1, abs=0.01)
+        assert feature_std(100 * x) == pytest.approx(feature_std(x))
+
+    def test_feature_std_is_what_its_definition_says(self):
+        x = np.random.default_rng(0).normal(size=(50, 7)) + 2
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        assert feature_std(torch.from_numpy(x)) == pytest.approx(unit.std(axis=0).mean() * math.sqrt(7))
+
+    @pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
+    def test_effective_rank_agrees_with_an_svd(self, shape):
+        x = np.random.default_rng(0).normal(size=shape) ** 3
+        values = np.linalg.svd(x, compute_uv=False)
+        shares = values / values.sum()
+        assert effective_rank(torch.from_numpy(x)) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
+
+    @settings(deadline=None, max_examples=20)
+    @given(st.integers(1, 20), st.integers(0, 100))
+    def test_effective_rank_of_equally_strong_directions_is_their_number(self, rank, seed):
+        q, _ = torch.linalg.qr(torch.randn(32, 20, generator=generator(seed)).double())
+        turn, _ = torch.linalg.qr(torch.randn(20, 20, generator=generator(seed + 1)).double())
+        assert effective_rank(3 * q[:, :rank] @ turn[:rank]) == pytest.approx(rank, rel=1e-4)
+
+
+class TestReservoir:
+    def test_all_rows_while_they_fit(self):
+        x = torch.arange(40.0).reshape(20, 2)
+        reservoir = Reservoir(32)
+        for part in x.split(7):
+            reservoir.add(part)
+        assert torch.equal(reservoir.sample(), x)
+
+    def test_every_row_is_kept_equally_often(self):
+        kept = torch.zeros(200)
+        for seed in range(300):
+            reservoir = Reservoir(20)
+            reservoir._rng = np.random.default_rng(seed)
+            for part in torch.arange(200.0)[:, None].split(32):
+                reservoir.add(part)
+            sample = reservoir.sample()[:, 0].long()
+            assert len(set(sample.tolist())) == 20
+            kept[sample] += 1
+        # 30 expected of each, with a binomial spread of 5.2
+        assert kept.min() > 10 and kept.max() < 55
+        assert kept[:32].mean() == pytest.approx(30, abs=3) and kept[-32:].mean() == pytest.approx(30, abs=3)
+
+    def test_training_sees_the_same_random_numbers(self):
+        torch.manual_seed(3)
+        expected = torch.rand(4)
+        torch.manual_seed(3)
+        reservoir = Reservoir(4)
+        reservoir.add(torch.ones(10, 2))
+        assert torch.equal(torch.rand(4), expected)
+
+
+class TestEpochMeter:
+    def outcome(self, value, seed):
+        features = torch.randn(8, 6, generator=generator(seed), requires_grad=True)
+        return MethodOutput(
+            torch.tensor(value, requires_grad=True),
+            {"accuracy": torch.tensor(value / 10)},
+            {"student": features, "teacher": features[:4].half()},
+        )
+
+    def test_means_are_over_images(self):
+        meter = EpochMeter()
+        meter.add(self.outcome(1.0, 0), 30)
+        meter.add(self.outcome(4.0, 1), 10)
+        found = meter.summary(same)
+        assert found["loss"] == pytest.approx(1.75) and found["accuracy"] == pytest.approx(0.175)
+        assert list(found) == [
+            "loss", "accuracy", "student_feature_std", "student_effective_rank", "teacher_feature_std",
+            "teacher_effective_rank",
+        ]  # fmt: skip
+        both = torch.cat([self.outcome(1.0, s).features["student"] for s in (0, 1)]).detach()
+        assert found["student_effective_rank"] == pytest.approx(effective_rank(both))
+
+    def test_processes_are_joined(self):
+        one, two, whole = EpochMeter(), EpochMeter(), EpochMeter()
+        for i in range(6):
+            (one, two)[i % 2].add(self.outcome(float(i), i), 10 + i)
+            whole.add(self.outcome(float(i), i), 10 + i)
+        parts = []
+        one.summary(lambda x: parts.append(x) or x)
+        other = iter(parts)
+        found = two.summary(lambda x: torch.cat([next(other), x]))
+        assert found == pytest.approx(whole.summary(same))
+
+    def test_a_step_with_other_stats_is_refused(self):
+        meter = EpochMeter()
+        meter.add(self.outcome(1.0, 0), 1)
+        with pytest.raises(ValueError, match="logs loss, an earlier one loss, accuracy"):
+            meter.add(MethodOutput(torch.tensor(1.0)), 1)
+
+    def test_features_that_are_not_finite_do_not_stop_it(self):
+        meter = EpochMeter()
+        meter.add(MethodOutput(torch.tensor(math.nan), {}, {"student": torch.full((4, 3), math.nan)}), 4)
+        assert all(math.isnan(v) for v in meter.summary(same).values())
+        assert EpochMeter().summary(same) == {}
+
+
+def history(**last):
+    first = {"teacher_entropy": 6.0, "kl": 0.8, "teacher_feature_std": 0.3, "teacher_effective_rank": 60.0,
+             "student_feature_std": 0.3, "student_effective_rank": 60.0}  # fmt: skip
+    return [first, first | last]
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("last", "words"),
+        [
+            ({"teacher_entropy": 0.02, "kl": 0.001}, "to one dimension: the teacher's entropy is 0.020"),
+            ({"teacher_mean_entropy": 1.01, "kl": 0.3}, "to one dimension: the teacher uses 2.7 of its outputs"),
+            ({"teacher_entropy": 8.31, "kl": 0.001}, "to the uniform output: the teacher's entropy is 8.31 of at most"),
+            ({"teacher_feature_std": 0.004}, "to a point: the standard deviation of the teacher's features is 0.0040"),
+            ({"student_feature_std": 0.04}, "to a point: the standard deviation of the student's features is 0.0400"),
+            ({"student_effective_rank": 2.0}, "few dimensions: the effective rank of the student's features is 2.0"),
+        ],
+    )
+    def test_says_which_way(self, last, words):
+        said = verdict(history(**last), outputs=4096)
+        assert said is not None and words in said and "\n" not in said
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            {},
+            {"teacher_entropy": 8.2, "kl": 0.5},  # a sharpened start: near log K, but with something to learn
+            {"teacher_entropy": 2.0, "kl": 0.01},  # learned well, neither of the two ends
+            {"teacher_entropy": None, "kl": None},
+            {"teacher_effective_rank": 10.0},  # a classifier's features end on as many directions as classes
+            {"teacher_feature_std": math.nan},
+        ],
+    )
+    def test_is_silent_of_health(self, last):
+        assert verdict(history(**last), outputs=4096) is None
+
+    def test_is_silent_of_a_first_epoch(self):
+        assert verdict(history(teacher_entropy=0.0, kl=0.0)[1:]) is None
+        assert verdict([]) is None
+
+    def test_uniform_is_seen_without_knowing_k(self):
+        assert "uniform" in str(verdict(history(teacher_entropy=8.31, kl=0.001)))
+
+
+class TestMetrics:
+    def test_rows_come_back(self, tmp_path):
+        path = tmp_path / "run" / "metrics.jsonl"
+        assert collapse.read_metrics(path) == []
+        rows = [{"epoch": 0, "loss": 1.5, "knn/teacher/top1@k20": 31.0}, {"epoch": 1, "loss": math.inf, "lr": None}]
+        for row in rows:
+            collapse.append_metrics(path, row)
+        assert collapse.read_metrics(path) == [rows[0], {"epoch": 1, "loss": None, "lr": None}]
+        for line in path.read_text().splitlines():
+            json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    def test_a_torn_last_line_is_left_out_and_repaired(self, tmp_path):
+        path = tmp_path / "metrics.jsonl"
+        collapse.append_metrics(path, {"epoch": 0, "loss": 1.0})
+        whole = path.read_bytes()
+        for torn in (b'{"epoch": 1, "lo', b'{"epoch": 1}', "{é".encode()[:2]):
+            path.write_bytes(whole + torn)
+            assert collapse.read_metrics(path) == [{"epoch": 0, "loss": 1.0}]
+        collapse.append_metrics(path, {"epoch": 1, "loss": 0.5})
+        assert [r["epoch"] for r in collapse.read_metrics(path)] == [0, 1]
+        assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 2
+
+    def test_a_repeated_epoch_counts_once(self, tmp_path):
+        path = tmp_path / "metrics.jsonl"
+        for epoch, loss in ((0, 1.0), (1, 0.9), (2, 0.8), (1, 0.7), (2, 0.6)):
+            collapse.append_metrics(path, {"epoch": epoch, "loss": loss})
+        assert [(r["epoch"], r["loss"]) for r in collapse.read_metrics(path)] == [(0, 1.0), (1, 0.7), (2, 0.6)]
+
+    @pytest.mark.parametrize("bad", ["nonsense", "[1, 2]"])
+    def test_other_damage_is_named(self, tmp_path, bad):
+        path = tmp_path / "metrics.jsonl"
+        path.write_text(f'{{"epoch": 0}}\n{bad}\n{{"epoch": 1}}\n')
+        with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is not a JSON object; remove the line"):
+            collapse.read_metrics(path)
+
+
+def curve(epochs, **keys):
+    return [{"epoch": e, **{k: f(e) for k, f in keys.items()}} for e in range(epochs)]
+
+
+def test_curves_draw_what_is_there(tmp_path, monkeypatch):
+    drawn = []
+    line = collapse._line
+    monkeypatch.setattr(collapse, "_line", lambda a, h, key, label: (drawn.append(key), line(a, h, key, label)))
+    rows = curve(
+        5, loss=lambda e: math.nan if e == 2 else 1 / (e + 1), lr=float, teacher_entropy=lambda e: 3.0, kl=float,
+        student_feature_std=lambda e: 0.1 * e, images_per_second=float, unknown=lambda e: "text",
+    )  # fmt: skip
+    rows[4] |= {"knn/teacher/top1@k20": 50.0, "knn/student/top1@k20": 45.0}
+    collapse.curves(rows, tmp_path / "curves.png", "dino")
+    assert drawn == [
+        "loss", "teacher_entropy", "kl", "student_feature_std", "lr", "knn/teacher/top1@k20", "knn/student/top1@k20",
+    ]  # fmt: skip
+    assert Image.open(tmp_path / "curves.png").size[0] > 1000
+    collapse.curves([], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_the_two_collapses_beside_each_other(tmp_path):
+    runs = {
+        "DINO": curve(4, teacher_entropy=lambda e: 4.0, kl=lambda e: 1.0),
+        "no centring": curve(4, teacher_entropy=lambda e: 2.0**-e, kl=lambda e: 2.0**-e),
+        "no sharpening": curve(4, teacher_entropy=lambda e: 8.3, kl=lambda e: 0.01),
+    }
+    collapse.collapse_figure(runs, tmp_path / "collapse.png", outputs=4096)
+    image = np.asarray(Image.open(tmp_path / "collapse.png").convert("RGB"))
+    colourful = (image.max(axis=2).astype(int) - image.min(axis=2)) > 60
+    assert len({tuple(c // 32) for c in image[colourful][::7]}) >= 3  # a colour for each run
+
+
+def test_tensorboard_is_optional(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # makes importing it fail
+    assert collapse.tensorboard(tmp_path) is None

@@ -1,0 +1,334 @@
+"""The loop on real digits: what a step does, that stopping at any step changes nothing, and the command itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dinobench import console, runtime
+from dinobench.data import load_dataset
+from dinobench.errors import UserError
+from dinobench.pretrain import backbones, checkpoints, loop, optim
+from dinobench.pretrain import run as runs
+from dinobench.pretrain.method import MethodOutput, StepInfo, View
+from dinobench.pretrain.methods.dino import Config, Dino
+from dinobench.results.records import read_all
+from dinobench.types import ImageClassification
+
+TINY = {
+    "epochs": "2", "batch": "32", "out_dim": "32", "hidden_dim": "16", "bottleneck_dim": "8", "local_crops": "1",
+    "warmup_epochs": "1", "lr": "0.01",
+}  # fmt: skip
+LIKE = ("--arch", "vit_tiny", "--depth", "1", "--patch-size", "8", "--image-size", "16", "--device", "cpu")
+TYPED = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+
+
+class Part:
+    """The first images of a split."""
+
+    def __init__(self, split, n):
+        self.split, self.n, self.name, self.fingerprint = split, n, split.name, f"{split.fingerprint}/{n}"
+        self.ids, self.labels = split.ids[:n], split.labels[:n]
+
+    def __len__(self):
+        return self.n
+
+    def load(self, index):
+        return self.split.load(index)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageClassification:
+    """96 images: three steps of 32 make an epoch."""
+    whole = load_dataset("digits")
+    return dataclasses.replace(whole, train=Part(whole.train, 96))
+
+
+@pytest.fixture(scope="module")
+def started():
+    return runtime.start("cpu")
+
+
+def a_run(folder: Path, **changes: object) -> runs.Run:
+    """A new run in `folder`; settings of the method by name, fields of Run too."""
+    own = {k: v for k, v in changes.items() if k in {f.name for f in dataclasses.fields(runs.Run)}}
+    config = runs.configure(Dino, TINY | {k: v for k, v in changes.items() if k not in own})
+    base = runs.Run("dino", "vit_tiny", 16, 8, 1, "digits", dataclasses.asdict(config), "32")
+    run = dataclasses.replace(base, **{"results": str(folder.parent / "results"), **own})
+    runs.begin(folder, run)
+    return run
+
+
+def a_loop(folder: Path, started, digits, evaluate=None, **changes: object) -> loop.Loop:
+    return loop.Loop(a_run(folder, **changes), folder, started, digits, evaluate=evaluate)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state = checkpoints.read(path)
+    return {f"{k}.{n}": t for k in ("student", "teacher") for n, t in state[k].items()}
+
+
+def same(a: Path, b: Path) -> bool:
+    one, two = weights(a), weights(b)
+    return one.keys() == two.keys() and all(torch.equal(t, two[n]) for n, t in one.items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, started, digits):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    history = a_loop(folder, started, digits).train()
+    return folder, history
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(at: int, monkeypatch, how=Stopped):
+    """The method's step number `at` (0-based) is the last that is through."""
+    original = Dino.after_step
+
+    def after_step(self, now):
+        original(self, now)
+        if now.step == at:
+            if how is signal.SIGINT:
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                raise how
+
+    monkeypatch.setattr(Dino, "after_step", after_step)
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_run_stopped_at_any_step_ends_with_the_same_weights(step, whole, started, digits, tmp_path, monkeypatch):
+    folder, _ = whole
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        stopping(step, patch, signal.SIGINT)
+        stopped = a_loop(tmp_path / "run", started, digits)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train()
+    assert stopped.at.step == step + 1
+    resumed = loop.Loop(runs.read(tmp_path / "run"), tmp_path / "run", started, digits)
+    assert resumed.at.step == step + 1
+    history = resumed.train()
+    assert same(folder / "checkpoint.pth", tmp_path / "run" / "checkpoint.pth")
+    assert [r["epoch"] for r in history] == [1, 2] and signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_steps_in_parts_give_what_whole_ones_give(parts, whole, started, digits, tmp_path):
+    a_loop(tmp_path / "run", started, digits, drop_path="0", epochs="1").train()
+    a_loop(tmp_path / "parts", started, digits, drop_path="0", epochs="1", accumulate=parts).train()
+    one, two = (weights(tmp_path / n / "checkpoint.pth") for n in ("run", "parts"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_history_has_the_schedules_and_diagnostics(whole):
+    folder, history = whole
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == history and [r["epoch"] for r in rows] == [1, 2] and [r["step"] for r in rows] == [3, 6]
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["teacher_entropy"] + row["kl"], abs=1e-4)
+        assert {"student_feature_std", "teacher_effective_rank", "momentum", "grad_norm", "images_per_s"} <= row.keys()
+    assert rows[0]["lr"] == pytest.approx(0.01 * 32 / 256)  # the end of the warm-up
+    assert (folder.parent / "results" / "training" / "run.jsonl").read_bytes() == (
+        folder / "metrics.jsonl"
+    ).read_bytes()
+    assert (folder / "curves.png").stat().st_size > 0
+
+
+def test_training_changes_what_it_should(whole, started, digits, tmp_path):
+    start = a_loop(tmp_path / "run", started, digits)
+    before = {f"student.module.{n}": t for n, t in start.method.student.state_dict().items()}
+    after = weights(whole[0] / "checkpoint.pth")
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == name.endswith("last_layer.weight_g"), name
+
+
+def test_the_last_layer_waits_for_its_epoch(started, digits, tmp_path):
+    trained = a_loop(tmp_path / "run", started, digits, epochs="1")
+    before = trained.method.student.head.last_layer.weight_v.clone()
+    trained.train()
+    assert torch.equal(trained.method.student.head.last_layer.weight_v, before)
+
+
+def test_weight_decay_groups():
+    student = Dino(
+        Config(out_dim=8, hidden_dim=4, bottleneck_dim=4),
+        loop.Parts(backbones.choose("vit_tiny", 16, 8, 1).build, 192, 10, True, 16),
+    ).student
+    decayed, free = (g["params"] for g in optim.dino_parameter_groups(student))
+    names = {id(p): n for n, p in student.named_parameters()}
+    for parameter in free:
+        assert names[id(parameter)].endswith("bias") or "norm" in names[id(parameter)]
+    assert {"backbone.cls_token", "backbone.pos_embed", "head.last_layer.weight_v"} <= {names[id(p)] for p in decayed}
+    assert len(decayed) + len(free) == len(names) - 1  # the gains, which do not learn
+    optimizer = optim.make_optimizer(student, Config())
+    optim.set_rates(optimizer, Config(batch=512, warmup_epochs=1), StepInfo(5, 1, 5, 10))
+    assert [g["lr"] for g in optimizer.param_groups] == [1e-3, 1e-3]
+    assert optimizer.param_groups[0]["weight_decay"] > 0.04 and optimizer.param_groups[1]["weight_decay"] == 0
+
+
+def test_each_gradient_is_clipped_by_itself():
+    parameters = [nn.Parameter(torch.zeros(4)) for _ in range(3)]
+    for parameter, size in zip(parameters, (0.5, 3.0, 100.0), strict=True):
+        parameter.grad = torch.full((4,), size)
+    parameters.append(nn.Parameter(torch.zeros(1)))  # without a gradient
+    norm = optim.clip_each(parameters, 3.0)
+    assert [float(p.grad.norm()) for p in parameters[:3]] == pytest.approx([1.0, 3.0, 3.0], rel=1e-5)
+    assert float(norm) == pytest.approx((1 + 36 + 40000) ** 0.5)
+    optim.clip_each(parameters, 0.0)
+    assert float(parameters[2].grad.norm()) == pytest.approx(3.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_loss_that_is_not_finite_stops_the_run(epoch, started, digits, tmp_path, monkeypatch):
+    original = Dino.forward
+
+    def forward(self, views, labels, now):
+        outcome = original(self, views, labels, now)
+        bad = now.step == 3 * epoch + 1
+        return MethodOutput(outcome.loss * float("nan") if bad else outcome.loss, outcome.stats, outcome.features)
+
+    monkeypatch.setattr(Dino, "forward", forward)
+    monkeypatch.setattr(loop, "EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WRITING", 0.0)
+    words = "checkpoint.pth is the last good checkpoint" if epoch else "no checkpoint had been written yet"
+    with pytest.raises(UserError, match=f"step {3 * epoch + 1} .epoch {epoch + 1}. is not finite; .*{words}"):
+        a_loop(tmp_path / "run", started, digits).train()
+    if epoch:
+        kept = checkpoints.read(tmp_path / "run" / "checkpoint.pth")
+        assert kept["epoch"] == 1 and all(t.isfinite().all() for t in kept["student"].values())
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+def test_evaluation_sees_the_checkpoint_and_disturbs_nothing(whole, started, digits, tmp_path):
+    seen = []
+
+    def evaluate(path, epoch):
+        torch.manual_seed(0)
+        torch.randn(5)
+        seen.append((epoch, checkpoints.read(path)["epoch"]))
+        return {"knn/teacher/top1@k20": 10.0 * epoch}
+
+    history = a_loop(tmp_path / "run", started, digits, evaluate, every=1).train()
+    assert seen == [(1, 1), (2, 2)] and [r["knn/teacher/top1@k20"] for r in history] == [10.0, 20.0]
+    assert same(whole[0] / "checkpoint.pth", tmp_path / "run" / "checkpoint.pth")
+
+
+def test_an_interruption_during_an_evaluation_costs_no_score(started, digits, tmp_path):
+    def broken(path, epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        a_loop(tmp_path / "run", started, digits, broken, every=1).train()
+    resumed = loop.Loop(
+        runs.read(tmp_path / "run"), tmp_path / "run", started, digits, evaluate=lambda p, e: {"a/b/c": e}
+    )
+    assert [(r["epoch"], r["a/b/c"]) for r in resumed.train()] == [(1, 1), (2, 2)]
+
+
+def test_numbered_checkpoints_are_kept(started, digits, tmp_path):
+    a_loop(tmp_path / "run", started, digits, save_every=1).train()
+    assert [checkpoints.read(tmp_path / "run" / f"checkpoint000{e}.pth")["epoch"] for e in (1, 2)] == [1, 2]
+
+
+def test_resnets_train(started, digits, tmp_path):
+    trained = a_loop(tmp_path / "run", started, digits, epochs="1", arch="resnet18", patch_size=None, depth=None)
+    trained.train()
+    teacher, student = (n.state_dict() for n in (trained.method.teacher, trained.method.student))
+    assert not torch.equal(teacher["backbone.bn1.running_mean"], student["backbone.bn1.running_mean"])
+
+
+def test_views_are_brought_to_whole_patches():
+    views = (View(size=224), View(size=96), View(size=3))
+    assert [v.size for v in loop.snapped(views, 16)] == [224, 96, 16]
+    assert [v.size for v in loop.snapped(views, 14)] == [224, 98, 14]
+    assert loop.snapped(views, None) == views
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """`dinobench pretrain` as typed, in an empty folder -> (exit code, stderr)."""
+    from dinobench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["dinobench", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main.main()
+        assert not console.silent
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+def test_the_command(command, tmp_path):
+    new = ("pretrain", "--method", "dino", "--data", "digits", "--out", "runs/tiny", *LIKE, *TYPED, "--batch", 512)
+    code, said = command(*new, "--eval", "knn", "--every", 1)
+    assert code == 0, said
+    assert "epoch 2/2: loss" in said and "knn/teacher/top1@k20" in said
+    records, broken = read_all(tmp_path / "results")
+    assert not broken and {(r.checkpoint.name, r.checkpoint.epoch) for r in records} == {
+        (f"tiny-e00{e}-{n}", e) for e in (1, 2) for n in ("teacher", "student")
+    }
+    assert {(r.checkpoint.method, r.checkpoint.arch) for r in records} == {("dino", "vit_w192_d1_patch8")}
+    assert all((r.config["resize"], r.config["crop"]) == (18, 16) for r in records)
+
+    code, said = command(*new)
+    assert code == 2 and "holds a training run (dino on digits); `dinobench pretrain --resume runs/tiny`" in said
+    code, said = command("pretrain", "--resume", "runs/tiny")
+    assert code == 0, said  # nothing is left to do
+    for key in ("student", "teacher"):
+        code, said = command("run", "--protocol", "knn", "--ckpt", f"{key}=runs/tiny/checkpoint.pth", "--key", key,
+                             "--set", "resize=16", "--set", "crop=16", "--set", "k=1")  # fmt: skip
+        assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--method, --data and --out are needed"),
+        (("--method", "dyno", "--data", "digits", "--out", "x"), "did you mean 'dino'"),
+        (("--method", "dino", "--data", "digits", "--out", "x", "--set", "outdim=3"), "did you mean 'out_dim'"),
+        (("--method", "dino", "--data", "digits", "--out", "x", "--eval", "kn"), "did you mean 'knn'"),
+        (("--method", "dino", "--data", "digits", "--out", "x", "--image-size", 20, "--patch-size", 8), "use 16 or"),
+        (("--method", "dino", "--data", "digits", "--out", "x", "--batch", 9999), "1347 images"),
+        (("--method", "dino", "--data", "digits", "--out", "x", "--arch", "vit_tine"), "no model of that name"),
+        (("--method", "dino", "--data", "digits", "--out", "x", "--arch", "resnet18", "--depth", 3), "--depth 3"),
+        (("--resume", "nowhere"), "nowhere: no run.json in it"),
+        (("--resume", "x", "--epochs", 3), "keeps its own settings"),
+        (("--method", "dino", "--data", "digits", "--out", "x", "--precision", "16"), "bf16 or 32"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, words, command):
+    code, said = command("pretrain", "--device", "cpu", *arguments)
+    assert code == 2 and words in said and said.count("\n") == 1, said
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_saves(tmp_path):
+    arguments = [sys.executable, "-m", "dinobench", "pretrain", "--method", "dino", "--data", "digits", "--out", "run",
+                 *LIKE, *TYPED, "--epochs", "500", "--set", "epochs=500"]  # fmt: skip
+    started = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for line in started.stderr:
+        if line.startswith("epoch "):
+            break
+    started.send_signal(signal.SIGINT)
+    said = started.stderr.read()
+    assert started.wait() == 130 and "`dinobench pretrain --resume run` goes on" in said
+    assert checkpoints.read(tmp_path / "run" / "checkpoint.pth")["dinobench"]["step"] > 0

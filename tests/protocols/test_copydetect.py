@@ -1,0 +1,271 @@
+"""Copy detection: the reference program's scores end to end, the layout's matching, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.contexts import MemoryContext
+from helpers.paths import GOLDEN
+from helpers.weights import vit
+from PIL import Image
+
+from dinobench import load_backbone
+from dinobench.data.embedded import tiles
+from dinobench.data.layouts import copydays
+from dinobench.errors import UserError
+from dinobench.features.extraction import by_size, cut_to_multiple
+from dinobench.protocols import copydetect
+
+DATA = os.environ.get("DINOBENCH_TEST_DATA")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save(vit(width=64, depth=2), path)
+    return load_backbone(path)
+
+
+class Originals:
+    def __init__(self, ids):
+        self.ids = ids
+
+    def __len__(self):
+        return len(self.ids)
+
+
+def picture(seed: int) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((40, 32), Image.Resampling.BICUBIC)
+
+
+def folder(root: Path, n: int = 6, blocks=("strong", "jpegqual/3")) -> Path:
+    for block in ("original", *blocks):
+        (root / block).mkdir(parents=True)
+        for i in range(n):
+            end = "01" if block == "strong" else "00"
+            picture(i).save(root / block / f"{i:04d}{end}.jpg", quality=95 if block == "original" else 30)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="DINOBENCH_TEST_DATA is not set")
+def test_golden_end_to_end(tmp_path, monkeypatch):
+    golden = json.loads((GOLDEN / "copydays.json").read_text())
+    torch.save(vit(width=192, depth=12, patch=16, image=224), tmp_path / "vit.pth")
+    backbone = load_backbone(tmp_path / "vit.pth", heads=3)
+    data = copydays.load(Path(DATA) / "copydays_like", "copydays_like")
+    seen: dict[str, np.ndarray] = {}
+    extract = copydetect.descriptors
+
+    def once(backbone, split, config, ctx):  # the three settings differ in the database only
+        if split.name not in seen:
+            seen[split.name] = extract(backbone, split, config, ctx)
+        return seen[split.name]
+
+    monkeypatch.setattr(copydetect, "descriptors", once)
+    for setting, distractors, whitening in (
+        ("plain", "none", "none"),
+        ("distractors", "auto", "none"),
+        ("whitened", "auto", "auto"),
+    ):
+        config = copydetect.Config(distractors=distractors, whitening=whitening)
+        result = copydetect.run(backbone, data, config, MemoryContext())
+        for block, expected in golden[setting].items():
+            score = result.metrics["mAP_" + block.replace("/", "")] / 100
+            assert score == pytest.approx(expected, abs=0.002), f"{setting} {block}"
+        assert len(result.items) == 157 * 3 + 229
+        low, high = result.intervals["muAP"]
+        assert low <= result.metrics["muAP"] <= high
+
+
+def test_scores_of_known_ranks():
+    """Similarities laid by hand: the second copy's original comes third, the fourth's beyond the ranks that count."""
+    database = np.eye(6, dtype=np.float32)
+    queries = np.zeros((4, 6), dtype=np.float32)
+    queries[0, 0] = 1
+    queries[1, [1, 2, 3]] = 0.1, 0.9, 0.5
+    queries[2, 2] = 1
+    queries[3] = [0.5, 0.4, 0.3, 0.01, 0.2, 0.1]
+    block = SimpleNamespace(name="strong", ids=list("abcd"), labels=np.arange(4))
+    data = SimpleNamespace(blocks=(block,), originals=Originals([f"o{i}" for i in range(6)]), distractors=None)
+    config = copydetect.Config(ranks=5)
+    result = copydetect.score(data, {"strong": queries, "original": database}, database, config, MemoryContext(), [])
+    strong = result.items[result.items["block"] == "strong"]
+    assert strong["mAP_strong"].tolist() == [1.0, pytest.approx(1 / 6), 1.0, 0.0]
+    assert strong["rank"].tolist()[:3] == [0, 2, 0] and np.isnan(strong["rank"].iloc[3])
+    assert result.metrics["mAP_original"] == 100
+    assert result.metrics["mAP_strong"] == pytest.approx(100 * (2 + 1 / 6) / 4)
+    assert next(iter(result.metrics)) == "mAP_strong"
+
+
+def test_copies_of_copies_score_perfectly(tiny, tmp_path):
+    data = copydays.load(folder(tmp_path / "set"), "set")
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=64, ranks=6), MemoryContext())
+    assert result.metrics["mAP_original"] == pytest.approx(100)
+    assert set(result.metrics) == {"mAP_strong", "mAP_jpegqual3", "mAP_original", "muAP"}
+    assert result.items["id"].is_unique and len(result.items) == 18
+    for metric in ("mAP_strong", "mAP_jpegqual3", "mAP_original"):
+        assert 100 * result.items[metric].mean() == pytest.approx(result.metrics[metric])
+
+
+def test_blocks_as_they_are(tiny, tmp_path):
+    """Without strong copies the first block leads; crops go by their levels' size, not by their names' order."""
+    root = folder(tmp_path / "set", blocks=("crops/5", "crops/10", "jpegqual/3"))
+    data = copydays.load(root, "set")
+    assert [b.name for b in data.blocks] == ["jpegqual/3", "crops/5", "crops/10"]
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), MemoryContext())
+    assert next(iter(result.metrics)) == "mAP_jpegqual3"
+
+
+def test_distractors_and_whitening_from_elsewhere(tiny, tmp_path):
+    data = copydays.load(folder(tmp_path / "set"), "set")
+    for side in ("far", "sample"):
+        (tmp_path / side / "deep").mkdir(parents=True)
+        for i in range(8):
+            picture(50 + i).save(tmp_path / side / "deep" / f"{side}{i}.png")
+    config = copydetect.Config(image_size=32, ranks=10, distractors=str(tmp_path / "far"))
+    chosen = copydetect.select_data(data, config)
+    assert len(chosen.distractors) == 8 and chosen.fingerprint != data.fingerprint and chosen.whitening is None
+    assert copydetect.select_data(data, replace(config, distractors="none")) is data
+    plain = copydetect.run(tiny, data, config, MemoryContext())
+    white = copydetect.run(tiny, data, replace(config, whitening=str(tmp_path / "sample")), MemoryContext())
+    assert plain.items["similarity"].tolist() != white.items["similarity"].tolist()
+    with pytest.raises(UserError, match="no such folder"):
+        copydetect.select_data(data, replace(config, whitening=str(tmp_path / "nowhere")))
+
+
+def test_backbones_of_other_kinds(tmp_path):
+    data = copydays.load(folder(tmp_path / "set"), "set")
+    config = copydetect.Config(image_size=40, ranks=6)
+    resnet = load_backbone("random:resnet18")
+    rows = copydetect.descriptors(resnet, data.originals, config, MemoryContext())
+    assert rows.shape == (6, 2 * 512)
+    pixels = torch.stack([torch.from_numpy(config.transform()(data.originals.load(i))) for i in range(6)])
+    [(pooled, maps)] = resnet.layers(config.transform().normalise(pixels))
+    expected = torch.cat([pooled, maps.clamp(min=1e-6).pow(4).mean(1).pow(0.25)], dim=1)
+    np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-4, atol=1e-5)
+    flat = copydetect.run(load_backbone("pixels"), data, config, MemoryContext())
+    assert "no patch tokens" in flat.notes[0] and flat.metrics["mAP_original"] == pytest.approx(100)
+
+
+def test_sizes_that_patches_do_not_divide(tiny, tmp_path):
+    """Cut to the multiple: the reference program's strided convolution never sees the rest."""
+    data = copydays.load(folder(tmp_path / "set"), "set")
+    rows = copydetect.descriptors(tiny, data.originals, copydetect.Config(image_size=40), MemoryContext())
+    assert rows.shape == (6, 128) and np.isfinite(rows).all()
+    assert cut_to_multiple(torch.zeros(1, 3, 40, 47), 16).shape == (1, 3, 32, 32)
+
+
+def strong_astray(root):
+    (root / "strong/000101.jpg").rename(root / "strong/990101.jpg")
+
+
+def original_gone(root):
+    (root / "original/000200.jpg").unlink()
+
+
+def copy_gone(root):
+    (root / "jpegqual/3/000200.jpg").unlink()
+
+
+def copy_too_many(root):
+    picture(9).save(root / "jpegqual/3/777700.jpg")
+
+
+def copy_out_of_order(root):
+    (root / "jpegqual/3/000000.jpg").rename(root / "jpegqual/3/0005x.jpg")
+
+
+def originals_alike(root):
+    picture(9).save(root / "original/00009.jpg")
+
+
+def originals_empty(root):
+    for file in (root / "original").iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (strong_astray, r"strong/990101\.jpg without original"),
+        (original_gone, r"strong/000201\.jpg without original"),
+        (copy_gone, r"5 images for 6 originals; no copy of original/000200\.jpg"),
+        (copy_too_many, r"7 images for 6 originals; no original for jpegqual/3/777700\.jpg"),
+        (copy_out_of_order, r"jpegqual/3/000100\.jpg stands where the copy of original/000000\.jpg is due"),
+        (originals_alike, r"several names start with '0000'"),
+        (originals_empty, r"original: holds no images"),
+    ],
+)
+def test_layouts_that_do_not_match(tmp_path, damage, message):
+    root = folder(tmp_path / "set")
+    damage(root)
+    with pytest.raises(UserError, match=message):
+        copydays.load(root, "set")
+
+
+def test_links_that_lead_back(tmp_path):
+    root = folder(tmp_path / "set")
+    (root / "distractors" / "deep").mkdir(parents=True)
+    picture(70).save(root / "distractors" / "deep" / "a.png")
+    (root / "distractors" / "deep" / "up").symlink_to(root / "distractors")
+    assert copydays.load(root, "set").distractors.ids == ("distractors/deep/a.png",)
+
+
+def test_no_copies_at_all(tmp_path):
+    with pytest.raises(UserError, match="has original/ but no copies"):
+        copydays.load(folder(tmp_path / "set", blocks=()), "set")
+
+
+def test_too_few_images(tiny, tmp_path):
+    data = copydays.load(folder(tmp_path / "set"), "set")
+    with pytest.raises(UserError, match=r"6 images to search .* fewer than the 20 ranks .* --set ranks=6"):
+        copydetect.run(tiny, data, copydetect.Config(), MemoryContext())
+
+
+def test_unreadable_images_are_named(tiny, tmp_path):
+    root = folder(tmp_path / "set")
+    for i in (1, 4):
+        (root / "strong" / f"{i:04d}01.jpg").write_bytes(b"\xff\xd8 nothing")
+    data = copydays.load(root, "set")
+    with pytest.raises(UserError, match=r"2 images cannot be read \(strong/000101.jpg, strong/000401.jpg\)"):
+        copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), MemoryContext())
+
+
+def test_settings_that_make_no_sense():
+    for wrong in ({"ranks": 0}, {"gem_power": 0.0}, {"image_size": 0}, {"distractors": ""}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            copydetect.Config(**wrong)
+
+
+def test_fingerprint_follows_content(tmp_path):
+    a = copydays.load(folder(tmp_path / "a"), "a")
+    b = copydays.load(folder(tmp_path / "b"), "b")
+    assert a.fingerprint == b.fingerprint
+    picture(99).save(tmp_path / "b" / "strong" / "000001.jpg")
+    assert copydays.load(tmp_path / "b", "b").fingerprint != a.fingerprint
+
+
+def test_embedded_set_runs(tiny):
+    data = tiles.copies("tiles")
+    again = tiles.copies("tiles")
+    assert data.fingerprint == again.fingerprint and len(data.originals) >= 20
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=64), MemoryContext())
+    assert result.metrics["mAP_original"] == pytest.approx(100)
+    assert result.metrics["mAP_jpegqual3"] > result.metrics["mAP_strong"]
+
+
+def test_groups_by_size_keep_order_and_bounds():
+    sizes = np.random.default_rng(0).integers(1, 12, 200)
+    items = [(i, np.zeros((3, s, s), dtype=np.uint8)) for i, s in enumerate(sizes)]
+    groups = list(by_size(items, lambda pixels: pixels.shape, 4))
+    assert sorted(i for g in groups for i, _ in g) == list(range(200))
+    assert all(len(g) <= 4 and len({p.shape for _, p in g}) == 1 for g in groups)

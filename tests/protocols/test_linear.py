@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers.contexts import MemoryContext
+from helpers.fakes import FakeBackbone
+from helpers.paths import GOLDEN
+from helpers.weights import save, vit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dinobench
+from dinobench.data import load_dataset
+from dinobench.data.image_split import array_split, assemble
+from dinobench.errors import UserError
+from dinobench.features.service import compute_features
+from dinobench.models.loading import load_backbone
+from dinobench.protocols.linear import GRID, Config, metrics, profiles, requests, run
+from dinobench.results.records import read_items
+from dinobench.training.linear_classifiers import FeatureLayout
+from dinobench.types import Features
+
+SIDE = {"resize": 8, "crop": 8}
+CACHED = dataclasses.replace(
+    profiles["cached"], lr=(1e-3, 1e-1), blocks=(1, 2), epochs=3, minimum_steps=10, batch=128, **SIDE
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def colors():
+    """Images of one colour that tells the class, up to noise."""
+    rng = np.random.default_rng(0)
+
+    def split(name, n):
+        labels = np.arange(n) % 3
+        pixels = 40 * np.eye(3)[labels] + rng.integers(60, 140, (n, 3))
+        images = np.broadcast_to(pixels[:, None, None].astype(np.uint8), (n, 8, 8, 3))
+        return array_split(name, np.ascontiguousarray(images), [f"{name}/{i}" for i in range(n)], labels)
+
+    return assemble("colors", "array", ["red", "green", "blue"], split("train", 120), split("test", 60))
+
+
+def test_blocks_and_mean_patch_stand_in_the_reference_order(tmp_path):
+    golden = np.load(GOLDEN / "vit_forward.npz")
+    prefix = "vit_tiny_p16_224x224/"
+    cls, mean = golden[prefix + "layer_cls"], golden[prefix + "avgpool_last"]
+    rng = np.random.default_rng(224 * 1000 + 224)
+    x = torch.from_numpy(rng.standard_normal((2, 3, 224, 224)).astype(np.float32))
+    backbone = load_backbone(save(vit(width=192, depth=12, patch=16, image=224), tmp_path / "v.pth"))
+    layout = FeatureLayout(4, True, 192)
+    extracted = Features(*compute_features(backbone, x, 4, True), np.arange(2))
+    for joined in (layout.compute(backbone, x), layout.join(extracted, slice(None))):
+        for blocks in (1, 2, 4):
+            oldest_first = cls[:, -blocks:].reshape(2, -1)
+            np.testing.assert_allclose(joined[:, layout.columns(blocks, False)], oldest_first, atol=1e-4)
+            both = np.concatenate([oldest_first, mean], axis=1)
+            np.testing.assert_allclose(joined[:, layout.columns(blocks, True)], both, atol=1e-4)
+
+
+def test_profiles_are_the_papers():
+    assert len(profiles["dinov2"].heads()) == len(profiles["cached"].heads()) == 52 and len(GRID) == 13
+    old, new = profiles["dino2021"].recipe(), profiles["dinov2"].recipe()
+    order = old.order(1_281_167, seed=0)
+    assert (order.steps_per_epoch, old.epochs, old.batch, len(old.heads)) == (1252, 100, 1024, 1)
+    factors = old.factors(1252)
+    assert (factors[0] == 1).all() and factors[50, 0] == pytest.approx(0.5) and np.ptp(factors[7]) == 0
+    assert new.order(9469, seed=0).steps_per_epoch == 1250
+    assert new.factors(1250)[5, 0] == pytest.approx(0.5) and np.ptp(new.factors(1250)[5]) > 0
+    cached = profiles["cached"].recipe()
+    assert cached.order(8522, 0).steps_per_epoch == 125 and cached.order(1_153_051, 0).steps_per_epoch == 1127
+
+
+def test_the_grid_learns_and_reports_the_papers_ways_beside(colors):
+    result = run(FakeBackbone(), colors, CACHED, MemoryContext())
+    assert set(result.metrics) == {m.name for m in metrics(CACHED)}
+    assert result.metrics["top1"] > 60  # a third by chance
+    assert result.metrics["top1_val_chosen"] >= result.metrics["top1"] <= result.metrics["top1_best_epoch"]
+    assert (result.items["top1"] == (result.items["prediction"] == result.items["label"])).all()
+    assert "head chosen on 12 held-out images: blocks=" in result.notes[0]
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 2**16))
+def test_test_labels_have_no_say_in_the_choice(colors, seed):
+    shuffled = dataclasses.replace(colors.test, labels=np.random.default_rng(seed).permutation(colors.test.labels))
+    plain, other = (run(FakeBackbone(), data, CACHED, MemoryContext())
+                    for data in (colors, dataclasses.replace(colors, test=shuffled)))  # fmt: skip
+    assert plain.notes[0].split(";")[0] == other.notes[0].split(";")[0]
+    assert (plain.items["prediction"] == other.items["prediction"]).all()
+
+
+@pytest.mark.parametrize("features", ["extracted", "augmented"])
+def test_an_interruption_changes_nothing(colors, tmp_path, features):
+    class Interrupted(Exception):
+        pass
+
+    config = dataclasses.replace(CACHED, features=features, min_scale=0.5)
+    seen = []
+
+    def stop(item):
+        seen.append(item)
+        if len(seen) == 25:  # in the third of three epochs of ten steps
+            raise Interrupted
+
+    whole = run(FakeBackbone(), colors, config, MemoryContext())
+    with pytest.raises(Interrupted):
+        run(FakeBackbone(), colors, config, MemoryContext(scratch=tmp_path, each=stop))
+    rest = []
+    again = run(FakeBackbone(), colors, config, MemoryContext(scratch=tmp_path, each=rest.append))
+    assert len(rest) == 10 and rest[-1].says.startswith("epoch 3/3, loss 0.")
+    assert again.metrics == whole.metrics and again.notes == whole.notes
+    assert again.items.equals(whole.items)
+    other = dataclasses.replace(config, momentum=0.5)
+    fresh = []
+    run(FakeBackbone(), colors, other, MemoryContext(scratch=tmp_path, each=fresh.append))
+    assert len(fresh) == 30, "the state of another configuration is not taken up"
+
+
+def test_diverging_heads_are_dropped_and_named(colors):
+    mixed = dataclasses.replace(CACHED, lr=(0.1, 1e38), blocks=(1,), batch=1024)  # times four: infinite
+    result = run(FakeBackbone(), colors, mixed, MemoryContext())
+    assert "2 of 4 heads diverged and were dropped: blocks=1 mean_patch=off lr=1e+38" in result.notes[0]
+    assert "lr=0.1 (" in result.notes[1] and result.metrics["top1"] > 60
+    for config in (dataclasses.replace(mixed, lr=(2e38, 3e38)),
+                   dataclasses.replace(mixed, lr=(1e38,), mean_patch=(False,))):  # fmt: skip
+        with pytest.raises(UserError, match=r"from step \d+ on, .* not finite; .*--set lr="):
+            run(FakeBackbone(), colors, config, MemoryContext())
+
+
+def test_micro_batches_and_threads_do_not_change_the_schedule(colors):
+    config = dataclasses.replace(Config(), epochs=3, batch=50, lr=(0.1,), blocks=(1,), min_scale=0.5, **SIDE)
+    plain, small = MemoryContext(), MemoryContext()
+    small.batch_size, small.workers = 7, 3
+    seen = []
+    small.each = seen.append
+    one, other = (run(FakeBackbone(), colors, config, ctx) for ctx in (plain, small))
+    assert len(seen) == 9 and [len(s.labels) for s in seen[:3]] == [50, 50, 20], "batches are whole however loaded"
+    assert one.items.equals(other.items) and "top1_val_chosen" not in one.metrics
+    assert one.metrics["top1"] > 50 and one.notes == other.notes
+
+
+def test_broken_train_images(colors):
+    class Torn:
+        """Train images of which one cannot be decoded."""
+
+        def __getattr__(self, name):
+            return getattr(colors.train, name)
+
+        def __len__(self):
+            return len(colors.train)
+
+        def load(self, index):
+            if index == 5:
+                raise OSError("torn")
+            return colors.train.load(index)
+
+    data = dataclasses.replace(colors, train=Torn())
+    config = Config(epochs=1, lr=(0.1,), blocks=(1,), **SIDE)
+    with pytest.raises(UserError, match="train/5 of train cannot be read"):
+        run(FakeBackbone(), data, config, MemoryContext())
+    ctx = MemoryContext()
+    ctx.skip_broken = True
+    assert len(run(FakeBackbone(), data, config, ctx).items) == 60
+
+
+def test_a_convnet_has_the_part_of_the_grid_that_it_can(colors):
+    backbone = FakeBackbone()
+    backbone.capabilities = frozenset({"features"})
+    result = run(backbone, colors, CACHED, MemoryContext())
+    assert result.notes[0] == "a fake has one feature: blocks=1, mean_patch=off"
+    found = requests(colors, CACHED, backbone)
+    assert [(s.name, r.layers, r.mean_patches) for s, r in found] == [("train", 1, False), ("test", 1, False)]
+    assert [r.layers for _, r in requests(colors, CACHED, FakeBackbone())] == [2, 2]
+    assert len(requests(colors, Config(), FakeBackbone())) == 1  # augmented: the train images change every time
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_a_released_head_is_scored(colors, tmp_path, interleaved):
+    """DINO's format; the head is built so that it is right on the mean patch and blind to the CLS token."""
+    eye = torch.tensor(np.eye(3) - 1 / 3, dtype=torch.float32)
+    cls, mean = torch.zeros(3, 3), eye
+    weight = torch.stack([cls, mean], dim=2).flatten(1) if interleaved else torch.cat([cls, mean], dim=1)
+    path = tmp_path / "head.pth"
+    head = {"module.linear.weight": weight, "module.linear.bias": torch.zeros(3)}
+    torch.save({"epoch": 100, "state_dict": head}, path)
+    config = Config(head=str(path), blocks=(1,), mean_patch=(True,), interleaved=interleaved, **SIDE)
+    result = run(FakeBackbone(), colors, config, MemoryContext())
+    color = MemoryContext().features(FakeBackbone(), colors.test, config.request()).cls[:, 0]
+    assert result.metrics["top1"] == pytest.approx(100 * (color.argmax(1) == colors.test.labels).mean())
+    assert [m.name for m in metrics(config)] == ["top1", "top5"] and "sha256" in result.notes[0]
+    with pytest.raises(UserError, match=r"3 classes on 6 columns.* give 12 columns"):
+        run(FakeBackbone(), colors, Config(head=str(path), **SIDE), MemoryContext())
+
+
+def test_settings_that_make_no_sense():
+    for wrong in (
+        {"lr": (0.0,)}, {"lr": (float("inf"),)}, {"lr": (0.1, 0.1)}, {"blocks": (0,)}, {"holdout": 0.0},
+        {"epochs": 0}, {"min_scale": 0.0}, {"interleaved": True}, {"head": "x", "blocks": (1, 4)},
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            Config(**wrong)
+
+
+@pytest.mark.slow
+def test_beats_chance_on_digits_with_every_profile(own_cache, tmp_path):
+    shorter = {"dino2021": {"epochs": 4, "batch": 64, "lr": 0.03, "blocks": 1},
+               "dinov2": {"epochs": 2, "steps_per_epoch": 6, "batch": 256, "blocks": "1,2"},
+               "cached": {"epochs": 2, "minimum_steps": 30}}  # fmt: skip
+    for profile, changes in shorter.items():
+        vit_tiny, small = "random:vit_tiny_patch16_224", {**changes, "crop": 32, "resize": 32}
+        (record,) = dinobench.run("linear", vit_tiny, "digits", profile=profile, settings=small, out=tmp_path)
+        value = record.metrics["top1"]
+        assert value.ci_low > 20, (profile, value)
+        assert record.profile.startswith(profile + "+") and value.n == 450
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["dinov2", "cached"])
+def test_two_processes_equal_one(own_cache, tmp_path, profile):
+    def run_with(devices, out):
+        steps = "steps_per_epoch" if profile == "dinov2" else "minimum_steps"
+        settings = {"crop": 16, "resize": 16, "blocks": "1,2", "epochs": 2, "batch": 100, steps: 3}
+        program = (
+            "import dinobench\n"
+            "if __name__ == '__main__':\n"
+            f"    dinobench.run('linear', 'random:vit_tiny_patch16_224', 'digits', profile={profile!r},\n"
+            f"                  settings={settings}, out={str(out)!r}, device='cpu', devices={devices})\n"
+        )
+        script = tmp_path / f"run{devices}.py"
+        script.write_text(program)
+        environment = {**os.environ, "DINOBENCH_CACHE": str(tmp_path / f"cache{devices}"), "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, script], check=True, env=environment, timeout=300)
+
+    run_with(1, tmp_path / "one")
+    run_with(2, tmp_path / "two")
+    (one,), (two,) = (list((tmp_path / n / "runs").glob("*.json")) for n in ("one", "two"))
+    assert one.name == two.name
+    first, second = (read_items(p.parent.parent, p.stem) for p in (one, two))
+    assert first is not None and first.equals(second)

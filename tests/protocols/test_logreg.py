@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers.contexts import MemoryContext
+from sklearn.linear_model import LogisticRegression
+
+import dinobench
+from dinobench.data import load_dataset
+from dinobench.data.subsets import hold_out
+from dinobench.errors import UserError
+from dinobench.models.loading import load_backbone
+from dinobench.protocols.logreg import Config, metrics, profiles, requests, run
+
+SMALL = Config(c_min=1e-3, c_max=1.0, c_count=3, resize=8, crop=8)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return load_backbone("pixels:8")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+def test_chooses_c_on_the_held_out_tenth_and_refits_on_all(pixels, digits):
+    ctx = MemoryContext()
+    result = run(pixels, digits, SMALL, ctx)
+    features = [ctx.features(pixels, split, SMALL.request()).cls[:, -1] for split in (digits.train, digits.test)]
+    train, test = (x.astype(float) / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
+    labels = digits.train.labels
+    learn, held = hold_out(labels, 0.1, 0)
+
+    def model(c, rows):
+        return LogisticRegression(C=c, max_iter=1000, tol=1e-5).fit(train[rows], labels[rows])
+
+    scores = {c: model(c, learn).score(train[held], labels[held]) for c in SMALL.strengths()}
+    best = max(scores, key=lambda c: scores[c])
+    assert f"C = {best:.4g}, {100 * scores[best]:.2f} % on held-out images" in result.notes[0]
+    theirs = model(best, slice(None)).predict(test) == digits.test.labels
+    assert result.metrics["top1"] == pytest.approx(100 * theirs.mean(), abs=100 / len(test) + 1e-9)
+    assert (result.items["top1"] == (result.items["prediction"] == result.items["label"])).all()
+    assert result.metrics["top5"] >= result.metrics["top1"] > 85
+
+
+def test_low_shot_tries_are_drawn_averaged_and_recorded(pixels, digits):
+    config = dataclasses.replace(SMALL, n_per_class=3, tries=3)
+    result = run(pixels, digits, config, MemoryContext())
+    single = [run(pixels, digits, dataclasses.replace(SMALL, n_per_class=3), MemoryContext()).metrics["top1"]]
+    note = result.notes[0]
+    assert note.count("30 images") == 3 and all(f"seed {i}:" in note for i in range(3))
+    assert len({part.split("draw ")[1].split(")")[0] for part in note.split("; ")}) == 3
+    assert set(result.metrics) == {m.name for m in metrics(config)} == {"top1", "top5", "top1_std", "top5_std"}
+    assert result.metrics["top1_std"] > 0 and 30 < result.metrics["top1"] < 100
+    first = (result.items["prediction"] == result.items["label"]).mean()
+    assert 100 * first == pytest.approx(single[0]), "the predictions are the first try's"
+    assert result.metrics["top1"] == pytest.approx(100 * result.items["top1"].mean())
+    again = run(pixels, digits, config, MemoryContext(seed=7))
+    assert again.metrics == result.metrics and again.notes == result.notes
+
+
+def test_one_image_per_class_needs_a_fixed_c(pixels, digits):
+    config = dataclasses.replace(SMALL, n_per_class=1)
+    with pytest.raises(UserError, match="none to hold out"):
+        run(pixels, digits, config, MemoryContext())
+    fixed = dataclasses.replace(config, c_count=1, c_min=10.0, c_max=10.0)
+    assert run(pixels, digits, fixed, MemoryContext()).metrics["top1"] > 25
+
+
+def test_permuted_test_labels_change_no_choice(pixels, digits):
+    shuffled = dataclasses.replace(digits.test, labels=np.random.default_rng(0).permutation(digits.test.labels))
+    other = run(pixels, dataclasses.replace(digits, test=shuffled), SMALL, MemoryContext())
+    plain = run(pixels, digits, SMALL, MemoryContext())
+    assert other.notes == plain.notes and (other.items["prediction"] == plain.items["prediction"]).all()
+
+
+def test_settings_and_requests():
+    assert len(profiles["dinov2"].strengths()) == 45
+    np.testing.assert_allclose(np.diff(np.log10(profiles["dinov2"].strengths())), 11 / 44)
+    for wrong in ({"n_per_class": 3, "fraction": 0.1}, {"tries": 3}, {"c_min": 0.0}, {"holdout": 1.0}, {"fraction": 0}):
+        with pytest.raises(ValueError):
+            Config(**wrong)
+    data = load_dataset("digits")
+    assert [split.name for split, _ in requests(data, Config(), None)] == ["train", "test"]
+
+
+def test_runs_through_the_front_door(own_cache, tmp_path):
+    settings = {"crop": 8, "resize": 8, "c_count": 3}
+    (record,) = dinobench.run("logreg", "pixels:8", "digits", profile="lowshot10", settings=settings, out=tmp_path)
+    assert record.primary == "top1" and record.metrics["top1"].n == 450 and record.metrics["top1"].value > 70
+    assert record.metrics["top1"].ci_low < record.metrics["top1"].value < record.metrics["top1"].ci_high
+    assert torch.tensor(record.metrics["top1_std"].value).isfinite()

@@ -1,0 +1,265 @@
+"""Retrieval: variable-size extraction against one image at a time, the layouts, the restricted pickle, the scores."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.contexts import MemoryContext
+from helpers.weights import vit
+from PIL import Image
+from torch.nn import functional as F
+
+from dinobench import load_backbone
+from dinobench.data.embedded import tiles
+from dinobench.data.layouts import landmarks
+from dinobench.errors import UserError
+from dinobench.metrics.retrieval import average_precision
+from dinobench.protocols import retrieval
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save(vit(width=64, depth=2), path)
+    return load_backbone(path)
+
+
+def picture(seed: int, size=(64, 48)) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+SIZES = [(64, 48), (48, 64), (100, 75), (70, 41), (99, 75), (64, 48), (71, 40), (40, 90)]
+
+
+def oxford(root: Path, name: str = "roxford5k", protocol: int = 4, **changes) -> Path:
+    """A small set in the benchmark's layout: eight images, two of them queries."""
+    folder = root / name
+    (folder / "jpg").mkdir(parents=True)
+    names = [f"all_souls_{i:06d}" for i in range(len(SIZES))]
+    for i, (image, size) in enumerate(zip(names, SIZES, strict=True)):
+        picture(i, size).save(folder / "jpg" / f"{image}.jpg", quality=95)
+    content = {
+        "imlist": names[2:],
+        "qimlist": names[:2],
+        "gnd": [
+            {"bbx": [4.6, 3.0, 60.2, 44.0], "easy": np.array([0, 1]), "hard": np.array([2]), "junk": np.array([3])},
+            {"bbx": np.array([0.0, 0, 40, 60]), "easy": [], "hard": [4, 5], "junk": np.array([], dtype=np.float64)},
+        ],
+    } | changes
+    (folder / f"gnd_{name}.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    return folder
+
+
+def one_at_a_time(backbone, image, side, scales, patch=16):
+    """The plain reading of the protocol: thumbnail, normalise, scale, cut, average, unit length."""
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    x = (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    total = 0
+    for s in scales:
+        y = x if s == 1 else F.interpolate(x, scale_factor=s, mode="bilinear", align_corners=False)
+        total = total + backbone.features(y[..., : y.shape[2] // patch * patch, : y.shape[3] // patch * patch])
+    return F.normalize(total, dim=1)[0].numpy()
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 2**-0.5, 0.5)])
+def test_batches_by_size_equal_one_at_a_time(tiny, tmp_path, scales):
+    data = landmarks.load(oxford(tmp_path), "ox")
+    config = retrieval.Config(image_size=80, scales=scales)
+    rows = retrieval._descriptors(tiny, data.database, data, config, MemoryContext())
+    expected = [one_at_a_time(tiny, data.database.load(i), 80, scales) for i in range(len(data.database))]
+    np.testing.assert_allclose(rows, np.stack(expected), atol=2e-6)
+
+
+def test_each_image_is_decoded_once(tiny, tmp_path, monkeypatch):
+    data = landmarks.load(oxford(tmp_path), "ox")
+    decoded = []
+    load = type(data.database).load
+    monkeypatch.setattr(type(data.database), "load", lambda self, i: decoded.append(self.ids[i]) or load(self, i))
+    retrieval.run(tiny, data, retrieval.Config(scales=(1.0, 0.8)), MemoryContext())
+    assert sorted(decoded) == sorted([*data.database.ids, *data.queries.ids])
+
+
+def test_boxes_cut_queries_only(tiny, tmp_path):
+    data = landmarks.load(oxford(tmp_path), "ox")
+    whole = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), MemoryContext())
+    cut = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), MemoryContext(), data.boxes)
+    expected = one_at_a_time(tiny, data.queries.load(0).crop((5, 3, 60, 44)), 224, (1.0,))
+    np.testing.assert_allclose(cut[0], expected, atol=2e-6)
+    assert np.abs(whole - cut).max() > 1e-3
+    assert retrieval.profiles["revisitop"].crop_queries and not retrieval.profiles["dino2021"].crop_queries
+
+
+def test_scores_follow_the_ground_truth(tmp_path):
+    data = landmarks.load(oxford(tmp_path), "ox")
+    similarity = np.array([[0.1, 0.9, 0.5, 0.95, 0.3, 0.2], [0.6, 0.5, 0.4, 0.3, 0.9, 0.1]])
+    result = retrieval._score_landmarks(data, similarity, np.eye(6), retrieval.Config())
+    # query 0 ranks 3 1 2 4 5 0; 3 is junk; easy {0, 1}, hard {2}
+    easy, hard = average_precision([0, 3], 2), average_precision([0], 1)
+    medium = average_precision([0, 1, 4], 3)
+    assert result.items["mAP_easy"].tolist() == [pytest.approx(easy), pytest.approx(np.nan, nan_ok=True)]
+    second = average_precision([0, 5], 2)  # ranks 4 0 1 2 3 5, hard {4, 5}
+    assert result.metrics["mAP_hard"] == pytest.approx(100 * (hard + second) / 2)
+    assert result.metrics["mAP_medium"] == pytest.approx(100 * (medium + second) / 2)
+    assert result.metrics["mP@1_medium"] == 100 and next(iter(result.metrics)) == "mAP_medium"
+    declared = {m.name for m in retrieval.metrics(retrieval.Config())}
+    assert set(result.metrics) <= declared
+
+
+def test_trapezoids_or_steps_is_a_setting(tmp_path):
+    data = landmarks.load(oxford(tmp_path), "ox")
+    similarity = np.array([[0.1, 0.9, 0.5, 0.95, 0.3, 0.2], [0.6, 0.5, 0.4, 0.3, 0.9, 0.1]])
+    steps = retrieval._score_landmarks(data, similarity, np.eye(6), retrieval.Config(trapezoid=False))
+    assert steps.items["mAP_easy"][0] == pytest.approx(average_precision([0, 3], 2, trapezoid=False))
+
+
+def test_sizes_and_scales_by_data_set():
+    for key, expected in (("roxford5k", (224, (1.0,))), ("rparis6k", (512, (1.0, 2**-0.5, 0.5))), ("", (224, (1.0,)))):
+        assert retrieval.size_and_scales(retrieval.Config(), key) == expected
+    assert retrieval.size_and_scales(retrieval.Config(image_size=300), "rparis6k")[0] == 300
+
+
+def test_several_ground_truths_in_one_folder(tiny, tmp_path):
+    oxford(tmp_path, "roxford5k")
+    oxford(tmp_path, "rparis6k")
+    data = landmarks.load(tmp_path, "revisited")
+    with pytest.raises(UserError, match=r"choose with --set dataset=roxford5k or --set dataset=rparis6k|rparis6k or"):
+        retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
+    assert retrieval.select_data(data, retrieval.Config(dataset="rparis6k")).name == "rparis6k"
+    with pytest.raises(UserError, match="did you mean 'roxford5k'"):
+        retrieval.select_data(data, retrieval.Config(dataset="oxford5k"))
+    alone = landmarks.load(tmp_path / "roxford5k", "mine")
+    assert alone.name == "mine" and retrieval.select_data(alone, retrieval.Config(dataset="roxford5k")) is alone
+    with pytest.raises(UserError, match="holds roxford5k"):
+        retrieval.select_data(alone, retrieval.Config(dataset="rparis6k"))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_pickles_of_every_protocol(tmp_path, protocol):
+    data = landmarks.load(oxford(tmp_path, protocol=protocol), "ox")
+    assert data.truth[0]["easy"].tolist() == [0, 1] and data.truth[1]["junk"].shape == (0,)
+    assert data.boxes[1].tolist() == [0, 0, 40, 60]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/dinobench-was-here",)
+
+
+def test_pickles_run_no_code(tmp_path):
+    folder = oxford(tmp_path, imlist=[Evil()])
+    with pytest.raises(UserError, match=r"gnd_roxford5k.pkl: the pickle asks for (posix|nt).system"):
+        landmarks.load(folder, "ox")
+    assert not Path("/tmp/dinobench-was-here").exists()
+    for payload in (b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n.", b"c__builtin__\ngetattr\n."):
+        (folder / "gnd_roxford5k.pkl").write_bytes(payload)
+        with pytest.raises(UserError, match="not data; refused"):
+            landmarks.load(folder, "ox")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gnd": [{"ok": [1], "good": []}] * 2}, "lacks easy, hard or junk"),
+        ({"gnd": []}, "2 queries but 0 entries"),
+        ({"imlist": ["gone"]}, r"names gone, but there is no .*jpg.gone.jpg"),
+        ({"gnd": [{"easy": [6], "hard": [], "junk": []}] * 2}, "points at image 6 of 6"),
+        ({"gnd": [{"bbx": [9, 9, 3, 3], "easy": [1], "hard": [], "junk": []}] * 2}, "is not left, top, right, bottom"),
+    ],
+)
+def test_ground_truths_that_do_not_fit(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        landmarks.load(oxford(tmp_path, **changes), "ox")
+
+
+def test_damaged_pickle(tmp_path):
+    folder = oxford(tmp_path)
+    file = folder / "gnd_roxford5k.pkl"
+    for content in (file.read_bytes()[:50], b"", b"hello", pickle.dumps([1, 2])):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"gnd_roxford5k\.pkl: not a"):
+            landmarks.load(folder, "ox")
+
+
+def labelled(root: Path, split: str = "") -> Path:
+    for c in range(3):
+        (root / split / f"class{c}").mkdir(parents=True)
+        for i in range(4 if c else 1):
+            picture(10 * c, (40 + i, 36)).save(root / split / f"class{c}" / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("split", ["", "val", "test", "train"])
+def test_any_imagefolder(tiny, tmp_path, split):
+    assert landmarks.recognises(labelled(tmp_path / "set", split))
+    data = landmarks.load(tmp_path / "set", "set")
+    result = retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
+    # the pictures of a class are one picture at slightly different sizes, and class0 has one image only
+    assert result.metrics == {"mAP": 100, "recall@1": 100, "recall@5": 100, "recall@10": 100}
+    assert np.isnan(result.items["mAP"]).tolist() == [True] + [False] * 8
+    assert data.layout == (f"imagefolder ({split})" if split else "imagefolder")
+
+
+def test_images_smaller_than_a_patch(tiny, tmp_path):
+    root = labelled(tmp_path / "set")
+    picture(5, (20, 9)).save(root / "class1" / "slim.png")
+    data = landmarks.load(root, "set")
+    with pytest.raises(UserError, match=r"class1/slim\.png: 20 x 9 pixels are less than one patch .* --set enlarge=on"):
+        retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
+    result = retrieval.run(tiny, data, retrieval.Config(enlarge=True, image_size=64), MemoryContext())
+    assert len(result.items) == 10
+
+
+def test_other_backbones_take_any_size(tmp_path):
+    data = landmarks.load(oxford(tmp_path), "ox")
+    for spec in ("random:resnet18", "pixels"):
+        result = retrieval.run(load_backbone(spec), data, retrieval.Config(), MemoryContext())
+        assert 0 < result.metrics["mAP_medium"] <= 100
+
+
+def test_unreadable_images_are_named(tiny, tmp_path):
+    folder = oxford(tmp_path)
+    (folder / "jpg" / "all_souls_000004.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"database: 1 image cannot be read \(jpg/all_souls_000004\.jpg\)"):
+        retrieval.run(tiny, landmarks.load(folder, "ox"), retrieval.Config(), MemoryContext())
+
+
+def test_nothing_to_find(tmp_path):
+    (tmp_path / "a").mkdir()
+    picture(0).save(tmp_path / "a" / "0.png")
+    with pytest.raises(UserError, match="no class has two images"):
+        landmarks.load(tmp_path, "x")
+
+
+def test_two_processes_cover_what_one_does(tiny, tmp_path):
+    """Each process describes its share; the shares joined are what one process finds."""
+    data = landmarks.load(oxford(tmp_path), "ox")
+    shares = []
+
+    class Half(MemoryContext):
+        def __init__(self, rank):
+            super().__init__()
+            self.rank = rank
+
+        def share(self, n):
+            return slice(n * self.rank // 2, n * (self.rank + 1) // 2)
+
+    for rank in (0, 1):
+        shares.append(retrieval._descriptors(tiny, data.database, data, retrieval.Config(), Half(rank)))
+    whole = retrieval._descriptors(tiny, data.database, data, retrieval.Config(), MemoryContext())
+    np.testing.assert_allclose(np.concatenate(shares), whole, atol=2e-6)
+
+
+def test_embedded_set_runs(tiny):
+    data = tiles.places("tiles")
+    assert data.fingerprint == tiles.places("other").fingerprint
+    result = retrieval.run(tiny, data, retrieval.Config(image_size=96), MemoryContext())
+    assert result.metrics["mAP_easy"] > result.metrics["mAP_hard"] > 0
+    cropped = retrieval.run(tiny, data, retrieval.Config(image_size=96, crop_queries=True), MemoryContext())
+    assert cropped.metrics["mAP_easy"] > result.metrics["mAP_easy"]

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.samples import record
+
+from dinobench.errors import UserError
+from dinobench.files import atomic_path
+from dinobench.results import records
+
+
+def test_round_trip(tmp_path):
+    items = pd.DataFrame({"id": ["a", "b"], "top1@k20": [True, False], "score": [0.5, float("nan")]})
+    path = records.write(tmp_path, record("one"), items)
+    assert path == tmp_path / "runs" / "one.json"
+    assert records.read(tmp_path, "one") == record("one")
+    back = records.read_items(tmp_path, "one")
+    assert back is not None
+    pd.testing.assert_frame_equal(back, items)
+    assert records.read_all(tmp_path) == ([record("one")], [])
+
+
+def test_what_was_never_written_is_none(tmp_path):
+    assert records.read(tmp_path, "none") is None and records.read_items(tmp_path, "none") is None
+    assert records.read_all(tmp_path) == ([], [])
+    records.write(tmp_path, record("one"), None)
+    assert records.read_items(tmp_path, "one") is None
+
+
+def test_the_file_is_plain_json_in_the_order_of_the_type(tmp_path):
+    raw = records.write(tmp_path, record(), None).read_bytes()
+    assert raw.endswith(b"}\n") and b"\r" not in raw and "«élève» ✓".encode() in raw
+    data = json.loads(raw)
+    assert list(data) == [f.name for f in dataclasses.fields(record())]
+    assert data["metrics"]["top1@k20"] == {
+        "value": 74.512345678, "ci_low": 73.0, "ci_high": 76.0, "n": 450, "unit": "%",
+    }  # fmt: skip
+
+
+def test_files_are_for_sharing(tmp_path):
+    mask = os.umask(0)
+    os.umask(mask)
+    assert records.write(tmp_path, record(), None).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def _write(folder: str, number: int) -> None:
+    items = pd.DataFrame({"id": [str(number)], "top1@k20": [1.0]})
+    records.write(Path(folder), record(f"run-{number}"), items)
+    records.write(Path(folder), record("same", seed=number), items)
+
+
+def test_many_processes_writing_at_once_lose_nothing(tmp_path):
+    """Fifty runs by four processes, all writing one and the same record in between."""
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        pool.starmap(_write, [(str(tmp_path), i) for i in range(50)], chunksize=1)
+    found, broken = records.read_all(tmp_path)
+    assert not broken and {r.run_id for r in found} == {"same", *(f"run-{i}" for i in range(50))}
+    assert all(records.read_items(tmp_path, f"run-{i}").id.tolist() == [str(i)] for i in range(50))
+    assert not list(tmp_path.rglob(".*"))  # no temporary file stays
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+WHOLE = json.loads(records.to_json(record("whole")))
+BROKEN = {
+    "half": records.to_json(record())[:200],
+    "empty": "",
+    "text": "hello",
+    "list": "[]",
+    "other": '{"a": 1}',
+    "binary": None,
+    "newer": json.dumps({**WHOLE, "schema": 99}),
+    "lacks": json.dumps({k: v for k, v in WHOLE.items() if k != "metrics"}),
+    "words": json.dumps({**WHOLE, "metrics": {"top1": {**WHOLE["metrics"]["loss"], "value": "high"}}}),
+    "null": json.dumps({**WHOLE, "notes": None}),
+    "number": json.dumps({**WHOLE, "protocol": 3}),
+    "checkpoint": json.dumps({**WHOLE, "checkpoint": "x.pth"}),
+    "primary": json.dumps({**WHOLE, "primary": "top7"}),
+    "deep": '{"schema": 1, "a": ' + "[" * 100_000,
+    "surrogate": json.dumps({**WHOLE, "dataset": "\ud83d"}),
+    "older": json.dumps({**WHOLE, "schema": 0}),
+}
+
+
+def test_broken_records_are_named_and_left_out(tmp_path):
+    records.write(tmp_path, record("whole"), None)
+    for name, text in BROKEN.items():
+        data = b"\xff\xfe\x00\x80" if text is None else text.encode()
+        (tmp_path / "runs" / f"{name}.json").write_bytes(data)
+    (tmp_path / "runs" / "folder.json").mkdir()
+    (tmp_path / "runs" / ".whole.json.abc.tmp").write_text("being written")
+    found, broken = records.read_all(tmp_path)
+    assert [r.run_id for r in found] == ["whole"]
+    assert {path.stem for path, _ in broken} == {*BROKEN, "folder"}
+    reasons = {path.stem: reason for path, reason in broken}
+    assert "schema 99 is newer" in reasons["newer"] and "metrics" in reasons["lacks"] and "high" in reasons["words"]
+    assert "top7" in reasons["primary"] and "schema 0" in reasons["older"]
+    assert all(records.read(tmp_path, name) is None for name in BROKEN)
+
+
+def test_a_later_field_is_no_fault_and_one_with_a_default_may_lack():
+    data = {**WHOLE, "colour": "blue", "checkpoint": {**WHOLE["checkpoint"]}}
+    del data["checkpoint"]["image_size"]
+    assert records.from_dict(data) == record("whole")
+
+
+def test_records_of_older_schemas_are_lifted_step_by_step(tmp_path, monkeypatch):
+    """As if two changes had come since: a field got another name, then another unit."""
+    monkeypatch.setattr(records, "SCHEMA", 3)
+    monkeypatch.setitem(records.LIFTS, 1, lambda d: {**d, "duration_min": d["duration_m"]})
+    monkeypatch.setitem(records.LIFTS, 2, lambda d: {**d, "duration_s": 60 * d["duration_min"]})
+    old = {k: v for k, v in WHOLE.items() if k != "duration_s"}
+    records.prepare(tmp_path)
+    for name, fields in (("one", {"schema": 1, "duration_m": 2}), ("two", {"schema": 2, "duration_min": 3})):
+        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps({**old, **fields, "run_id": name}))
+    records.write(tmp_path, record("three", schema=3), None)
+    found, broken = records.read_all(tmp_path)
+    assert not broken and [(r.run_id, r.schema, r.duration_s) for r in found] == [
+        ("one", 3, 120), ("three", 3, 1.5), ("two", 3, 180),
+    ]  # fmt: skip
+    (tmp_path / "runs" / "half.json").write_text(json.dumps({**old, "schema": 1}))
+    assert "not a whole run record" in records.read_all(tmp_path)[1][0][1]  # what a step needs is not there
+
+
+@pytest.mark.parametrize("function", [records.prepare, lambda out: records.write(out, record(), None)])
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path, function):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/out: cannot write results: .*choose another --out"):
+        function(tmp_path / "file" / "out")
+
+
+def test_preparing_leaves_an_empty_folder(tmp_path):
+    records.prepare(tmp_path / "out")
+    assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "runs"]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dinobench import runtime
+from dinobench.errors import UserError
+from dinobench.runtime import Runtime, _launched, seed_everything, start
+
+
+@given(st.integers(0, 1000), st.integers(1, 17))
+def test_shares_follow_each_other_cover_all_and_are_even(n, processes):
+    engines = [Runtime(SimpleNamespace(global_rank=r, world_size=processes), "32") for r in range(processes)]
+    parts = [list(range(n))[e.share(n)] for e in engines]
+    assert [i for part in parts for i in part] == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_one_process_needs_no_other():
+    alone = start("cpu")
+    assert (alone.rank, alone.processes, alone.device.type, alone.precision) == (0, 1, "cpu", "32")
+    assert alone.share(7) == slice(0, 7) and alone.broadcast({"a": 1}) == {"a": 1}
+    assert torch.equal(alone.gather(torch.arange(3)), torch.arange(3))
+    assert alone.on_first(lambda: 5) == alone.together(lambda: 5) == 5
+    alone.barrier()
+    with alone.inference():
+        assert torch.is_inference_mode_enabled()
+
+    def fails():
+        raise UserError("no")
+
+    with pytest.raises(UserError, match=r"^no$"):
+        alone.together(fails)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("gpu",), "unknown device 'gpu'"),
+        (("cpu", 0), "--devices 0: at least one"),
+        (("cpu", 1, "fp16"), "unknown precision 'fp16'.*available: auto, 32, bf16, 16"),
+        pytest.param(("cuda",), "no CUDA device", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA")),
+        pytest.param(
+            ("mps",), "no Apple GPU", marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="Apple")
+        ),
+    ],
+)
+def test_what_cannot_be_started_is_one_clear_line(arguments, words):
+    with pytest.raises(UserError, match=words):
+        start(*arguments)
+
+
+def test_automatic_precision_asks_the_hardware(monkeypatch):
+    for supported, precision in ((True, "bf16"), (False, "32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s, raising=False)
+        assert start("cpu", precision="auto").precision == precision
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, (3, 1)),
+        ({"RANK": "5", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}, (4, 2)),
+        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}, (4, 2)),
+        ({"SLURM_NTASKS": "1"}, (1, 1)),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "interactive"}, (3, 1)),
+    ],
+)
+def test_the_launcher_decides_the_number_of_processes(monkeypatch, environ, expected):
+    for name in ("RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert _launched(3) == expected
+
+
+def test_seeds_reach_every_global_generator():
+    def draws():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    seed_everything(2**40 + 3)
+    first = draws()
+    assert draws() != first
+    seed_everything(2**40 + 3)
+    assert draws() == first
+
+
+def test_published_numbers_are_float32():
+    assert runtime.PRECISIONS["32"] == "32-true"
+    start("cpu")
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2.functional import horizontal_flip, normalize, resized_crop, to_dtype, to_image
+
+from dinobench.errors import UserError
+from dinobench.training.augment import CropAndFlip, crop_box
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def noise(width, height):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000))
+def test_box_lies_inside_the_image(width, height, seed):
+    left, top, w, h = crop_box(width, height, (0.08, 1), (3 / 4, 4 / 3), np.random.default_rng(seed))
+    assert left >= 0 and top >= 0 and w >= 1 and h >= 1 and left + w <= width and top + h <= height
+
+
+def test_boxes_are_distributed_as_torchvisions():
+    rng, image = np.random.default_rng(0), Image.new("RGB", (200, 150))
+    torch.manual_seed(0)
+    ours = np.array([crop_box(200, 150, (0.08, 1), (3 / 4, 4 / 3), rng) for _ in range(4000)], float)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1], [3 / 4, 4 / 3]) for _ in range(4000)], float)
+    theirs = theirs[:, [1, 0, 3, 2]]  # (top, left, height, width) there
+    error = 4 * np.sqrt((ours.std(0) ** 2 + theirs.std(0) ** 2) / 4000)
+    assert (abs(ours.mean(0) - theirs.mean(0)) < error).all()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_view_is_torchvisions_of_the_same_box(interpolation):
+    image, augment = noise(120, 90), CropAndFlip(48, interpolation=interpolation)
+    for seed in range(4):
+        left, top, width, height = crop_box(120, 90, augment.scale, augment.ratio, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        view = augment(image, rng)
+        assert view.shape == (3, 48, 48) and view.dtype == np.uint8
+        mode = {"bilinear": 2, "bicubic": 3}[interpolation]
+        theirs = to_image(resized_crop(image, top, left, height, width, [48, 48], Image.Resampling(mode)))
+        ours = torch.from_numpy(view)
+        assert torch.equal(ours, theirs) or torch.equal(ours, horizontal_flip(theirs))
+        want = normalize(to_dtype(ours[None], torch.float32, scale=True), MEAN, STD)
+        torch.testing.assert_close(augment.normalise(ours[None]), want, atol=1e-6, rtol=0)
+
+
+def test_flips_as_often_as_asked():
+    image = noise(8, 8)
+    for p, expected in ((0.0, {False}), (1.0, {True}), (0.5, {False, True})):
+        whole = CropAndFlip(8, scale=(1, 1), ratio=(1, 1), flip=p)
+        views = [whole(image, np.random.default_rng(seed)) for seed in range(20)]
+        plain = np.asarray(image).transpose(2, 0, 1)
+        assert {bool((v == plain[:, :, ::-1]).all()) for v in views} == expected
+
+
+def test_impossible_crops_are_refused():
+    with pytest.raises(UserError, match="cannot be drawn"):
+        CropAndFlip(scale=(0.5, 0.1))
+    with pytest.raises(UserError, match="none of"):
+        CropAndFlip(interpolation="cubic")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from helpers.contexts import clusters
+from torch import nn
+
+from dinobench.metrics.classification import label_rank
+from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
+from dinobench.types import Features
+
+CPU = torch.device("cpu")
+LAYOUT = FeatureLayout(blocks=2, mean_patch=True, dim=5)
+GRID = [ClassifierSpec(b, m, r) for b in (1, 2) for m in (False, True) for r in (0.01, 0.5)]
+X, Y = (torch.from_numpy(a) for a in clusters(60, 4, LAYOUT.width, 1.0))
+X = X.float()
+
+
+def train(heads, steps=5, **settings):
+    made = LinearClassifiers(LAYOUT, heads, 4, seed=3, device=CPU, **settings)
+    losses = [made.step(X, Y, 1 - step / 10, step) for step in range(steps)]
+    return made, torch.stack(losses)
+
+
+def test_every_head_learns_as_torch_would():
+    settings = {"scale": 2.0, "momentum": 0.8, "weight_decay": 0.01}
+    made, losses = train(GRID, **settings)
+    start = LinearClassifiers(LAYOUT, GRID, 4, seed=3, device=CPU)
+    for i, head in enumerate(made.heads):
+        columns = LAYOUT.columns(head.blocks, head.mean_patch)
+        layer = nn.Linear(columns.stop - columns.start, 4)
+        zero = torch.zeros(1, LAYOUT.width)
+        with torch.no_grad():
+            layer.bias.copy_(start.scores(zero, i)[0])
+            layer.weight.copy_((start.scores(torch.eye(LAYOUT.width), i) - layer.bias).T[:, columns])
+        assert 0.005 < float(layer.weight.detach().std()) < 0.02 and not layer.bias.detach().any()
+        optimizer = torch.optim.SGD(
+            [{"params": [layer.weight], "weight_decay": 0.01}, {"params": [layer.bias]}], lr=1, momentum=0.8
+        )
+        for step in range(5):
+            for group in optimizer.param_groups:
+                group["lr"] = 2 * head.rate * (1 - step / 10)
+            loss = nn.functional.cross_entropy(layer(X[:, columns]), Y)
+            torch.testing.assert_close(losses[step, i], loss.detach(), atol=1e-5, rtol=1e-5)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        torch.testing.assert_close(made.scores(X, i), layer(X[:, columns]).detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_learns_the_same_alone_or_among_others():
+    together, losses = train(GRID)
+    for i, head in enumerate(together.heads):
+        alone, own = train([head])
+        torch.testing.assert_close(own[:, 0], losses[:, i])
+        torch.testing.assert_close(alone.scores(X, 0), together.scores(X, i), atol=1e-5, rtol=1e-5)
+
+
+def test_a_dying_head_takes_no_other_with_it():
+    mortal = [ClassifierSpec(1, False, 0.01), ClassifierSpec(1, False, 1e38), ClassifierSpec(2, True, 0.01)]
+    made, losses = train(mortal, steps=8)
+    died = dict(zip(made.heads, made.died.tolist(), strict=True))
+    assert died[mortal[1]] > 0 and died[mortal[0]] == died[mortal[2]] == -1
+    healthy, alone = train([mortal[0], mortal[2]], steps=8)
+    kept = [made.heads.index(h) for h in healthy.heads]
+    torch.testing.assert_close(losses[:, kept], alone)
+
+
+def test_evaluation_agrees_with_the_plain_metrics(monkeypatch):
+    monkeypatch.setattr("dinobench.training.linear_classifiers.SCORES", 4 * 2 * 7)  # chunks of seven rows
+    made, _ = train(GRID)
+    cls = X[:, :10].reshape(60, 2, 5).numpy()
+    means = np.stack([np.full((60, 5), np.nan, np.float32), X[:, 10:].numpy()], axis=1)
+    features = Features(cls, means, np.arange(60))
+    for keep_bytes in (0, 1 << 20):
+        rows = FeatureRows(features, LAYOUT, np.arange(60), CPU, keep_bytes)
+        assert torch.equal(rows[np.array([5, 3])], X[[5, 3]])
+        ranks, losses = made.evaluate(rows, Y)
+        for i in range(len(made)):
+            scores = made.predict(rows, i)
+            torch.testing.assert_close(scores, made.scores(X, i))
+            assert torch.equal(ranks[:, i].long(), label_rank(scores, Y))
+            torch.testing.assert_close(losses[i], nn.functional.cross_entropy(scores.double(), Y), atol=1e-5, rtol=1e-5)
+
+
+def test_state_goes_on_where_it_was_taken():
+    whole, _ = train(GRID, steps=6)
+    first, _ = train(GRID, steps=4)
+    second = LinearClassifiers(LAYOUT, GRID, 4, seed=99, device=CPU)
+    second.restore(first.state())
+    for step in (4, 5):
+        second.step(X, Y, 1 - step / 10, step)
+    assert all(torch.equal(second.scores(X, i), whole.scores(X, i)) for i in range(len(GRID)))
