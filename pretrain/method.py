@@ -153,7 +153,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     summary: ClassVar[str]
     #: The method's frozen Config, a subclass of Training; every field a documented setting.
-    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    config_type: ClassVar[type[MethodConfig]] = MethodConfig
     #: Whether images come with class labels.
     labels: ClassVar[bool] = False
 

@@ -60,7 +60,9 @@ def load_method(name: str) -> type[Method]:
 
 def configure(method: type[Method], settings: dict[str, Any]) -> MethodConfig:
     """The method's Config with `settings` changed; texts are parsed. Raises UserError for what does not fit."""
-    shim: Any = dataclasses.make_dataclass("Named", ["name", "profiles"])(method.name, {"default": method.Config()})
+    shim: Any = dataclasses.make_dataclass("Named", ["name", "profiles"])(
+        method.name, {"default": method.config_type()}
+    )
     config: MethodConfig = resolve_config(shim, None, settings).config
     for name in ("epochs", "batch"):
         if getattr(config, name) < 1:

@@ -47,7 +47,7 @@ class Ablation:
     together: float | None
 
     def effect(self, flip: Flip) -> float | None:
-        return None if ablate.value is None else ablate.value - self.base
+        return None if flip.value is None else flip.value - self.base
 
     @property
     def interaction(self) -> float | None:

@@ -224,7 +224,7 @@ def paired_test(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None
 
     `clusters` (n,) holds a label per item: items of one group resemble each other and count as one draw.
 
-    >>> evidence(np.array([1, 1, 0, 1]), np.array([1, 0, 1, 0]))
+    >>> paired_test(np.array([1, 1, 0, 1]), np.array([1, 0, 1, 0]))
     Counts(n=4, won=2, lost=1)
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -45,7 +45,7 @@ class BYOL(Method):
 
     name = "byol"
     summary = "predicts a momentum teacher's projection of the other view; no negatives"
-    Config = Config
+    config_type = Config
     student: PredictingNetwork
 
     def __init__(self, config: Config, parts: NetworkSpec) -> None:

@@ -99,7 +99,7 @@ class Dino(Method):
 
     name = "dino"
     summary = "self-distillation: a student predicts its moving average's view of other crops"
-    Config = Config
+    config_type = Config
 
     student: Network
     teacher: Network

@@ -66,7 +66,7 @@ class Distill(Method):
 
     name = "distill"
     summary = "learns a frozen checkpoint's soft targets"
-    Config = Config
+    config_type = Config
     student: Network
 
     def __init__(self, config: Config, parts: NetworkSpec) -> None:

@@ -61,7 +61,7 @@ class MoCoV2(Method):
 
     name = "mocov2"
     summary = "contrasts a view with a momentum teacher's key of the other and a queue of older keys"
-    Config = Config
+    config_type = Config
     queue: torch.Tensor
     pointer: torch.Tensor
 

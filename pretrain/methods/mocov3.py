@@ -58,7 +58,7 @@ class MoCoV3(Method):
 
     name = "mocov3"
     summary = "contrasts predictions with a momentum teacher's keys within the batch"
-    Config = Config
+    config_type = Config
     student: PredictingNetwork
 
     def __init__(self, config: Config, parts: NetworkSpec) -> None:

@@ -52,7 +52,7 @@ class SimCLR(Method):
 
     name = "simclr"
     summary = "contrasts two views of an image with all other images of the batch"
-    Config = Config
+    config_type = Config
 
     def __init__(self, config: Config, parts: NetworkSpec) -> None:
         super().__init__(config, parts)

@@ -27,7 +27,7 @@ class Supervised(Method):
 
     name = "supervised"
     summary = "cross-entropy with the class labels: the baseline"
-    Config = Config
+    config_type = Config
     labels = True
 
     def __init__(self, config: Config, parts: NetworkSpec) -> None:

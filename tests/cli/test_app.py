@@ -330,7 +330,7 @@ def test_debug_anywhere_shows_the_traceback(command):
         ("list", "--debug", "protocol"),
     ):
         code, _, err = command(*arguments)
-        assert code == 2 and "Traceback" in err and "cli.py" in err
+        assert code == 2 and "Traceback" in err and "app.py" in err
         assert err.rstrip().splitlines()[-1].startswith("error: unknown listing")
 
 

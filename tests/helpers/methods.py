@@ -7,6 +7,7 @@ import importlib
 
 import torch
 import torch.nn.functional as F
+from helpers.methods import SETTINGS, VIEWS, batch, convnet, fit, make, now, vit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -45,7 +46,7 @@ def convnet(drop_path: float = 0.0) -> nn.Module:
 def make(name: str, backbone=vit, **changed) -> Method:
     torch.manual_seed(0)
     kind = importlib.import_module(f"dinobench.pretrain.methods.{name}").METHOD
-    config = dataclasses.replace(kind.Config(), **{**SETTINGS[name], **changed})
+    config = dataclasses.replace(kind.config_type(), **{**SETTINGS[name], **changed})
     return kind(config, NetworkSpec(backbone, 64, 4, backbone is vit, 16)).train()
 
 
@@ -75,3 +76,35 @@ def fit(method: Method, steps: int, n: int = 32, lr: float = 1e-3) -> list[float
         method.after_step(now(step))
         losses.append(outcome.loss.item())
     return losses
+
+
+def trained(name, backbone, rank=0, processes=1):
+    """Two steps of plain gradient descent: losses, first gradients, and everything at the end."""
+    method = make(name, backbone)
+    parameters = [p for p in method.student.parameters() if p.requires_grad]
+    losses, first = [], None
+    for step in range(2):
+        views, labels = batch(8, seed=step, views=VIEWS[name])
+        mine = [v.chunk(processes)[rank] for v in views]
+        outcome = method(mine, labels.chunk(processes)[rank] if method.labels else None, now(step))
+        loss, *gradients = outcome.loss.detach(), *torch.autograd.grad(outcome.loss, parameters)
+        for tensor in (loss, *gradients):
+            if processes > 1:
+                torch.distributed.all_reduce(tensor)
+                tensor /= processes
+        losses.append(loss)
+        first = first or gradients
+        with torch.no_grad():
+            torch._foreach_sub_(parameters, [0.1 * g for g in gradients])
+        method.after_step(now(step))
+    return losses, first, method.state_dict()
+
+
+CASES = [(n, b) for n in SETTINGS for b in (vit, convnet)]
+
+
+def together(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save([trained(n, b, rank, 2) for n, b in CASES], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()

@@ -5,17 +5,16 @@ import dataclasses
 import io
 import multiprocessing
 import random
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.samples import INFO, record
+from helpers.writers import write_and_rebuild
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinobench.errors import UserError
 from dinobench.results import leaderboard, records
-from dinobench.types import MetricValue
 
 HEADER = (
     "model,method,arch,protocol,profile,dataset,metric,value,ci_low,ci_high,n,seed,"
@@ -123,16 +122,9 @@ def test_a_leaderboard_that_cannot_be_written_is_one_clear_line(tmp_path):
         leaderboard.rebuild(tmp_path)
 
 
-def _run(folder: str, number: int) -> None:
-    """What the end of every run does."""
-    metrics = {"top1@k20": MetricValue(float(number), None, None, 1, "%")}
-    records.write(Path(folder), record(f"run-{number}", metrics=metrics), None)
-    leaderboard.rebuild(Path(folder))
-
-
 def test_the_last_of_many_writers_leaves_all_rows(tmp_path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.starmap(_run, [(str(tmp_path), i) for i in range(50)], chunksize=1)
+        pool.starmap(write_and_rebuild, [(str(tmp_path), i) for i in range(50)], chunksize=1)
     written = (tmp_path / "leaderboard.csv").read_bytes()
     assert sorted(pd.read_csv(tmp_path / "leaderboard.csv").value) == list(range(50))
     assert leaderboard.rebuild(tmp_path)[0].read_bytes() == written

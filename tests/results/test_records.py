@@ -4,11 +4,11 @@ import dataclasses
 import json
 import multiprocessing
 import os
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.samples import record
+from helpers.writers import write_twice
 
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
@@ -49,16 +49,10 @@ def test_files_are_for_sharing(tmp_path):
     assert records.write(tmp_path, record(), None).stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def _write(folder: str, number: int) -> None:
-    items = pd.DataFrame({"id": [str(number)], "top1@k20": [1.0]})
-    records.write(Path(folder), record(f"run-{number}"), items)
-    records.write(Path(folder), record("same", seed=number), items)
-
-
 def test_many_processes_writing_at_once_lose_nothing(tmp_path):
     """Fifty runs by four processes, all writing one and the same record in between."""
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.starmap(_write, [(str(tmp_path), i) for i in range(50)], chunksize=1)
+        pool.starmap(write_twice, [(str(tmp_path), i) for i in range(50)], chunksize=1)
     found, broken = records.read_all(tmp_path)
     assert not broken and {r.run_id for r in found} == {"same", *(f"run-{i}" for i in range(50))}
     assert all(records.read_items(tmp_path, f"run-{i}").id.tolist() == [str(i)] for i in range(50))

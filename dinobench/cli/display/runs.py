@@ -142,7 +142,7 @@ def methods() -> None:
         except UserError as error:
             console.warn(str(error))
             continue
-        config: Any = method.Config()
+        config: Any = method.config_type()
         rows = [
             [f.name, plain(getattr(config, f.name)), f.metadata.get("doc", ""), f.metadata.get("source", "")]
             for f in dataclasses.fields(config)

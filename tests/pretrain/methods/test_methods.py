@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from helpers.methods import SETTINGS, VIEWS, batch, convnet, fit, make, now, vit
+from helpers.methods import CASES, SETTINGS, VIEWS, batch, convnet, fit, make, now, together, trained, vit
 from torch import nn
 
 from dinobench.config import parse, plain
@@ -249,38 +249,6 @@ def test_queue_takes_the_keys_of_all_parts_after_the_step():
 
 
 # Several processes
-
-
-def trained(name, backbone, rank=0, processes=1):
-    """Two steps of plain gradient descent: losses, first gradients, and everything at the end."""
-    method = make(name, backbone)
-    parameters = [p for p in method.student.parameters() if p.requires_grad]
-    losses, first = [], None
-    for step in range(2):
-        views, labels = batch(8, seed=step, views=VIEWS[name])
-        mine = [v.chunk(processes)[rank] for v in views]
-        outcome = method(mine, labels.chunk(processes)[rank] if method.labels else None, now(step))
-        loss, *gradients = outcome.loss.detach(), *torch.autograd.grad(outcome.loss, parameters)
-        for tensor in (loss, *gradients):
-            if processes > 1:
-                torch.distributed.all_reduce(tensor)
-                tensor /= processes
-        losses.append(loss)
-        first = first or gradients
-        with torch.no_grad():
-            torch._foreach_sub_(parameters, [0.1 * g for g in gradients])
-        method.after_step(now(step))
-    return losses, first, method.state_dict()
-
-
-CASES = [(n, b) for n in SETTINGS for b in (vit, convnet)]
-
-
-def together(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save([trained(n, b, rank, 2) for n, b in CASES], folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
