@@ -7,7 +7,6 @@ import importlib
 
 import torch
 import torch.nn.functional as F
-from helpers.methods import SETTINGS, VIEWS, batch, convnet, fit, make, now, vit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 

@@ -119,13 +119,13 @@ def test_supervised_is_smoothed_cross_entropy():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_is_provided_and_documented(name):
     kind = importlib.import_module(f"dinobench.pretrain.methods.{name}").METHOD
-    assert issubclass(kind, Method) and kind.name == name and kind.summary and issubclass(kind.Config, MethodConfig)
+    assert issubclass(kind, Method) and kind.name == name and kind.summary and issubclass(kind.config_type, MethodConfig)
     assert [e.value for e in available("dinobench.methods").get(name, ())] in (
         [],
         [f"dinobench.pretrain.methods.{name}"],
     )
-    hints = get_type_hints(kind.Config)
-    for f in dataclasses.fields(kind.Config):
+    hints = get_type_hints(kind.config_type)
+    for f in dataclasses.fields(kind.config_type):
         assert f.metadata["doc"].rstrip(".").strip(), f.name
         assert parse(plain(f.default), hints[f.name], f.name) == f.default  # what --set can say
 
