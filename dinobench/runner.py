@@ -11,87 +11,32 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 import dinobench
-from dinobench import console, registry
-from dinobench import runtime as engine
+from dinobench import console, registry, runtime
 from dinobench.config import Resolved, resolve_config
+from dinobench.context import RunContext
 from dinobench.data import load_dataset as resolve_data
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.service import FeatureService
-from dinobench.files import atomic_path, cache_root
+from dinobench.files import cache_root
 from dinobench.hashing import digest
 from dinobench.models.loading import load_backbone
 from dinobench.results import leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.stats import intervals
 from dinobench.types import Backbone, EvalProtocol, FeatureRequest, ImageSplit, Metric, MetricValue, Result, RunRecord
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What a protocol is offered: see `dinobench.types.Context`."""
-
-    engine: engine.Runtime
-    service: FeatureService
-    seed: int
-    scratch: Path
-    artifacts: Path | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    ram_bytes: int | None = None
-    skip_broken: bool = False
-
-    @property
-    def device(self) -> torch.device:
-        return self.engine.device
-
-    @property
-    def rank(self) -> int:
-        return self.engine.rank
-
-    @property
-    def processes(self) -> int:
-        return self.engine.processes
-
-    def share(self, n: int) -> slice:
-        return self.engine.share(n)
-
-    def gather(self, part: torch.Tensor) -> torch.Tensor:
-        return self.engine.gather(part)
-
-    def together(self, work: Callable[[], T]) -> T:
-        return self.engine.together(work)
-
-    def artifact(self, name: str, content: bytes) -> None:
-        if self.artifacts is not None:
-            with atomic_path(self.artifacts / name) as temporary:
-                temporary.write_bytes(content)
-
-    def autocast(self) -> AbstractContextManager[None]:
-        return self.engine.autocast()
-
-    def inference(self) -> AbstractContextManager[None]:
-        return self.engine.inference()
-
-    def features(self, backbone: Any, split: Any, request: Any) -> Any:
-        return self.service.get(backbone, split, request)
-
-    def progress(self, iterable: Any, description: str, total: int | None = None) -> Iterator[Any]:
-        return console.progress(iterable, description, total)
 
 
 @dataclass(frozen=True)
@@ -172,21 +117,21 @@ def run(
     specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
     if not specs:
         raise UserError("no checkpoint given: --ckpt takes a path, timm:<model>, random:<model> or pixels")
-    started = engine.start(device, devices, precision)
+    started = runtime.start(device, devices, precision)
     console.silent = started.rank > 0
-    engine.seed_everything(seed)
+    runtime.seed_everything(seed)
     folder = Path(out) if out is not None else None
     if folder is not None:
-        started.on_first(lambda: records.prepare(folder))
+        started.run_on_first(lambda: records.prepare(folder))
 
     def data_sets() -> dict[str, Any]:
         return {kind: resolve_data(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
 
     # Hashing a large data set is done once by the first process; the others find the sums remembered.
-    first = started.on_first(data_sets)
-    sets = started.together(lambda: first or data_sets())
+    first = started.run_on_first(data_sets)
+    sets = started.run_on_all(lambda: first or data_sets())
     loading = {"arch": arch, "key": key, "heads": heads, "allow_partial": allow_partial, "seed": seed}
-    backbones = started.together(lambda: [_load(spec, loading).to(started.device) for spec in specs])
+    backbones = started.run_on_all(lambda: [_load(spec, loading).to(started.device) for spec in specs])
     _refuse_doubles(backbones)
 
     def cell(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Evaluation:
@@ -194,7 +139,7 @@ def run(
         return Evaluation(protocol, resolved, chosen, backbone, seed, started.precision)
 
     pairs = list(zip(protocols, resolved, strict=True))
-    cells = started.together(lambda: [cell(p, r, b) for p, r in pairs for b in backbones])
+    cells = started.run_on_all(lambda: [cell(p, r, b) for p, r in pairs for b in backbones])
     with _cache_folder(cache, started) as root:
         service = FeatureService(started, root, skip_broken=skip_broken, batch_size=batch_size, workers=workers)
         ctx = RunContext(
@@ -203,7 +148,7 @@ def run(
         )  # fmt: skip
         done = _run_cells(cells, ctx, folder, force or artifacts is not None)
     if folder is not None:
-        _, broken = started.on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
+        _, broken = started.run_on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
         for path, reason in broken:
             console.warn(f"{path}: left out of the leaderboard: {reason}")
     return done
@@ -215,7 +160,7 @@ def _run_cells(cells: list[Evaluation], ctx: RunContext, out: Path | None, force
         earlier = {c.run_id: r for c in cells if (r := records.read(out, c.run_id)) is not None}
         # A number that passed over broken images is no answer to those who did not allow that.
         found = {name: r for name, r in earlier.items() if ctx.skip_broken or not r.broken_images}
-    found = ctx.engine.broadcast(found)
+    found = ctx.runtime.broadcast(found)
     for run_id in found:
         console.note(f"{run_id}: finished before, taken from {out}; --force runs it again")
     pending = []
@@ -236,7 +181,7 @@ def _run_cells(cells: list[Evaluation], ctx: RunContext, out: Path | None, force
             console.warn(f"{cell.protocol.name} is not applicable: {error}")
             continue
         if out is not None:
-            ctx.engine.on_first(partial(records.write, out, record, result.items))
+            ctx.runtime.run_on_first(partial(records.write, out, record, result.items))
         if ctx.rank == 0:  # what a training kept to go on from has served
             shutil.rmtree(own.scratch, ignore_errors=True)
         found[cell.run_id] = record
@@ -245,7 +190,7 @@ def _run_cells(cells: list[Evaluation], ctx: RunContext, out: Path | None, force
 
 def _score(cell: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     """Run the protocol on one cell and make its record."""
-    engine.seed_everything(cell.seed)
+    runtime.seed_everything(cell.seed)
     started_at, began = datetime.now(UTC), time.monotonic()
     result = cell.protocol.run(cell.backbone, cell.data, cell.resolved.config, ctx)
     duration = time.monotonic() - began
@@ -350,7 +295,7 @@ def _refuse_doubles(backbones: Sequence[Backbone]) -> None:
 
 
 @contextmanager
-def _cache_folder(keep: bool, started: engine.Runtime) -> Iterator[Path]:
+def _cache_folder(keep: bool, started: runtime.Runtime) -> Iterator[Path]:
     """The user's cache, or with `--no-cache` a folder that all processes share and that goes when the run ends."""
     if keep:
         yield cache_root() / "features"

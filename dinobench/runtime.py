@@ -58,7 +58,7 @@ class Runtime:
         """The first process's `value`, on every process."""
         return self.fabric.broadcast(value) if self.processes > 1 else value
 
-    def together(self, work: Callable[[], T]) -> T:
+    def run_on_all(self, work: Callable[[], T]) -> T:
         """`work` on every process; what a UserError on any of them says is raised on all.
 
         A process that raised alone would leave the others waiting for it at their next meeting.
@@ -77,11 +77,11 @@ class Runtime:
             raise first
         return cast(T, value)
 
-    def on_first(self, work: Callable[[], T]) -> T | None:
+    def run_on_first(self, work: Callable[[], T]) -> T | None:
         """`work` on the first process while the others wait: None there. A UserError is raised on all."""
-        return self.together(lambda: work() if self.rank == 0 else None)
+        return self.run_on_all(lambda: work() if self.rank == 0 else None)
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         """The contiguous part of n items that falls to this process; sizes differ by one at most.
 
         The parts of processes 0, 1, … follow each other and cover 0..n.

@@ -227,15 +227,15 @@ class Context(Protocol):
         """
         ...
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         """The part of n items that this process works on; the parts of all processes follow each other."""
         ...
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
-        """The parts of all processes joined along the first dimension, in the order of `share`."""
+        """The parts of all processes joined along the first dimension, in the order of `shard`."""
         ...
 
-    def together(self, work: Callable[[], T]) -> T:
+    def run_on_all(self, work: Callable[[], T]) -> T:
         """`work` on every process; a UserError on one of them is raised on all, so that none waits for ever."""
         ...
 

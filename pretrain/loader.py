@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dinobench.data.image_split import BROKEN_IMAGE, decoding_threads, usable_cpus
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, ram_budget, usable_cpus
 from dinobench.errors import UserError
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import ImageBatch, pack
 from dinobench.pretrain.views import normalise, render
-from dinobench.training.loader import ram_budget
 from dinobench.training.sampler import Order
 from dinobench.types import ImageSplit
 

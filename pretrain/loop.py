@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from dinobench import console
+from dinobench.distributed import average_over_processes
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.pretrain import backbones, checkpoints, collapse, optim
@@ -30,7 +31,7 @@ from dinobench.pretrain import run as runs
 from dinobench.pretrain.loader import Batch, ViewLoader
 from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo, View
 from dinobench.runtime import Runtime
-from dinobench.training.training import own_randomness
+from dinobench.training.randomness import own_randomness
 from dinobench.types import ImageClassification
 
 #: Work that a crash may cost within a long epoch.
@@ -83,7 +84,7 @@ class Loop:
         self,
         run: runs.Run,
         folder: Path,
-        engine: Runtime,
+        runtime: Runtime,
         data: ImageClassification,
         *,
         workers: int | None = None,
@@ -91,7 +92,7 @@ class Loop:
         evaluate: Evaluate | None = None,
     ) -> None:
         """Build everything, and go on from the folder's checkpoint if any. Raises UserError for what does not fit."""
-        self.run, self.folder, self.engine, self.evaluate = run, folder, engine, evaluate
+        self.run, self.folder, self.runtime, self.evaluate = run, folder, runtime, evaluate
         kind = runs.load_method(run.method)
         self.config = runs.configure(kind, run.config)
         self.chosen = backbones.choose(run.arch, run.image_size, run.patch_size, run.depth)
@@ -102,23 +103,23 @@ class Loop:
             data.train,
             snapped(kind.views(self.config, run.image_size), self.chosen.patch_size),
             batch=self.config.batch,
-            micro_batch=-(-self.config.batch // (engine.processes * run.accumulate)),
+            micro_batch=-(-self.config.batch // (runtime.processes * run.accumulate)),
             seed=self.config.seed,
-            device=engine.device,
-            rank=engine.rank,
-            processes=engine.processes,
+            device=runtime.device,
+            rank=runtime.rank,
+            processes=runtime.processes,
             workers=workers,
             ram_bytes=ram_bytes,
         )
         self.steps_per_epoch = self.feed.steps_per_epoch
-        self.at = engine.together(self._load)
-        self.history = engine.broadcast(engine.on_first(self._history) or [])
-        self.watch = Watch(lag=1 if engine.device.type == "cuda" else 0)
+        self.at = runtime.run_on_all(self._load)
+        self.history = runtime.broadcast(runtime.run_on_first(self._history) or [])
+        self.watch = Watch(lag=1 if runtime.device.type == "cuda" else 0)
         self.loss = math.nan
         self._stop = self._stopping = False
         self._said, self._saved, self._writing = 0.0, time.monotonic(), 0.0
         self._warned = ""
-        self._board = collapse.tensorboard(folder / "tensorboard") if engine.rank == 0 else None
+        self._board = collapse.tensorboard(folder / "tensorboard") if runtime.rank == 0 else None
 
     @property
     def latest(self) -> Path:
@@ -138,7 +139,7 @@ class Loop:
                 self._close(self.at.row)  # what an interruption kept from being written after the checkpoint
             for epoch in range(self.at.step // self.steps_per_epoch, self.config.epochs):
                 self._epoch(epoch)
-        if self.engine.rank == 0 and self.history:
+        if self.runtime.rank == 0 and self.history:
             collapse.curves(self.history, self.folder / "curves.png", self.folder.name)
         if self._board is not None:
             self._board.close()
@@ -159,7 +160,7 @@ class Loop:
         row = {
             "epoch": epoch + 1,
             "step": self.at.step,
-            **meter.summary(self.engine.gather),
+            **meter.summary(self.runtime.gather),
             "lr": optim.learning_rate(self.config, last),
             "weight_decay": optim.weight_decay(self.config, last),
             **self.method.logged(last),
@@ -170,18 +171,18 @@ class Loop:
         self.at = checkpoints.Progress(self.at.step, row)
         kept = self.run.save_every and (epoch + 1) % self.run.save_every == 0
         pause = max(EPOCH_SECONDS, WRITING * self._writing)
-        waited = self.engine.broadcast(time.monotonic() - self._saved >= pause)
+        waited = self.runtime.broadcast(time.monotonic() - self._saved >= pause)
         if waited or kept or self._evaluates(epoch + 1) or epoch + 1 == self.config.epochs:
             self._save()
-        if kept and self.engine.rank == 0:
+        if kept and self.runtime.rank == 0:
             with atomic_path(self.folder / checkpoints.numbered(epoch + 1)) as temporary:
                 shutil.copyfile(self.latest, temporary)
         self._close(row)
 
     def _steps(self, epoch: int, first: int, meter: collapse.EpochMeter, norms: list[torch.Tensor]) -> Iterator[Step]:
         """Train through an epoch from its step `first` on."""
-        share = self.config.batch // self.engine.processes
-        part, loss = 0, torch.zeros((), device=self.engine.device)
+        share = self.config.batch // self.runtime.processes
+        part, loss = 0, torch.zeros((), device=self.runtime.device)
         began, before = time.monotonic(), self.at.step
         for batch in self._batches(epoch, first):
             loss += self._backward(batch, part, len(batch.views[0]) / share, meter)
@@ -211,8 +212,8 @@ class Loop:
     def _backward(self, batch: Batch, part: int, weight: float, meter: collapse.EpochMeter) -> torch.Tensor:
         """Gradients of one part of a step; returns its share of the step's loss."""
         now = self.now(self.at.step)
-        with own_randomness(self.engine.device, self.config.seed, now.step, self.engine.rank, part):
-            with self.engine.autocast():
+        with own_randomness(self.runtime.device, self.config.seed, now.step, self.runtime.rank, part):
+            with self.runtime.autocast():
                 outcome = self.method(batch.views, batch.labels, now)
             (outcome.loss * weight).backward()
         meter.add(outcome, len(batch.views[0]))
@@ -220,9 +221,9 @@ class Loop:
 
     def _update(self, loss: torch.Tensor) -> torch.Tensor:
         """The optimizer's step and what follows it; returns the gradient's norm."""
-        now, processes = self.now(self.at.step), self.engine.processes
+        now, processes = self.now(self.at.step), self.runtime.processes
         totals = torch.stack([loss, torch.full_like(loss, float(self._stop))])
-        totals = optim.average_over_processes(self.parameters, totals, processes)
+        totals = average_over_processes(self.parameters, totals, processes)
         self.method.before_step(now)
         norm = optim.clip_each(self.parameters, self.config.clip)
         optim.set_rates(self.optimizer, self.config, now)
@@ -239,11 +240,11 @@ class Loop:
     def _read(self, lag: int | None = None) -> None:
         """Look at steps that are through. Raises UserError when one was not finite."""
         for step, (loss, stop, norm) in self.watch.take(lag):
-            self.loss = loss / self.engine.processes
+            self.loss = loss / self.runtime.processes
             self._stopping |= stop > 0
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = "loss" if not math.isfinite(loss) else "gradient"
-                found = self.engine.broadcast(self.latest.exists())
+                found = self.runtime.broadcast(self.latest.exists())
                 good = f"{self.latest} is the last good checkpoint" if found else "no checkpoint had been written yet"
                 raise UserError(
                     f"the {what} of step {step} (epoch {self.now(step).epoch + 1}) is not finite; {good}; start again "
@@ -252,11 +253,11 @@ class Loop:
 
     def _writes_now(self) -> bool:
         # Every process has the same state and only the first one's clock counts, so nobody need be asked.
-        return self.engine.rank == 0 and time.monotonic() - self._saved >= max(SAVE_SECONDS, WRITING * self._writing)
+        return self.runtime.rank == 0 and time.monotonic() - self._saved >= max(SAVE_SECONDS, WRITING * self._writing)
 
     def _save(self) -> None:
         self._read(lag=0)  # what is not finite is not saved
-        if self.engine.rank == 0:
+        if self.runtime.rank == 0:
             began = time.monotonic()
             args = {**dataclasses.asdict(self.config), **dataclasses.asdict(self.run), "arch": self.chosen.arch}
             args |= {"patch_size": self.chosen.patch_size, "method": self.run.method, "config": None}
@@ -270,11 +271,11 @@ class Loop:
         if self.history and self.history[-1]["epoch"] >= epoch:
             return
         if self.evaluate is not None and self._evaluates(epoch):
-            self.engine.barrier()  # until the first process has written what is scored
+            self.runtime.barrier()  # until the first process has written what is scored
             row = {**row, **self.evaluate(self.latest, epoch)}
             self.method.train()
         self.history.append(row)
-        if self.engine.rank == 0:
+        if self.runtime.rank == 0:
             self._write(row)
             self._say(row)
         if self._stopping and epoch < self.config.epochs:
@@ -340,8 +341,8 @@ class Loop:
     def _build(self, kind: type[Method], classes: int) -> Method:
         parts = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
         with own_randomness(torch.device("cpu"), self.config.seed):
-            method = self.engine.together(lambda: kind(self.config, parts))
-        method.to(self.engine.device)
+            method = self.runtime.run_on_all(lambda: kind(self.config, parts))
+        method.to(self.runtime.device)
         if self.run.compile:
             for module in method.modules():
                 if isinstance(module, Network):
@@ -349,7 +350,7 @@ class Loop:
         return method
 
     def _load(self) -> checkpoints.Progress:
-        if self.engine.rank == 0:
+        if self.runtime.rank == 0:
             checkpoints.clean(self.folder)
         path = self.latest if self.latest.exists() else Path(self.run.init) if self.run.init else None
         if path is None:

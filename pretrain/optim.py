@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from dinobench.pretrain.method import MethodConfig, StepInfo, scheduled
-from dinobench.training.training import sum_in_place
 
 MOMENTUM = 0.9  # of SGD
 CLIP_EPS = 1e-6
@@ -65,19 +64,6 @@ def set_rates(optimizer: torch.optim.Optimizer, config: MethodConfig, now: StepI
         group["lr"] = lr
         if group["params"][0].ndim > 1:  # else the group without, of biases and norms
             group["weight_decay"] = decay
-
-
-def average_over_processes(parameters: Sequence[nn.Parameter], totals: torch.Tensor, processes: int) -> torch.Tensor:
-    """Replace gradients by their mean over the processes, in one all-reduce; returns the sums of `totals`.
-
-    A parameter that has no gradient here has none anywhere.
-    """
-    if processes == 1:
-        return totals
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    summed = sum_in_place(gradients, totals)
-    torch._foreach_div_(gradients, processes)
-    return summed
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from dinobench.data.image_split import decoding_threads
+from dinobench.data.decoding import decoding_threads
 from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError
@@ -86,7 +86,7 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
     """One forward pass per image; every head's Jaccard with every mask at every share kept."""
     ids = data.ids(config.masks)
     shares = (config.keep, *config.sweep)
-    mine = range(len(ids))[ctx.share(len(ids))]
+    mine = range(len(ids))[ctx.shard(len(ids))]
     rows = [np.zeros((0, 0))]
     maps = attention_maps(backbone, data, [ids[i] for i in mine], config, ctx)
     for index, (attention, counts) in zip(mine, ctx.progress(maps, "Scoring attention", len(mine)), strict=True):

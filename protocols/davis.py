@@ -81,7 +81,7 @@ def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Res
     Every label map is handed to the context as an indexed PNG, for those who asked for masks.
     """
     videos = data.select(config.videos)
-    mine = videos[ctx.share(len(videos))]
+    mine = videos[ctx.shard(len(videos))]
     frames = (
         (video, index, labels)
         for video in mine

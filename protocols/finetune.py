@@ -17,8 +17,9 @@ from typing import Literal
 from dinobench.data.transforms import ImageTransform
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.finetuning import FineTuning
+from dinobench.training.mixup import Mixing
 from dinobench.training.randaugment import RandAugment
-from dinobench.training.regularise import Erasing, Mixing
+from dinobench.training.random_erasing import Erasing
 from dinobench.types import (
     Backbone,
     Context,

@@ -100,7 +100,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         drawn = _draw(train_labels, config.n_per_class, attempt) if config.n_per_class else None
         bank = train.cls[:, -1] if drawn is None else train.cls[:, -1][drawn.numpy()]
         labels = train_labels if drawn is None else train_labels[drawn]
-        part = ctx.share(len(test_labels))
+        part = ctx.shard(len(test_labels))
         similarity, index = search(
             test.cls[part, -1], bank, min(max(config.k), len(bank)),
             normalise=True, device=ctx.device, progress=ctx.progress,

@@ -110,7 +110,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
 
     attempts = range(config.tries)
     mine = [_attempt(attempt, train, labels, x_test, len(data.classes), config, ctx)
-            for attempt in attempts[ctx.share(config.tries)]]  # fmt: skip
+            for attempt in attempts[ctx.shard(config.tries)]]  # fmt: skip
     none = torch.zeros(0, len(y_test), len(data.classes), dtype=torch.float64)
     scores = ctx.gather(torch.stack([s for s, _ in mine]) if mine else none)  # (tries, n, classes)
     fits = ctx.gather(torch.tensor([said for _, said in mine], dtype=torch.float64).reshape(len(mine), 4))

@@ -16,8 +16,8 @@ from dinobench.runtime import Runtime, _launched, seed_everything, start
 
 @given(st.integers(0, 1000), st.integers(1, 17))
 def test_shares_follow_each_other_cover_all_and_are_even(n, processes):
-    engines = [Runtime(SimpleNamespace(global_rank=r, world_size=processes), "32") for r in range(processes)]
-    parts = [list(range(n))[e.share(n)] for e in engines]
+    runtimes = [Runtime(SimpleNamespace(global_rank=r, world_size=processes), "32") for r in range(processes)]
+    parts = [list(range(n))[e.shard(n)] for e in runtimes]
     assert [i for part in parts for i in part] == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -25,9 +25,9 @@ def test_shares_follow_each_other_cover_all_and_are_even(n, processes):
 def test_one_process_needs_no_other():
     alone = start("cpu")
     assert (alone.rank, alone.processes, alone.device.type, alone.precision) == (0, 1, "cpu", "32")
-    assert alone.share(7) == slice(0, 7) and alone.broadcast({"a": 1}) == {"a": 1}
+    assert alone.shard(7) == slice(0, 7) and alone.broadcast({"a": 1}) == {"a": 1}
     assert torch.equal(alone.gather(torch.arange(3)), torch.arange(3))
-    assert alone.on_first(lambda: 5) == alone.together(lambda: 5) == 5
+    assert alone.run_on_first(lambda: 5) == alone.run_on_all(lambda: 5) == 5
     alone.barrier()
     with alone.inference():
         assert torch.is_inference_mode_enabled()
@@ -36,7 +36,7 @@ def test_one_process_needs_no_other():
         raise UserError("no")
 
     with pytest.raises(UserError, match=r"^no$"):
-        alone.together(fails)
+        alone.run_on_all(fails)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class _Context:
     def __init__(self, device: torch.device, folder: Path | None = None) -> None:
         self.device, self.folder = device, folder
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         return slice(0, n)
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:

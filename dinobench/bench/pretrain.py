@@ -115,12 +115,12 @@ def epoch_of(loop: Any, feed: Any) -> Callable[[], None]:
 def overhead(loop: Any, shape: Shape, repeats: int) -> list[BenchRow]:
     """Whole steps on given views, optimizer, averages and logging included, over forward and backward alone."""
     # A GPU must not be waited for after every step. A CPU has others to serve: calls that alternate quickly are fairer.
-    block = 1 if loop.engine.device.type == "cpu" else shape.steps
+    block = 1 if loop.runtime.device.type == "cpu" else shape.steps
     ready = random_batches(loop, block)
 
     def bare() -> None:
         for batch in ready.batches:
-            with loop.engine.autocast():
+            with loop.runtime.autocast():
                 loss = loop.method(batch.views, batch.labels, loop.now(0)).loss
             loss.backward()
             loop.optimizer.zero_grad(set_to_none=True)
@@ -135,7 +135,7 @@ def throughput(loop: Any, shape: Shape, repeats: int) -> list[BenchRow]:
     """Images per second from photographs, decoded once before the clock starts, over those of tensors of noise."""
     real, noise = in_turn([epoch_of(loop, loop.feed), epoch_of(loop, random_batches(loop, shape.steps))], repeats)
     images, ratio = shape.batch * shape.steps, noise / real
-    asked = loop.engine.device.type != "cpu"  # where the CPU makes views it does not train meanwhile
+    asked = loop.runtime.device.type != "cpu"  # where the CPU makes views it does not train meanwhile
     return [
         BenchRow("the same on real data, views included", f"{images / real:.1f} images/s",
             f"{images / noise:.1f} images/s tensors on the device", ratio,
@@ -152,7 +152,7 @@ def shares(loop: Any) -> list[BenchRow]:
 
     def done(part: str) -> None:
         nonlocal clock
-        if loop.engine.device.type == "cuda":
+        if loop.runtime.device.type == "cuda":
             torch.cuda.synchronize()
         parts[part] += time.perf_counter() - clock
         clock = time.perf_counter()
@@ -160,7 +160,7 @@ def shares(loop: Any) -> list[BenchRow]:
     loop.at = Progress(EPOCH * loop.steps_per_epoch)
     for batch in loop.feed.epoch(EPOCH):
         done("views")
-        with loop.engine.autocast():
+        with loop.runtime.autocast():
             loss = loop.method(batch.views, batch.labels, loop.now(loop.at.step)).loss
         done("forward")
         loss.backward()
@@ -183,5 +183,6 @@ def describe(loop: Any, shape: Shape) -> str:
         counts[view.size] = counts.get(view.size, 0) + view.count
     views = " + ".join(f"{count} x {size}" for size, count in counts.items())
     depth = f" depth {shape.depth}" if shape.depth else ""
-    kind = loop.engine.device.type
-    return f"dino {shape.arch}/{shape.patch_size}{depth}, {views}, batch {shape.batch}, {loop.engine.precision}, {kind}"
+    kind = loop.runtime.device.type
+    what = f"dino {shape.arch}/{shape.patch_size}{depth}, {views}, batch {shape.batch}"
+    return f"{what}, {loop.runtime.precision}, {kind}"

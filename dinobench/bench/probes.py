@@ -16,9 +16,9 @@ import torch
 
 from dinobench import runtime
 from dinobench.bench.measure import BenchRow, in_turn
+from dinobench.context import RunContext
 from dinobench.data.image_split import ArraySplit, FileSplit
 from dinobench.models.loading import load_backbone
-from dinobench.runner import RunContext
 from dinobench.types import Backbone, FeatureRequest, Features, ImageClassification, ImageSplit
 
 ARCH = "vit_small_patch16_224"

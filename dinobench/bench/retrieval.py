@@ -16,12 +16,12 @@ from dinobench import runtime
 from dinobench.algorithms.descriptors import unit_rows
 from dinobench.bench.measure import BenchRow, in_turn
 from dinobench.bench.probes import Clustered, Quiet
+from dinobench.context import RunContext
 from dinobench.data.image_split import FileSplit
 from dinobench.data.layouts.copydays import Copies
 from dinobench.data.layouts.landmarks import LabelledImages
 from dinobench.hashing import digest
 from dinobench.models.loading import load_backbone
-from dinobench.runner import RunContext
 
 ARCH = "vit_small_patch16_224"
 #: Copies of every original among the queries; the originals themselves are queries too, as in the protocol.

@@ -76,11 +76,11 @@ def pretrain(
         raise UserError("--precision 16: pretraining computes in bf16 or 32")
     started = runtime.start(device, devices, precision or run.precision or "auto")
     console.silent = started.rank > 0
-    first = started.on_first(lambda: resolve_data(run.data, progress=console.progress))
-    found = started.together(lambda: first or resolve_data(run.data))
+    first = started.run_on_first(lambda: resolve_data(run.data, progress=console.progress))
+    found = started.run_on_all(lambda: first or resolve_data(run.data))
     if resume is None:
         run = dataclasses.replace(run, precision=started.precision, fingerprint=found.train.fingerprint)
-        started.on_first(lambda: runs.begin(folder, run))
+        started.run_on_first(lambda: runs.begin(folder, run))
     elif run.fingerprint != found.train.fingerprint:
         raise UserError(f"{run.data}: not the images that {folder} was trained on; a resumed run needs the same")
     loop = Loop(

@@ -53,7 +53,7 @@ def visualize_attention(
     """Each head's attention of the last block, and over the image the patches that hold most of it."""
     import torch
 
-    from dinobench.data.image_split import BROKEN_IMAGE, decode
+    from dinobench.data.decoding import BROKEN_IMAGE, decode
     from dinobench.data.transforms import ImageTransform
     from dinobench.features.extraction import cut_to_multiple
     from dinobench.models.loading import load_backbone

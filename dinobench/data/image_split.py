@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,48 +11,9 @@ import numpy as np
 from PIL import Image
 
 from dinobench.data import fingerprint, leaks
+from dinobench.data.decoding import decode
 from dinobench.errors import UserError
 from dinobench.types import ImageClassification, ImageSplit
-
-# What PIL raises on a damaged file, by format: UnidentifiedImageError is an OSError, broken PNG chunks give
-# SyntaxError, TIFF tags struct.error, TypeError or KeyError, and so on.
-BROKEN_IMAGE: tuple[type[Exception], ...] = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-
-def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """The file as an RGB image at full resolution, converted as torchvision's `pil_loader` does.
-
-    16-bit grey is the exception: its high byte is taken, where Pillow's conversion would cut all above 255 to white.
-    Raises one of `BROKEN_IMAGE` when the file is missing or damaged; the file is closed in any case.
-    """
-    with open(path, "rb") as file, Image.open(file) as image:
-        if 0 in image.size:
-            raise OSError(f"{path}: image without pixels")
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # "I" in older Pillows
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        return image.convert("RGB")
-
-
-def usable_cpus() -> int:
-    """Cores this process may run on, which in a container or a job are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def decoding_threads(chosen: int | None) -> int:
-    """Threads that decode images: as many as the user chose, else one per usable core up to 16."""
-    return chosen or min(16, usable_cpus())
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dinobench.data.image_split import BROKEN_IMAGE
+from dinobench.data.decoding import BROKEN_IMAGE
 from dinobench.errors import UserError
 
 VOID = 255  # in an indexed mask: belongs to nothing; in a 0/255 mask: the object

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.image_split import BROKEN_IMAGE, decoding_threads
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads
 from dinobench.errors import UserError
 from dinobench.types import Backbone, Context, ImageSplit
 
@@ -43,7 +43,7 @@ def extract(
 
     Raises UserError naming all images that cannot be read.
     """
-    part = ctx.share(len(split))
+    part = ctx.shard(len(split))
     indices = range(len(split))[part]
     size = BATCH_CPU if ctx.device.type == "cpu" else BATCH_GPU
     rows: torch.Tensor | None = None
@@ -78,7 +78,7 @@ def extract(
                 rows = torch.zeros(len(indices), features.shape[1])
             rows[[at for at, _ in batch]] = features
 
-    ctx.together(work)
+    ctx.run_on_all(work)
     lost = ctx.gather(broken)
     if lost.any():
         raise UserError(unreadable(split, [split.ids[i] for i in lost.nonzero().flatten().tolist()]))

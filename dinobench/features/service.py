@@ -22,7 +22,7 @@ import PIL
 import torch
 
 from dinobench import console
-from dinobench.data.image_split import BROKEN_IMAGE, decoding_threads
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, NOT_FINITE, Entry, Writer, finish, locked
 from dinobench.runtime import Runtime
@@ -56,15 +56,15 @@ class FeatureService:
 
     def __init__(
         self,
-        engine: Runtime,
+        runtime: Runtime,
         root: Path,
         *,
         skip_broken: bool = False,
         batch_size: int | None = None,
         workers: int | None = None,
     ) -> None:
-        on_cpu = engine.device.type == "cpu"
-        self.engine, self.root, self.skip_broken = engine, root, skip_broken
+        on_cpu = runtime.device.type == "cpu"
+        self.runtime, self.root, self.skip_broken = runtime, root, skip_broken
         self.batch_size = batch_size or (32 if on_cpu else 256)
         self.workers = decoding_threads(workers)
         # Overlapping decoding with a forward pass pays only if the forward pass runs elsewhere: on a CPU, threads that
@@ -99,7 +99,7 @@ class FeatureService:
             "count": len(split),
             "layers": request.layers,
             "mean_patches": request.mean_patches,
-            "precision": self.engine.precision,
+            "precision": self.runtime.precision,
             "torch": torch.__version__.split("+")[0],
             "pillow": PIL.__version__,
         }
@@ -140,18 +140,18 @@ class FeatureService:
                     entries[i].create()
                 return lacking
 
-            lacking = self.engine.broadcast(self.engine.on_first(begin)) or []
+            lacking = self.runtime.broadcast(self.runtime.run_on_first(begin)) or []
             if lacking:
                 assert split is not None
                 some = [wanted[i] for i in lacking], [entries[i] for i in lacking]
-                self.engine.together(lambda: self._extract(split, *some, compute))
+                self.runtime.run_on_all(lambda: self._extract(split, *some, compute))
                 problems = self._problems(split, *some)
-                self.engine.barrier()  # nobody finishes an entry that another process still looks at
+                self.runtime.barrier()  # nobody finishes an entry that another process still looks at
                 if problems or not compute:
                     return problems
-                self.engine.on_first(partial(finish, some[1]))
+                self.runtime.run_on_first(partial(finish, some[1]))
             self._complete.update(entry.key for entry in entries)
-            self.engine.barrier()
+            self.runtime.barrier()
         return []
 
     def _usable(self, entry: Entry) -> bool:
@@ -181,12 +181,12 @@ class FeatureService:
 
     def _extract(self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry], compute: bool) -> None:
         todo = np.flatnonzero(np.logical_or.reduce([entry.state() != DONE for entry in entries]))
-        if len(todo) < len(split) and self.engine.rank == 0 and len(todo):
+        if len(todo) < len(split) and self.runtime.rank == 0 and len(todo):
             console.note(
                 f"{split.name}: {len(split) - len(todo):,} of {len(split):,} images were done before; going on"
             )
         batches = [todo[i : i + self.batch_size] for i in range(0, len(todo), self.batch_size)]
-        mine = batches[self.engine.rank :: self.engine.processes]
+        mine = batches[self.runtime.rank :: self.runtime.processes]
         loader = self._load(split, wanted[0][2], mine)
         flushed = time.monotonic()
         names = ", ".join(dict.fromkeys(w[0].info.name for w in wanted))
@@ -213,8 +213,8 @@ class FeatureService:
             if id(backbone) not in computed:  # one forward pass serves all requests of a backbone
                 own = [w[2] for w in wanted if w[0] is backbone]
                 widest = max(r.layers for r in own), any(r.mean_patches for r in own)
-                x = request.transform.normalise(batch.pixels.to(self.engine.device))
-                with self.engine.inference():
+                x = request.transform.normalise(batch.pixels.to(self.runtime.device))
+                with self.runtime.inference():
                     computed[id(backbone)] = compute_features(backbone, x, *widest)
             cls, mean = computed[id(backbone)]
             values = {"cls": cls, "mean_patches": mean}

@@ -1,4 +1,9 @@
-"""Random views of a training image, from a generator that the caller seeds per image and pass."""
+"""Random views of a training image, from a generator that the caller seeds per image and pass.
+
+What else is random in a training (erased boxes, mixed images, dropped blocks) is drawn per image from the same
+generator, or per step from one seeded by the step's number. A training is then the same whatever the number of
+processes, the micro-batches and the interruptions, and there is no generator whose state would have to be kept.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,8 @@ from PIL import Image
 
 from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, ImageTransform
 from dinobench.errors import UserError
+from dinobench.training.randaugment import RandAugment
+from dinobench.training.random_erasing import ERASING, Erasing
 
 #: Draws of a box before the centre is taken, as in torchvision's RandomResizedCrop.
 ATTEMPTS = 10
@@ -73,3 +80,28 @@ def crop_box(
     elif width / height > ratio[1]:
         w = min(width, round(height * ratio[1]))
     return (width - w) // 2, (height - h) // 2, w, h
+
+
+@dataclass(frozen=True)
+class TrainView:
+    """A training image as the loader hands it out, and the numbers drawn for it.
+
+    `uniforms`: how many numbers in 0..1 the model's `DropPath` modules read.
+    """
+
+    crop: CropAndFlip
+    randaugment: RandAugment | None = None
+    erasing: Erasing | None = None
+    uniforms: int = 0
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """RGB image -> (3, size, size) uint8, (ERASING + uniforms,) float64."""
+        view = self.crop(image, rng)
+        if self.randaugment:
+            changed = self.randaugment(Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0))), rng)
+            view = np.array(np.asarray(changed).transpose(2, 0, 1), order="C")
+        draws = np.zeros(ERASING + self.uniforms)
+        if self.erasing:
+            draws[:ERASING] = self.erasing.draw(view.shape[1], view.shape[2], rng)
+        draws[ERASING:] = rng.random(self.uniforms)
+        return view, draws

@@ -17,23 +17,21 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 
+from dinobench.data.decoding import ram_budget
+from dinobench.distributed import sum_gradients
 from dinobench.errors import UserError
 from dinobench.hashing import digest
 from dinobench.metrics.classification import first_argmax, label_rank
 from dinobench.models.checkpoint import write_checkpoint
-from dinobench.training.loader import ImageLoader, MicroBatch, ram_budget
-from dinobench.training.regularise import ERASING, Draws, Mix, TrainView, add_drop_path, erase
-from dinobench.training.training import (
-    Classifier,
-    RepeatedOrder,
-    TrainingState,
-    agree,
-    finetune_parameter_groups,
-    in_pairs,
-    own_randomness,
-    share_in_pairs,
-    sum_gradients,
-)
+from dinobench.training.augment import TrainView
+from dinobench.training.drop_path import Draws, add_drop_path
+from dinobench.training.loader import ImageLoader, MicroBatch
+from dinobench.training.mixup import Mix, in_pairs, share_in_pairs
+from dinobench.training.optim import Classifier, finetune_parameter_groups
+from dinobench.training.random_erasing import ERASING, erase
+from dinobench.training.randomness import own_randomness
+from dinobench.training.resume import TrainingState
+from dinobench.training.sampler import RepeatedOrder
 from dinobench.types import Context, ImageClassification, Result
 
 #: Sets the generator of a step's mix apart from those of its images, which are seeded by three numbers.
@@ -212,20 +210,21 @@ class FineTuning:
         """Score the test images; keeps the ranks of the true class and the predictions, and the best epoch's."""
         model = self.ema.module if self.ema else self.model
         model.eval()
-        n, found, error = len(self.data.test), [], None
-        inference: Callable[[], AbstractContextManager[Any]] = getattr(self.ctx, "inference", torch.inference_mode)
-        try:
-            for part in self.test_images.load([(np.arange(n), np.zeros(n, np.int64))], self.ctx.share):
+        n = len(self.data.test)
+
+        def scored() -> list[torch.Tensor]:
+            parts = []
+            for part in self.test_images.load([(np.arange(n), np.zeros(n, np.int64))], self.ctx.shard):
                 if part.n:
-                    with inference():
+                    with self.ctx.inference():
                         scores = model(self.transform.normalise(part.views[0].to(self.ctx.device))).float()
                     labels = torch.from_numpy(self.data.test.labels[part.rows]).to(scores.device)
                     rows = torch.from_numpy(part.rows).to(scores.device)
-                    found.append(torch.stack([rows, label_rank(scores, labels), first_argmax(scores)], dim=1).cpu())
-        except UserError as raised:
-            error = raised
-        agree(self.ctx, error)
-        rows, ranks, predicted = self.ctx.gather(torch.cat(found) if found else torch.zeros(0, 3).long()).T.clone()
+                    parts.append(torch.stack([rows, label_rank(scores, labels), first_argmax(scores)], dim=1).cpu())
+            return parts
+
+        parts = self.ctx.run_on_all(scored)
+        rows, ranks, predicted = self.ctx.gather(torch.cat(parts) if parts else torch.zeros(0, 3).long()).T.clone()
         if not len(rows):
             raise UserError(f"none of the {n:,} images of {self.data.test.name} can be read")
         right, before = ranks == 0, self.tested.get("best_right")

@@ -155,7 +155,7 @@ class Probe:
         steps = self.order.steps_per_epoch
         factors = recipe.factors(steps)
         per_epoch = steps * recipe.batch if self.order.steps else len(self.learn)
-        mine = self.ctx.share(per_epoch) if self.augment else slice(0, per_epoch)
+        mine = self.ctx.shard(per_epoch) if self.augment else slice(0, per_epoch)
         total = (recipe.epochs - first) * (mine.stop - mine.start)
         held_out = ""
         for step in self.ctx.progress(self._steps(first), f"Training {len(self.heads)} linear heads", total):
@@ -189,7 +189,7 @@ class Probe:
     def _augmented(self, wanted: list[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
         """Each process computes the features of its share; all of them train the heads on the whole batch."""
         ctx, parts, rows = self.ctx, [], []
-        for part in self.loader.load((self.order(epoch, step) for epoch, step in wanted), ctx.share):
+        for part in self.loader.load((self.order(epoch, step) for epoch, step in wanted), ctx.shard):
             if part.n:
                 with ctx.inference():
                     assert self.augment is not None

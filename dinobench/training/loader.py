@@ -7,25 +7,21 @@ and one copy of the decoded images serves them all.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.image_split import BROKEN_IMAGE, decoding_threads
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, ram_budget
 from dinobench.errors import UserError
 from dinobench.types import ImageSplit
 
-#: Of the machine's memory, for decoded images, unless the caller says otherwise.
-RAM_SHARE = 0.25
 #: Images per forward pass. A CPU gains nothing from more; a GPU starves on fewer.
 MICRO_CPU, MICRO_GPU = 32, 256
 
@@ -149,17 +145,3 @@ class ImageLoader:
             self.broken.update(names)
         kept = [views for views in done if views is not None]
         return MicroBatch(rows[good], tuple(torch.from_numpy(np.stack(v)) for v in zip(*kept, strict=True)), last)
-
-
-def ram_budget(chosen: int | None, processes: int) -> int:
-    """Bytes of decoded images that one of `processes` may keep: as chosen, or its part of RAM_SHARE of the memory."""
-    return int(RAM_SHARE * memory_bytes() / processes) if chosen is None else chosen
-
-
-def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or a container's limit where that is lower."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
-    try:
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no such file, or the word max
-        return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
+from dinobench.types import Context
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -31,3 +33,34 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
         return None
     return state if isinstance(state, dict) else None
+
+
+#: Work that an interruption may cost.
+SAVE_SECONDS = 60.0
+
+
+class TrainingState:
+    """The state of a training in a file, written at most every `SAVE_SECONDS` unless asked otherwise."""
+
+    def __init__(self, path: Path, ctx: Context) -> None:
+        self.path, self.ctx = path, ctx
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        return self.ctx.rank == 0 and time.monotonic() - self._saved >= SAVE_SECONDS
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Written by the first process; the others hold the same."""
+        if self.ctx.rank == 0:
+            save_state(self.path, state)
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved, or None; from the beginning too when not all processes find the same, as `step` tells."""
+        state = load_state(self.path)
+        if self.ctx.processes > 1:
+            steps = self.ctx.gather(torch.tensor([state["step"] if state else 0]))
+            if steps.min() != steps.max():
+                return None
+        return state

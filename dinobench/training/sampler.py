@@ -41,3 +41,23 @@ class Order:
         if self._pass is None or self._pass[0] != number:
             self._pass = number, np.random.default_rng((self.seed, number)).permutation(self.n)
         return self._pass[1]
+
+
+@dataclass
+class RepeatedOrder(Order):
+    """Full batches, the images that are left at an epoch's end being left out; fewer images than a batch are one.
+
+    Each image comes `repeats` times running, augmented anew each time, and an epoch has n images still (Hoffer et al.
+    2019, arXiv 1901.09335; repeated augmentation in DeiT, arXiv 2012.12877).
+    """
+
+    repeats: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.n // self.batch)
+
+    def __call__(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images of a step, and for each a number that no other view of that image has."""
+        at = np.arange(step * self.batch, min((step + 1) * self.batch, self.n))
+        return self._permutation(epoch)[at // self.repeats], epoch * self.repeats + at % self.repeats

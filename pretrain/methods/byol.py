@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher, sync_batch_norms
+from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher
 from dinobench.pretrain.method import (
     Method,
     MethodConfig,
@@ -20,6 +20,7 @@ from dinobench.pretrain.method import (
     scheduled,
     update_ema,
 )
+from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 
 SOURCE = "arXiv 2006.07733"

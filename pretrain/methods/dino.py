@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 
-from dinobench.pretrain.heads import SyncedBatchNorm, sync_batch_norms
 from dinobench.pretrain.method import (
     Method,
     MethodConfig,
@@ -34,6 +33,7 @@ from dinobench.pretrain.methods.dino_loss import (
     squared_error,
     teacher_temperature,
 )
+from dinobench.pretrain.sync_batch_norm import SyncedBatchNorm, sync_batch_norms
 from dinobench.types import setting
 
 PAPER = "arXiv 2104.14294"

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from dinobench.pretrain.heads import processes
+from dinobench.distributed import processes
 
 SINKHORN_ITERATIONS = 3  # arXiv 2006.09882, section 4
 

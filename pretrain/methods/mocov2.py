@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dinobench.pretrain.heads import accuracy, gather, mlp, momentum_teacher, sync_batch_norms
+from dinobench.distributed import gather
+from dinobench.pretrain.heads import mlp, momentum_teacher
+from dinobench.pretrain.losses import accuracy
 from dinobench.pretrain.method import (
     Method,
     MethodConfig,
@@ -23,6 +25,7 @@ from dinobench.pretrain.method import (
     View,
     update_ema,
 )
+from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 
 SOURCE = "arXiv 2003.04297"

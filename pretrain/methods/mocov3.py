@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dinobench.pretrain.heads import PredictingNetwork, contrast, gather, mlp, momentum_teacher, sync_batch_norms
+from dinobench.distributed import gather
+from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher
+from dinobench.pretrain.losses import contrast
 from dinobench.pretrain.method import (
     Method,
     MethodConfig,
@@ -21,6 +23,7 @@ from dinobench.pretrain.method import (
     scheduled,
     update_ema,
 )
+from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 
 SOURCE = "arXiv 2104.02057"

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dinobench.pretrain.heads import accuracy, gather_with_gradient, mlp, rank, sync_batch_norms
+from dinobench.distributed import gather_with_gradient, rank
+from dinobench.pretrain.heads import mlp
+from dinobench.pretrain.losses import accuracy
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput, Network, NetworkSpec, StepInfo, View
+from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 
 SOURCE = "arXiv 2002.05709"

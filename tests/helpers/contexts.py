@@ -28,7 +28,7 @@ class MemoryContext:
         self.scratch = scratch or Path(self._own.name)
         self._features: dict[Any, Features] = {}
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         return slice(0, n)
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
@@ -40,7 +40,7 @@ class MemoryContext:
     def artifact(self, name: str, content: bytes) -> None:
         pass
 
-    def together(self, work: Callable[[], Any]) -> Any:
+    def run_on_all(self, work: Callable[[], Any]) -> Any:
         return work()
 
     def inference(self) -> Any:
@@ -79,7 +79,7 @@ class Context:
     def __init__(self):
         self.artifacts = {}
 
-    def share(self, n):
+    def shard(self, n):
         return slice(0, n)
 
     def gather(self, part):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dinobench.pretrain import heads
-from dinobench.pretrain.heads import SyncedBatchNorm
+from dinobench import distributed
+from dinobench.pretrain import sync_batch_norm
+from dinobench.pretrain.sync_batch_norm import SyncedBatchNorm
 
 
 def network():
@@ -25,18 +26,18 @@ def together(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     x = torch.load(folder / "x.pt")
-    module = heads.sync_batch_norms(network())
+    module = sync_batch_norm.sync_batch_norms(network())
     names = list(module.state_dict())
     assert [type(m) for m in module.modules() if "BatchNorm" in type(m).__name__] == [SyncedBatchNorm] * 3
     for step in x:
         y = module(step.chunk(2)[rank])
-        loss = objective(y, heads.gather_with_gradient(y))
+        loss = objective(y, distributed.gather_with_gradient(y))
         module.zero_grad()
         loss.backward()
     gradients = [p.grad for p in module.parameters()]
     for tensor in (*gradients, loss := loss.detach()):
         torch.distributed.all_reduce(tensor)
         tensor /= 2
-    every = heads.gather(y)
+    every = distributed.gather(y)
     torch.save((loss, gradients, module.state_dict(), module.eval()(x[0]), every, names), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()

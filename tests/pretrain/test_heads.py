@@ -10,9 +10,12 @@ import torch.multiprocessing as mp
 from helpers.synced import network, objective, together
 from torch import nn
 
-from dinobench.pretrain import heads
-from dinobench.pretrain.heads import PredictingNetwork, SyncedBatchNorm, contrast, mlp, momentum_teacher
+from dinobench import distributed
+from dinobench.pretrain import heads, sync_batch_norm
+from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher
+from dinobench.pretrain.losses import contrast
 from dinobench.pretrain.method import update_ema
+from dinobench.pretrain.sync_batch_norm import SyncedBatchNorm
 
 
 def kinds(module):
@@ -98,9 +101,9 @@ def test_a_momentum_teacher_starts_as_the_student_and_learns_nothing():
 
 def test_nothing_is_synced_in_one_process():
     module = nn.Sequential(nn.BatchNorm2d(3))
-    assert heads.sync_batch_norms(module) is module and type(module[0]) is nn.BatchNorm2d
+    assert sync_batch_norm.sync_batch_norms(module) is module and type(module[0]) is nn.BatchNorm2d
     x = torch.ones(2, requires_grad=True)
-    assert heads.gather_with_gradient(x) is x and not heads.gather(x).requires_grad
+    assert distributed.gather_with_gradient(x) is x and not distributed.gather(x).requires_grad
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_two_processes_equal_one(shapes_run, tiny):
             super().__init__()
             self.rank, self.parts = rank, []
 
-        def share(self, n):
+        def shard(self, n):
             return slice(n * self.rank // 2, n * (self.rank + 1) // 2)
 
         def gather(self, part):

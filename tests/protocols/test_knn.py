@@ -191,7 +191,7 @@ class Given:
     def __init__(self, features):
         self._features = features
 
-    def share(self, n):
+    def shard(self, n):
         return slice(0, n)
 
     def gather(self, part):

@@ -247,7 +247,7 @@ def test_two_processes_cover_what_one_does(tiny, tmp_path):
             super().__init__()
             self.rank = rank
 
-        def share(self, n):
+        def shard(self, n):
             return slice(n * self.rank // 2, n * (self.rank + 1) // 2)
 
     for rank in (0, 1):

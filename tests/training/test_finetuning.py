@@ -6,23 +6,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from helpers.contexts import MemoryContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
-from dinobench.errors import UserError
+from dinobench.distributed import sum_gradients
 from dinobench.models.loading import load_backbone
-from dinobench.training.training import (
-    Classifier,
-    RepeatedOrder,
-    agree,
-    finetune_parameter_groups,
-    in_pairs,
-    own_randomness,
-    share_in_pairs,
-    sum_gradients,
-)
+from dinobench.training.mixup import in_pairs, share_in_pairs
+from dinobench.training.optim import Classifier, finetune_parameter_groups
+from dinobench.training.randomness import own_randomness
+from dinobench.training.sampler import RepeatedOrder
 
 
 def grouped(groups, names):
@@ -78,7 +71,7 @@ def test_pairs_stay_together_on_any_number_of_processes(n, processes):
     assert all(a + b == n - 1 for a, b in zip(order[0::2], order[1::2], strict=False))
 
     def share(rank):
-        context = SimpleNamespace(share=lambda m: slice(m * rank // processes, m * (rank + 1) // processes))
+        context = SimpleNamespace(shard=lambda m: slice(m * rank // processes, m * (rank + 1) // processes))
         return share_in_pairs(context, n)
 
     parts = [share(rank) for rank in range(processes)]
@@ -95,16 +88,6 @@ def test_sums_over_processes(monkeypatch):
     assert totals.tolist() == [3.0, 8.0] and model[0].weight.grad.unique().tolist() == [2.0]
     assert model[0].bias.grad.unique().tolist() == [0.0] and model[1].running_mean.tolist() == [3.0, 3.0]
     assert sum_gradients(model, totals, processes=1) is totals
-
-
-def test_an_error_of_one_process_is_raised_on_all():
-    ctx = MemoryContext()
-    agree(ctx, None)
-    with pytest.raises(UserError, match="mine"):
-        agree(ctx, UserError("mine"))
-    ctx.processes, ctx.gather = 2, lambda flag: torch.tensor([True, False])
-    with pytest.raises(UserError, match="another process"):
-        agree(ctx, None)
 
 
 def test_own_randomness_leaves_no_trace():

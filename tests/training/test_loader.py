@@ -5,10 +5,11 @@ import pytest
 import torch
 from helpers.fakes import FakeSplit
 
+from dinobench.data.decoding import memory_bytes
 from dinobench.data.image_split import array_split
 from dinobench.errors import UserError
 from dinobench.training.augment import CropAndFlip
-from dinobench.training.loader import ImageLoader, memory_bytes
+from dinobench.training.loader import ImageLoader
 from dinobench.training.sampler import Order
 
 ORDER = Order(20, 8, seed=5)

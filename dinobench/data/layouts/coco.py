@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dinobench.data import fingerprint
-from dinobench.data.image_split import BROKEN_IMAGE, decode
+from dinobench.data.decoding import BROKEN_IMAGE, decode
 from dinobench.data.masks import Masks
 from dinobench.errors import UserError
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dinobench.data import fingerprint
-from dinobench.data.image_split import BROKEN_IMAGE
+from dinobench.data.decoding import BROKEN_IMAGE
 from dinobench.data.video import VOID, FileVideo, VideoSet, different_size, read_labels, require_labels
 from dinobench.errors import UserError
 

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from dinobench.data import fingerprint
-from dinobench.data.image_split import BROKEN_IMAGE, decode, from_files
+from dinobench.data.decoding import BROKEN_IMAGE, decode
+from dinobench.data.image_split import from_files
 from dinobench.errors import UserError
 from dinobench.types import ImageClassification
 

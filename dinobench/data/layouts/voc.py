@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from dinobench.data import fingerprint
-from dinobench.data.image_split import BROKEN_IMAGE, decode
+from dinobench.data.decoding import BROKEN_IMAGE, decode
 from dinobench.data.masks import Masks, from_labels
 from dinobench.data.video import read_labels
 from dinobench.errors import UserError

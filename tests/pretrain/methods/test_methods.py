@@ -119,7 +119,9 @@ def test_supervised_is_smoothed_cross_entropy():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_is_provided_and_documented(name):
     kind = importlib.import_module(f"dinobench.pretrain.methods.{name}").METHOD
-    assert issubclass(kind, Method) and kind.name == name and kind.summary and issubclass(kind.config_type, MethodConfig)
+    assert (
+        issubclass(kind, Method) and kind.name == name and kind.summary and issubclass(kind.config_type, MethodConfig)
+    )
     assert [e.value for e in available("dinobench.methods").get(name, ())] in (
         [],
         [f"dinobench.pretrain.methods.{name}"],

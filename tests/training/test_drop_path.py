@@ -11,21 +11,11 @@ from timm.data import mixup as timm_mixup
 from timm.data.auto_augment import _RAND_INCREASING_TRANSFORMS, LEVEL_TO_ARG
 from timm.layers import DropPath as TimmDropPath
 
-from dinobench.training.augment import CropAndFlip
+from dinobench.training.augment import CropAndFlip, TrainView
+from dinobench.training.drop_path import Draws, DropPath, add_drop_path
+from dinobench.training.mixup import Mix, Mixing, cut_box, in_pairs
 from dinobench.training.randaugment import NAMES, OPERATIONS, RandAugment, apply
-from dinobench.training.regularise import (
-    ERASING,
-    Draws,
-    DropPath,
-    Erasing,
-    Mix,
-    Mixing,
-    TrainView,
-    add_drop_path,
-    cut_box,
-    erase,
-)
-from dinobench.training.training import in_pairs
+from dinobench.training.random_erasing import ERASING, Erasing, erase
 
 
 def picture(side=24):
