@@ -17,6 +17,10 @@ class UnsupportedCapability(UserError):
     """
 
 
+class BrokenImage(UserError):
+    """An image, or the annotation that belongs to it, cannot be read; a loop may leave it out if the user allows."""
+
+
 def nearest(name: str, options: Iterable[str], cutoff: float = 0.6) -> str:
     """The hint "did you mean 'knn'?" for the option most like `name`, or "" where none is.
 

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
@@ -27,7 +26,7 @@ import dinobench
 from dinobench import console, registry, runtime
 from dinobench.config import Resolved, resolve_config
 from dinobench.context import RunContext
-from dinobench.data import load_dataset as resolve_data
+from dinobench.data import load_dataset
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.service import FeatureService
 from dinobench.files import cache_root
@@ -36,12 +35,23 @@ from dinobench.models.loading import load_backbone
 from dinobench.results import leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.stats import intervals
-from dinobench.types import Backbone, EvalProtocol, FeatureRequest, ImageSplit, Metric, MetricValue, Result, RunRecord
+from dinobench.types import (
+    Backbone,
+    ComputeOptions,
+    EvalProtocol,
+    FeatureRequest,
+    ImageSplit,
+    LoadOptions,
+    Metric,
+    MetricValue,
+    Result,
+    RunRecord,
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One number-producing cell of the table: a protocol as configured, a data set, a backbone."""
+    """What makes one number: a protocol as configured, a data set, a backbone."""
 
     protocol: EvalProtocol
     resolved: Resolved
@@ -82,31 +92,22 @@ def run(
     *,
     profile: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    out: str | Path | None = "results",
-    arch: str | None = None,
-    key: str | None = None,
-    heads: int | None = None,
-    allow_partial: bool = False,
-    device: str = "auto",
-    devices: int = 1,
-    precision: str = "32",
     seed: int = 0,
+    out: str | Path | None = "results",
+    save: str | Path | None = None,
     force: bool = False,
-    cache: bool = True,
     skip_broken: bool = False,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    ram_cache: float | None = None,
-    artifacts: str | Path | None = None,
+    loading: LoadOptions = LoadOptions(),
+    compute: ComputeOptions = ComputeOptions(),
 ) -> list[RunRecord]:
     """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
 
     ckpt: a path, `timm:<model>`, `random:<model>`, `pixels`, any of them as `name=...`, or several. data: a path,
     `name=path` or an embedded set. settings change the profile's values by name, as `--set` does. Records, per-item
     scores and the leaderboard are written to `out` (nowhere when None); a run found there is not repeated unless
-    `force`. Cells that a backbone cannot fill (attention of a ResNet) are left out with a note. ram_cache: gigabytes
-    (10^9 bytes) of memory for decoded images in training. artifacts: a folder for the files that runs make, such as
-    DAVIS masks; asking for them runs again what is finished.
+    `force`. save: a folder for the files that runs make, such as DAVIS's masks or a fine-tuned model; asking for them
+    runs again what is finished. skip_broken: leave out images that cannot be read, and count them in the record.
+    Evaluations that a backbone cannot fill (attention of a ResNet) are left out with a note.
 
     Raises UserError for anything the caller can put right.
     """
@@ -117,7 +118,7 @@ def run(
     specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
     if not specs:
         raise UserError("no checkpoint given: --ckpt takes a path, timm:<model>, random:<model> or pixels")
-    started = runtime.start(device, devices, precision)
+    started = runtime.start(compute.device, compute.devices, compute.precision)
     console.silent = started.rank > 0
     runtime.seed_everything(seed)
     folder = Path(out) if out is not None else None
@@ -125,28 +126,29 @@ def run(
         started.run_on_first(lambda: records.prepare(folder))
 
     def data_sets() -> dict[str, Any]:
-        return {kind: resolve_data(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
+        return {kind: load_dataset(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
 
     # Hashing a large data set is done once by the first process; the others find the sums remembered.
     first = started.run_on_first(data_sets)
     sets = started.run_on_all(lambda: first or data_sets())
-    loading = {"arch": arch, "key": key, "heads": heads, "allow_partial": allow_partial, "seed": seed}
-    backbones = started.run_on_all(lambda: [_load(spec, loading).to(started.device) for spec in specs])
+    backbones = started.run_on_all(lambda: [_load(spec, loading, seed).to(started.device) for spec in specs])
     _refuse_doubles(backbones)
 
-    def cell(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Evaluation:
-        chosen = getattr(protocol, "resolve", lambda data, config: data)(sets[protocol.data], resolved.config)
+    def evaluation(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Evaluation:
+        select = getattr(protocol, "select_data", lambda data, config: data)
+        chosen = select(sets[protocol.data], resolved.config)
         return Evaluation(protocol, resolved, chosen, backbone, seed, started.precision)
 
     pairs = list(zip(protocols, resolved, strict=True))
-    cells = started.run_on_all(lambda: [cell(p, r, b) for p, r in pairs for b in backbones])
-    with _cache_folder(cache, started) as root:
-        service = FeatureService(started, root, skip_broken=skip_broken, batch_size=batch_size, workers=workers)
-        ctx = RunContext(
-            started, service, seed, root, Path(artifacts) if artifacts else None, batch_size, workers,
-            None if ram_cache is None else int(ram_cache * 1e9), skip_broken,
-        )  # fmt: skip
-        done = _run_cells(cells, ctx, folder, force or artifacts is not None)
+    evaluations = started.run_on_all(lambda: [evaluation(p, r, b) for p, r in pairs for b in backbones])
+    with _cache_folder(compute.cache, started) as root:
+        options: dict[str, Any] = {
+            "skip_broken": skip_broken, "batch_size": compute.batch_size, "workers": compute.workers,
+        }  # fmt: skip
+        service = FeatureService(started, root, **options)
+        ram_bytes = None if compute.ram_gb is None else int(compute.ram_gb * 1e9)
+        ctx = RunContext(started, service, seed, root, Path(save) if save else None, ram_bytes=ram_bytes, **options)
+        done = _run_all(evaluations, ctx, folder, force or save is not None)
     if folder is not None:
         _, broken = started.run_on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
         for path, reason in broken:
@@ -154,71 +156,86 @@ def run(
     return done
 
 
-def _run_cells(cells: list[Evaluation], ctx: RunContext, out: Path | None, force: bool) -> list[RunRecord]:
-    found: dict[str, RunRecord] = {}
+def _run_all(evaluations: list[Evaluation], ctx: RunContext, out: Path | None, force: bool) -> list[RunRecord]:
+    done: dict[str, RunRecord] = {}
     if out is not None and not force and ctx.rank == 0:
-        earlier = {c.run_id: r for c in cells if (r := records.read(out, c.run_id)) is not None}
+        earlier = {e.run_id: r for e in evaluations if (r := records.read(out, e.run_id)) is not None}
         # A number that passed over broken images is no answer to those who did not allow that.
-        found = {name: r for name, r in earlier.items() if ctx.skip_broken or not r.broken_images}
-    found = ctx.runtime.broadcast(found)
-    for run_id in found:
+        done = {run_id: r for run_id, r in earlier.items() if ctx.skip_broken or not r.broken_images}
+    done = ctx.runtime.broadcast(done)
+    for run_id in done:
         console.note(f"{run_id}: finished before, taken from {out}; --force runs it again")
     pending = []
-    for cell in cells:
-        if lacks := cell.lacks():
-            info = cell.backbone.info
-            console.warn(f"{cell.protocol.name} is not applicable to {info.name} ({info.arch}): no {', '.join(lacks)}")
-        elif cell.run_id not in found:
-            pending.append(cell)
-    ctx.service.prepare([(c.backbone, split, request) for c in pending for split, request in c.requests()])
-    for cell in pending:
+    for evaluation in evaluations:
+        name, info = evaluation.protocol.name, evaluation.backbone.info
+        if lacks := evaluation.lacks():
+            console.warn(f"{name} is not applicable to {info.name} ({info.arch}): no {', '.join(lacks)}")
+        elif evaluation.run_id not in done:
+            pending.append(evaluation)
+    for name in dict.fromkeys(e.protocol.name for e in pending if ctx.saves and not getattr(e.protocol, "saves", "")):
+        console.note(f"--save: {name} makes no files to keep")
+    ctx.service.prepare([(e.backbone, split, request) for e in pending for split, request in e.requests()])
+    for evaluation in pending:
+        own = dataclasses.replace(
+            ctx,
+            scratch=ctx.scratch.parent / "scratch" / evaluation.run_id,
+            folder=_folder(ctx.folder, evaluation, evaluations),
+            broken=set(),
+        )
         try:
-            own = dataclasses.replace(ctx, scratch=ctx.scratch.parent / "scratch" / cell.run_id)
-            if ctx.artifacts and len({c.backbone.info.name for c in cells}) > 1:
-                own = dataclasses.replace(own, artifacts=ctx.artifacts / cell.backbone.info.name)
-            record, result = _score(cell, own)
+            record, result = _score(evaluation, own)
         except UnsupportedCapability as error:
-            console.warn(f"{cell.protocol.name} is not applicable: {error}")
+            console.warn(f"{evaluation.protocol.name} is not applicable: {error}")
             continue
         if out is not None:
             ctx.runtime.run_on_first(partial(records.write, out, record, result.items))
         if ctx.rank == 0:  # what a training kept to go on from has served
             shutil.rmtree(own.scratch, ignore_errors=True)
-        found[cell.run_id] = record
-    return [found[c.run_id] for c in cells if c.run_id in found]
+        done[evaluation.run_id] = record
+    return [done[e.run_id] for e in evaluations if e.run_id in done]
 
 
-def _score(cell: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
+def _folder(save: Path | None, evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Path | None:
+    """Where an evaluation's files go: into folders by protocol and model as far as there are several of each."""
+    if save is None:
+        return None
+    if len({e.protocol.name for e in evaluations}) > 1:
+        save = save / evaluation.protocol.name
+    if len({e.backbone.info.name for e in evaluations}) > 1:
+        save = save / evaluation.backbone.info.name
+    return save
+
+
+def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     """Run the protocol on one cell and make its record."""
-    runtime.seed_everything(cell.seed)
+    runtime.seed_everything(evaluation.seed)
     started_at, began = datetime.now(UTC), time.monotonic()
-    result = cell.protocol.run(cell.backbone, cell.data, cell.resolved.config, ctx)
+    result = evaluation.protocol.run(evaluation.backbone, evaluation.data, evaluation.resolved.config, ctx)
     duration = time.monotonic() - began
-    if leak := getattr(cell.data, "leak", None):
+    if leak := getattr(evaluation.data, "leak", None):
         result.notes.append(leak)
     if result.items is not None and result.cluster:
         result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
-    declared = cell.protocol.metrics(cell.resolved.config)
-    values = with_intervals(cell.protocol.name, declared, result, cell.seed)
+    declared = evaluation.protocol.metrics(evaluation.resolved.config)
+    values = with_intervals(evaluation.protocol.name, declared, result, evaluation.seed)
     for message in result.notes:
-        console.note(f"{cell.backbone.info.name}: {message}")
+        console.note(f"{evaluation.backbone.info.name}: {message}")
     commit, dirty = git_state()
-    splits = {getattr(part, "fingerprint", None) for part in vars(cell.data).values()}
-    broken = sum(len(b) for fingerprint, b in ctx.service.broken.items() if fingerprint in splits)
+    broken = set().union(*ctx.runtime.gather_objects(ctx.broken))
     record = RunRecord(
         schema=records.SCHEMA,
-        run_id=cell.run_id,
-        protocol=cell.protocol.name,
-        protocol_version=cell.protocol.version,
-        profile=cell.resolved.profile,
-        config=dataclasses.asdict(cell.resolved.config),
-        config_hash=cell.resolved.hash(cell.protocol),
-        dataset=cell.data.name,
-        dataset_layout=cell.data.layout,
-        dataset_fingerprint=cell.data.fingerprint,
-        checkpoint=cell.backbone.info,
-        seed=cell.seed,
-        precision=cell.precision,
+        run_id=evaluation.run_id,
+        protocol=evaluation.protocol.name,
+        protocol_version=evaluation.protocol.version,
+        profile=evaluation.resolved.profile,
+        config=dataclasses.asdict(evaluation.resolved.config),
+        config_hash=evaluation.resolved.hash(evaluation.protocol),
+        dataset=evaluation.data.name,
+        dataset_layout=evaluation.data.layout,
+        dataset_fingerprint=evaluation.data.fingerprint,
+        checkpoint=evaluation.backbone.info,
+        seed=evaluation.seed,
+        precision=evaluation.precision,
         metrics=values,
         primary=next((m.name for m in declared if m.primary and m.name in values), next(iter(values))),
         started_at=started_at.isoformat(timespec="seconds"),
@@ -226,7 +243,7 @@ def _score(cell: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
         device=_device_name(ctx.device),
         processes=ctx.processes,
         peak_memory_mb=peak_memory_mb(),
-        broken_images=broken,
+        broken_images=len(broken),
         notes=tuple(result.notes),
         versions=versions(),
         dinobench_version=dinobench.__version__,
@@ -276,13 +293,13 @@ def with_intervals(protocol: str, declared: Sequence[Metric], result: Result, se
     return checked
 
 
-def _load(spec: str | Path, loading: Mapping[str, Any]) -> Backbone:
+def _load(spec: str | Path, loading: LoadOptions, seed: int) -> Backbone:
     """`name=spec` gives the backbone a name; a path that itself holds `=` is taken as it is when it exists."""
     text = str(spec)
     name, equals, rest = text.partition("=")
     if equals and name and "/" not in name and not Path(text).exists():
-        return load_backbone(rest, name=name, **loading)
-    return load_backbone(text, **loading)
+        return load_backbone(rest, name=name, seed=seed, **dataclasses.asdict(loading))
+    return load_backbone(text, seed=seed, **dataclasses.asdict(loading))
 
 
 def _refuse_doubles(backbones: Sequence[Backbone]) -> None:

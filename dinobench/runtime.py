@@ -12,7 +12,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -29,6 +29,15 @@ T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 #: Our names for Fabric's precisions. Published numbers are float32, which is why 32 is the default.
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The precision, with gradients, for one process without Fabric. Raises UserError for an unknown one."""
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if precision == "32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,14 @@ class Runtime:
         parts: list[Any] = [None] * self.processes
         torch.distributed.all_gather_object(parts, part.cpu())
         return torch.cat(parts)
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Every process's `value`, by rank, on all of them; it must pickle."""
+        if self.processes == 1:
+            return [value]
+        values: list[Any] = [None] * self.processes
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def autocast(self) -> AbstractContextManager[None]:
         """The chosen precision, with gradients."""

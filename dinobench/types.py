@@ -126,6 +126,11 @@ class ImageSplit(Protocol):
         """Of the images' contents in their order; labels excluded."""
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pixels lie in memory already, so that nobody need keep decoded images."""
+        ...
+
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Image.Image:
@@ -239,8 +244,20 @@ class Context(Protocol):
         """`work` on every process; a UserError on one of them is raised on all, so that none waits for ever."""
         ...
 
-    def artifact(self, name: str, content: bytes) -> None:
-        """Keep a file that the run made (a mask, a model) under a relative name, where the user asked for them."""
+    @property
+    def saves(self) -> bool:
+        """Whether the user asked for the files that a run makes (`--save DIR`)."""
+        ...
+
+    def save(self, name: str, content: bytes) -> None:
+        """Keep a file that the run made (a mask, a model) under a relative name, where the user asked for them.
+
+        Ask `saves` first where making the content takes time.
+        """
+        ...
+
+    def left_out(self, images: Iterable[str]) -> None:
+        """Note images, as `<split>/<id>`, that could not be read and are left out; the record counts them."""
         ...
 
     def inference(self) -> AbstractContextManager[None]:
@@ -266,9 +283,10 @@ class EvalProtocol(Protocol):
     `data` is the kind of data set it scores on (see dinobench.data.KINDS), `requires` the backbone capabilities it
     cannot do without, `profiles` its named Configs, the first one being the default.
 
-    Two more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
+    Three more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
-    `resolve(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside it.
+    `select_data(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside
+    it. `saves` says in a phrase what files `run` makes for those who ask for them with `--save`.
     """
 
     name: str
@@ -279,6 +297,34 @@ class EvalProtocol(Protocol):
     profiles: Mapping[str, Any]
     metrics: Callable[[Any], tuple[Metric, ...]]
     run: Callable[[Backbone, Any, Any, Context], Result]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How checkpoints are read, where a file does not tell: see `dinobench.models.loading.load_backbone`."""
+
+    arch: str | None = None
+    key: str | None = None
+    heads: int | None = None
+    allow_partial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Where and how fast a run computes; only `precision` can move a number, and it goes into the record.
+
+    `devices`: processes to start on this machine. `batch_size`: images in one forward pass. `workers`: threads that
+    decode. `ram_gb`: gigabytes (10^9 bytes) for decoded images in training. `cache` False neither reads nor keeps
+    features.
+    """
+
+    device: str = "auto"
+    devices: int = 1
+    precision: str = "32"
+    batch_size: int | None = None
+    workers: int | None = None
+    ram_gb: float | None = None
+    cache: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from itertools import chain, islice, pairwise
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, ram_budget, usable_cpus
+from dinobench.data.decoding import BROKEN_IMAGE, ImageCache, decoding_threads, in_order, ram_budget, usable_cpus
 from dinobench.errors import UserError
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import ImageBatch, pack
@@ -33,7 +35,6 @@ AHEAD = 2
 CORES_PER_WORKER = 4
 
 T = TypeVar("T")
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class ViewLoader:
         self.steps_per_epoch = len(split) // batch
         self._order = Order(len(split), batch, seed)
         self.workers = _worker_processes(workers, device, processes)
-        threads = decoding_threads(None if workers is None or self.workers else max(1, workers))
-        self.images = DecodedImages(split, ram_budget(ram_bytes, processes), threads)
+        self.threads = decoding_threads(None if workers is None or self.workers else max(1, workers))
+        self.images = ImageCache(split, channels_first, ram_budget(ram_bytes, processes))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This process's micro-batches of an epoch, from a step of it on."""
@@ -130,13 +131,27 @@ class ViewLoader:
         normalised = [normalise(view) for view in views]
         return Batch(normalised, labels.to(self.device, non_blocking=True), job.rows, job.last)
 
+    def image(self, row: int) -> torch.Tensor:
+        """One image (3, H, W) uint8. Raises UserError naming it when it cannot be read."""
+        try:
+            return self.images.get(row)
+        except BROKEN_IMAGE as error:
+            name = self.split.ids[row]
+            raise UserError(f"{name} of {self.split.name} cannot be read ({error}); repair or delete it") from error
+
+    def _decoded(self, jobs: Iterable[Job], ahead: int, overlap: bool) -> Generator[torch.Tensor, None, None]:
+        """The images of the jobs, one after the other."""
+        rows = (row for job in jobs for row in job.rows.tolist())
+        return in_order(self.image, rows, threads=self.threads, ahead=ahead, overlap=overlap)
+
     def _in_line(self, jobs: Iterable[Job]) -> Iterator[Batch]:
-        with ThreadPoolExecutor(self.images.threads) as pool:
-            for job in jobs:
-                yield self._batch(job, self.make(job, list(pool.map(self.images.get, job.rows.tolist()))))
+        plan = list(jobs)
+        with closing(self._decoded(plan, self.micro_batch, overlap=False)) as images:
+            for job in plan:
+                yield self._batch(job, self.make(job, list(islice(images, len(job.rows)))))
 
     def _from_workers(self, jobs: Iterable[Job]) -> Iterator[Batch]:
-        self.images.fill()  # before the fork, so that one copy of the pixels serves all workers
+        self._fill()  # before the fork, so that one copy of the pixels serves all workers
         plan = list(jobs)
         made = iter(
             DataLoader(
@@ -163,91 +178,50 @@ class ViewLoader:
     def _on_gpu(self, jobs: Iterable[Job]) -> Iterator[Batch]:
         device = torch.device("cuda", torch.cuda.current_device() if self.device.index is None else self.device.index)
         stream = torch.cuda.Stream(device)
-        decoders = ThreadPoolExecutor(self.images.threads)
-        # Its own device, or pinning memory would open a context on the first GPU in every process.
-        packer = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,))
+        plan = list(jobs)
+        images = self._decoded(plan, (AHEAD + 1) * self.micro_batch, overlap=True)
 
-        def load(job: Job) -> Future[tuple[Job, list[torch.Tensor], torch.Tensor]]:
-            decoded = [decoders.submit(self.images.get, row) for row in job.rows.tolist()]
-            return packer.submit(_packed, job, decoded)
+        def packed(job: Job) -> tuple[Job, list[torch.Tensor], torch.Tensor]:
+            own = list(islice(images, len(job.rows)))
+            return job, own, pack(own, pinned=True)
 
-        def stage(loaded: Future[tuple[Job, list[torch.Tensor], torch.Tensor]]) -> tuple[Batch, torch.cuda.Event]:
-            job, images, flat = loaded.result()
+        def staged(loaded: tuple[Job, list[torch.Tensor], torch.Tensor]) -> tuple[Batch, torch.cuda.Event]:
             with torch.cuda.stream(stream):
-                batch = self._batch(job, self.make(job, images, flat))
+                batch = self._batch(loaded[0], self.make(*loaded))
                 return batch, stream.record_event()
 
-        try:
-            for batch, made in staged(jobs, load, stage):
+        # One thread packs, on its own device, or pinning memory would open a context on the first GPU in every process.
+        packing = in_order(
+            packed, plan, threads=1, ahead=AHEAD + 1, overlap=True, start=partial(torch.cuda.set_device, device)
+        )
+        with closing(packing):
+            for batch, event in one_ahead(map(staged, packing)):
                 current = torch.cuda.current_stream(device)
-                current.wait_event(made)
+                current.wait_event(event)
                 for tensor in (*batch.views, batch.labels):
                     if tensor is not None:
                         tensor.record_stream(current)  # or its memory would be reused while it is trained on
                 yield batch
-        finally:
-            for pool in (decoders, packer):
-                pool.shutdown(wait=False, cancel_futures=True)
 
-
-def staged(jobs: Iterable[T], load: Callable[[T], Future[Any]], stage: Callable[[Future[Any]], S]) -> Iterator[S]:
-    """stage(load(job)) of every job in turn: AHEAD further jobs are loading, and the next is staged, at each yield."""
-    loading: deque[Future[Any]] = deque()
-    ready: deque[S] = deque()
-    for job in jobs:
-        loading.append(load(job))
-        if len(loading) > AHEAD:
-            ready.append(stage(loading.popleft()))
-        if len(ready) > 1:
-            yield ready.popleft()
-    while loading:
-        ready.append(stage(loading.popleft()))
-        if len(ready) > 1:
-            yield ready.popleft()
-    yield from ready
-
-
-def _packed(job: Job, decoded: Sequence[Future[torch.Tensor]]) -> tuple[Job, list[torch.Tensor], torch.Tensor]:
-    images = [future.result() for future in decoded]
-    return job, images, pack(images, pinned=True)
-
-
-class DecodedImages:
-    """The images of a split as (3, H, W) uint8, kept in memory as far as `ram_bytes` allow."""
-
-    def __init__(self, split: ImageSplit, ram_bytes: int, threads: int) -> None:
-        self.split, self.ram_bytes, self.threads = split, ram_bytes, threads
-        self._in_memory = hasattr(split, "images")  # such a split holds its pixels itself
-        self._kept: dict[int, torch.Tensor] = {}
-        self._room = ram_bytes
-
-    def get(self, row: int) -> torch.Tensor:
-        """One image. Threads may call this at once. Raises UserError naming an image that cannot be read."""
-        kept = self._kept.get(row)
-        if kept is not None:
-            return kept
-        try:
-            pixels = np.asarray(self.split.load(row))
-        except BROKEN_IMAGE as error:
-            name = self.split.ids[row]
-            raise UserError(f"{name} of {self.split.name} cannot be read ({error}); repair or delete it") from error
-        image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-        if not self._in_memory and image.numel() <= self._room:
-            # Two threads may both pass the check: the budget is then exceeded by an image or two, not by more.
-            self._room -= image.numel()
-            self._kept[row] = image
-        return image
-
-    def fill(self) -> None:
-        """Decode what fits, in the order of the split."""
-        if self._in_memory:
+    def _fill(self) -> None:
+        """Decode what fits into memory, in the order of the split."""
+        if self.split.in_memory:
             return
-        at_once = 16 * self.threads
-        with ThreadPoolExecutor(self.threads) as pool:
-            for start in range(0, len(self.split), at_once):
-                rows = range(start, min(start + at_once, len(self.split)))
-                if sum(image.numel() for image in pool.map(self.get, rows)) > self._room:
-                    break
+        rows = range(len(self.split))
+        for image in in_order(self.image, rows, threads=self.threads, ahead=16 * self.threads, overlap=True):
+            if image.nbytes > self.images.room:
+                break
+
+
+def channels_first(image: Image.Image) -> torch.Tensor:
+    """An RGB image -> (3, H, W) uint8."""
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, each handed on once the next one has been asked for."""
+    for item, _ in pairwise(chain(items, [None])):
+        yield cast(T, item)
 
 
 class _Made(Dataset[Any]):
@@ -258,7 +232,7 @@ class _Made(Dataset[Any]):
 
     def __getitem__(self, job: Job) -> list[torch.Tensor] | UserError:
         try:
-            return self.feed.make(job, [self.feed.images.get(row) for row in job.rows.tolist()])
+            return self.feed.make(job, [self.feed.image(row) for row in job.rows.tolist()])
         except UserError as error:
             return error
 

@@ -7,7 +7,6 @@ author in facebookresearch/dino, thread 54, or is a setting here. Naseer et al. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -17,17 +16,16 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from dinobench.data.decoding import decoding_threads
 from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError
-from dinobench.features.extraction import cut_to_multiple, in_order
+from dinobench.features.extraction import cut_to_multiple, forward_batches, refuse_unreadable
 from dinobench.metrics.segmentation import sorted_mass
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 FIGURE = "Caron et al. 2021 (arXiv 2104.14294), Figure 4"
-#: Images per forward pass: a CPU gains nothing from more.
-BATCH_CPU, BATCH_GPU = 2, 32
+#: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.
+BATCH = 2, 32
 
 
 @dataclass(frozen=True)
@@ -86,31 +84,42 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
     """One forward pass per image; every head's Jaccard with every mask at every share kept."""
     ids = data.ids(config.masks)
     shares = (config.keep, *config.sweep)
-    mine = range(len(ids))[ctx.shard(len(ids))]
-    rows = [np.zeros((0, 0))]
-    maps = attention_maps(backbone, data, [ids[i] for i in mine], config, ctx)
-    for index, (attention, counts) in zip(mine, ctx.progress(maps, "Scoring attention", len(mine)), strict=True):
-        if config.heads == "mean":
-            attention = attention.mean(axis=0, keepdims=True)
-        values = jaccard_of_shares(attention, counts, shares).reshape(len(counts.numbers), -1)
-        rows.append(np.column_stack([np.full(len(values), index), np.array(counts.numbers, float), values]))
-    filled = [block for block in rows if len(block)]
-    table = ctx.gather(torch.from_numpy(np.concatenate(filled) if filled else rows[0])).numpy()
+    indices = range(len(ids))[ctx.shard(len(ids))]
+    broken: list[int] = []
+
+    def work() -> np.ndarray:
+        rows = []
+        for index, attention, counts in attention_maps(backbone, data, ids, indices, config, ctx, broken):
+            if config.heads == "mean":
+                attention = attention.mean(axis=0, keepdims=True)
+            values = jaccard_of_shares(attention, counts, shares).reshape(len(counts.numbers), -1)
+            rows.append(np.column_stack([np.full(len(values), index), np.array(counts.numbers, float), values]))
+        filled = [block for block in rows if len(block)]
+        return np.concatenate(filled) if filled else np.zeros(0)  # torch.cat passes over an empty shard
+
+    table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
+    lost = [ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
+    refuse_unreadable(data.name, lost, len(ids), ctx.skip_broken)
+    ctx.left_out(f"{data.name}/{name}" for name in lost)
     if not len(table):
         raise UserError(f"{data.name}: no {config.masks} to score on, all are empty at {config.image_size} pixels")
     return score(ids, table, config)
 
 
 def attention_maps(
-    backbone: Backbone, data: MaskSet, ids: list[str], config: Config, ctx: Context
-) -> Iterator[tuple[np.ndarray, PatchCounts]]:
-    """Every image's attention (heads, N) and the annotation per patch; decoded in threads while a GPU computes."""
+    backbone: Backbone,
+    data: MaskSet,
+    ids: Sequence[str],
+    indices: Sequence[int],
+    config: Config,
+    ctx: Context,
+    broken: list[int],
+) -> Iterator[tuple[int, np.ndarray, PatchCounts]]:
+    """Of every image (its index, attention (heads, N) float64, annotation per patch); `broken` gets the unreadable."""
     patch = backbone.patch_size or 1
     transform = config.transform()
-    gpu = ctx.device.type != "cpu"
-    size = BATCH_GPU if gpu else BATCH_CPU
 
-    def prepare(index: int) -> tuple[torch.Tensor, PatchCounts]:
+    def load(index: int) -> tuple[torch.Tensor, PatchCounts]:
         image = data.load(ids[index])
         masks = data.masks(ids[index], config.masks)
         if masks.masks.shape[1:] != (image.height, image.width):
@@ -124,16 +133,16 @@ def attention_maps(
         numbers = tuple(masks.numbers[k] for k in seen)
         return torch.from_numpy(transform(image)), PatchCounts(inside[seen], valid, numbers)
 
-    with ThreadPoolExecutor(decoding_threads(ctx.workers)) as pool:
-        waiting: list[tuple[torch.Tensor, PatchCounts]] = []
-        for at, item in enumerate(in_order(pool, prepare, range(len(ids)), ahead=2 * size, overlap=gpu)):
-            waiting.append(item)
-            if len(waiting) == size or at == len(ids) - 1:
-                x = transform.normalise(torch.stack([pixels for pixels, _ in waiting]).to(ctx.device))
-                with torch.inference_mode():
-                    attention = backbone.cls_attention(cut_to_multiple(x, patch)).double().cpu().numpy()
-                yield from zip(attention, [counts for _, counts in waiting], strict=True)
-                waiting = []
+    def forward(loaded: list[tuple[torch.Tensor, PatchCounts]]) -> torch.Tensor:
+        x = transform.normalise(torch.stack([pixels for pixels, _ in loaded]).to(ctx.device))
+        return backbone.cls_attention(cut_to_multiple(x, patch))
+
+    batches = forward_batches(
+        ctx, indices, load, forward, batch=BATCH, broken=broken,
+        watch=lambda loaded: ctx.progress(loaded, "Scoring attention", len(indices)),
+    )  # fmt: skip
+    for batch, loaded, attention in batches:
+        yield from zip(batch, attention.double().cpu().numpy(), [counts for _, counts in loaded], strict=True)
 
 
 def patch_counts(masks: np.ndarray, void: np.ndarray | None, size: int, patch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ protocol Caron et al. 2021, arXiv 2104.14294, section 4.2, follow and `dino2021`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from PIL import Image
 from dinobench.algorithms.descriptors import Whitening, gem, unit_rows
 from dinobench.algorithms.nearest_neighbours import search
 from dinobench.data.layouts.copydays import Copies, with_side
+from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError
 from dinobench.features.extraction import cut_to_multiple, extract, patch_multiple
@@ -84,13 +85,16 @@ def run(backbone: Backbone, data: Copies, config: Config, ctx: Context) -> Resul
             f"ranks that count; add originals or distractors, or score fewer ranks with --set ranks={size}"
         )
     splits = {"original": data.originals, **{block.name: block for block in data.blocks}}
-    features = {block: descriptors(backbone, split, config, ctx) for block, split in splits.items()}
+    described = {block: descriptors(backbone, split, config, ctx) for block, split in splits.items()}
+    data, features = _readable(data, described)
     database = features["original"]
     if data.distractors:
-        database = np.concatenate([database, descriptors(backbone, data.distractors, config, ctx)])
+        rows, kept = descriptors(backbone, data.distractors, config, ctx)
+        data = replace(data, distractors=Subset(data.distractors, kept, data.distractors.name))
+        database = np.concatenate([database, rows])
     notes = []
     if data.whitening:
-        whitening = Whitening.fit(descriptors(backbone, data.whitening, config, ctx), config.whitening_power)
+        whitening = Whitening.fit(descriptors(backbone, data.whitening, config, ctx)[0], config.whitening_power)
         database = whitening.apply(database)
         features = {block: whitening.apply(rows) for block, rows in features.items()}
     if "patches" not in backbone.capabilities:
@@ -98,8 +102,29 @@ def run(backbone: Backbone, data: Copies, config: Config, ctx: Context) -> Resul
     return score(data, features, unit_rows(database), config, ctx, notes)
 
 
-def descriptors(backbone: Backbone, split: ImageSplit, config: Config, ctx: Context) -> np.ndarray:
-    """(n, 2 D) float32: CLS (or the pooled map) next to GeM of the last block's patches; (n, D) without patches."""
+def _readable(
+    data: Copies, described: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> tuple[Copies, dict[str, np.ndarray]]:
+    """The data set and the rows by block without images that could not be read, nor copies of such originals."""
+    rows, originals = described["original"]
+    position = np.full(len(data.originals), -1)
+    position[originals] = np.arange(len(originals))
+    features, blocks = {"original": rows}, []
+    for block in data.blocks:
+        rows, kept = described[block.name]
+        answered = position[block.labels[kept]] >= 0
+        features[block.name] = rows[answered]
+        blocks.append(Subset(block, kept[answered], block.name, relabel=position))
+    return replace(
+        data, originals=Subset(data.originals, originals, data.originals.name), blocks=tuple(blocks)
+    ), features
+
+
+def descriptors(backbone: Backbone, split: ImageSplit, config: Config, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 2 D) float32: CLS (or the pooled map) next to GeM of the last block's patches; (n, D) without patches.
+
+    Beside them the indices (n,) of the images that could be read.
+    """
     transform, multiple = config.transform(), patch_multiple(backbone)
 
     def prepare(index: int, image: Image.Image) -> np.ndarray:

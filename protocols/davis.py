@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from dinobench.algorithms.label_propagation import propagate
 from dinobench.data.transforms import IMAGENET_MEAN
 from dinobench.data.video import Video, VideoSet
+from dinobench.errors import BrokenImage, UserError
+from dinobench.features.extraction import cut_to_multiple, forward_batches
 from dinobench.metrics.segmentation import frame_scores
 from dinobench.metrics.video import (
     METRICS,
@@ -32,8 +34,8 @@ from dinobench.metrics.video import (
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 DINO = "facebookresearch/dino, eval_video_segmentation.py"
-#: Frames per forward pass: enough to keep a GPU busy, while a CPU gains nothing from more than one.
-BATCH_CPU, BATCH_GPU = 1, 8
+#: Frames per forward pass: a CPU gains nothing from more than one, elsewhere enough to keep a GPU busy.
+BATCH = 1, 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ version = 1
 summary = "a video's first mask is carried through it by the nearest patches"
 data = "videos"
 requires = frozenset({"patches"})
+saves = "every frame's label map as an indexed PNG, by video"
 profiles = {"dino2021": Config()}
 
 
@@ -78,37 +81,53 @@ def metrics(config: Config) -> tuple[Metric, ...]:
 def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Result:
     """Propagate through every video and score each object. Videos are shared out over the processes.
 
-    Every label map is handed to the context as an indexed PNG, for those who asked for masks.
+    A video of which a frame or mask cannot be read is left out as a whole, where that was allowed: without one frame
+    the others could not be compared with anybody's.
     """
     videos = data.select(config.videos)
-    mine = videos[ctx.shard(len(videos))]
-    frames = (
-        (video, index, labels)
-        for video in mine
-        for index, labels in enumerate(label_maps(backbone, video, config, ctx.device))
-    )
-    scores: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {video.name: [] for video in mine}
-    for video, index, labels in ctx.progress(frames, "Propagating masks", sum(map(len, mine))):
-        ctx.artifact(f"{video.name}/{video.names[index]}.png", label_png(labels))
-        if index in scored_frames(video):
-            scores[video.name].append(frame_scores(labels, video.mask(index), video.objects))
+    shard = videos[ctx.shard(len(videos))]
+    scores: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {video.name: [] for video in shard}
+
+    def frames() -> Iterator[tuple[Video, int, np.ndarray]]:
+        for video in shard:
+            try:
+                for index, labels in enumerate(label_maps(backbone, video, config, ctx)):
+                    if index in scored_frames(video):
+                        scores[video.name].append(frame_scores(labels, video.mask(index), video.objects))
+                    yield video, index, labels
+            except BrokenImage:
+                if not ctx.skip_broken:
+                    raise
+                del scores[video.name]
+
+    def work() -> None:
+        for video, index, labels in ctx.progress(frames(), "Propagating masks", sum(map(len, shard))):
+            if ctx.saves:
+                ctx.save(f"{video.name}/{video.names[index]}.png", label_png(labels))
+
+    ctx.run_on_all(work)
+    whole = ctx.gather(torch.tensor([video.name in scores for video in shard], dtype=torch.bool)).tolist()
+    kept = [video for video, is_whole in zip(videos, whole, strict=True) if is_whole]
+    ctx.left_out(f"{data.name}/{video.name}" for video in videos if video not in kept)
+    if not kept:
+        raise UserError(f"{data.name}: every video has frames or masks that cannot be read")
     values = [np.zeros((0, len(STATISTICS)))]
     values += [object_statistics(*map(np.array, zip(*rows, strict=True))) for rows in scores.values()]
-    table = object_table(videos, ctx.gather(torch.from_numpy(np.concatenate(values))).numpy())
+    table = object_table(kept, ctx.gather(torch.from_numpy(np.concatenate(values))).numpy())
     return Result(averages(table), table, cluster="video")
 
 
-def label_maps(backbone: Backbone, video: Video, config: Config, device: torch.device) -> Iterator[np.ndarray]:
+def label_maps(backbone: Backbone, video: Video, config: Config, ctx: Context) -> Iterator[np.ndarray]:
     """The label map (H, W) uint8 of every frame at the video's size; the first is the given mask itself."""
     first = video.mask(0)
     yield first
     patch = backbone.patch_size or 1
-    grids = features(backbone, video, config, device)
+    grids = features(backbone, video, config, ctx)
     height, width = network_size(*video.size, config)
     grid = (height // patch, width // patch)
     soft = propagate(
         grids,
-        first_masks(first, grid).to(device),
+        first_masks(first, grid).to(ctx.device),
         context=config.context,
         window=config.window,
         top_k=config.top_k,
@@ -118,18 +137,28 @@ def label_maps(backbone: Backbone, video: Video, config: Config, device: torch.d
         yield labels_of(masks, patch, video.size)
 
 
-def features(backbone: Backbone, video: Video, config: Config, device: torch.device) -> Iterator[torch.Tensor]:
-    """Every frame's patch features (H, W, D) after the last block's norm, a few frames per forward pass."""
-    size = BATCH_CPU if device.type == "cpu" else BATCH_GPU
+def features(backbone: Backbone, video: Video, config: Config, ctx: Context) -> Iterator[torch.Tensor]:
+    """Every frame's patch features (H, W, D) after the last block's norm, a few frames per forward pass.
+
+    Raises BrokenImage for the first frame that cannot be read.
+    """
     patch = backbone.patch_size or 1
-    for start in range(0, len(video), size):
-        batch = [network_input(video.frame(i), config) for i in range(start, min(start + size, len(video)))]
-        x = torch.stack(batch).to(device)
-        rows, columns = x.shape[-2] // patch, x.shape[-1] // patch
-        with torch.inference_mode():
-            # the reference's patch embedding never sees what is beyond the last whole patch
-            [(_, patches)] = backbone.layers(x[..., : rows * patch, : columns * patch], 1)
-        yield from patches.unflatten(1, (rows, columns))
+    broken: list[int] = []
+
+    def load(index: int) -> torch.Tensor:
+        return network_input(video.frame(index), config)
+
+    def forward(frames: list[torch.Tensor]) -> torch.Tensor:
+        # The reference's patch embedding never sees what is beyond the last whole patch.
+        x = cut_to_multiple(torch.stack(frames).to(ctx.device), patch)
+        [(_, patches)] = backbone.layers(x, 1)
+        return patches.unflatten(1, (x.shape[-2] // patch, x.shape[-1] // patch)).float()
+
+    for _, _, grids in forward_batches(ctx, range(len(video)), load, forward, batch=BATCH, broken=broken):
+        if not broken:
+            yield from grids
+    if broken:
+        video.frame(broken[0])  # which says what is wrong with it
 
 
 def network_size(height: int, width: int, config: Config) -> tuple[int, int]:

@@ -7,7 +7,7 @@ others of its class. `dino2021` reproduces Caron et al. 2021, arXiv 2104.14294, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dinobench.algorithms.descriptors import unit_rows
 from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, LandmarkSets
+from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError, unknown_name
 from dinobench.features.extraction import cut_to_multiple, extract, patch_multiple
@@ -93,11 +94,33 @@ def run(backbone: Backbone, data: Landmarks | LabelledImages | LandmarkSets, con
     """Describe all images, rank by cosine, score."""
     chosen = select_data(data, config)
     if isinstance(chosen, LabelledImages):
-        return _score_labelled(chosen, _descriptors(backbone, chosen.images, chosen, config, ctx), config, ctx)
-    database = _descriptors(backbone, chosen.database, chosen, config, ctx)
+        rows, kept = _descriptors(backbone, chosen.images, chosen, config, ctx)
+        readable = replace(chosen, images=Subset(chosen.images, kept, chosen.images.name))
+        return _score_labelled(readable, rows, config, ctx)
+    database, in_database = _descriptors(backbone, chosen.database, chosen, config, ctx)
     boxes = chosen.boxes if config.crop_queries else None
-    queries = _descriptors(backbone, chosen.queries, chosen, config, ctx, boxes)
-    return _score_landmarks(chosen, queries, database, config)
+    queries, asked = _descriptors(backbone, chosen.queries, chosen, config, ctx, boxes)
+    return _score_landmarks(_readable(chosen, in_database, asked), queries, database, config)
+
+
+def _readable(data: Landmarks, in_database: np.ndarray, asked: np.ndarray) -> Landmarks:
+    """The data set without the images that could not be read, in the database and among the queries."""
+    if len(in_database) == len(data.database) and len(asked) == len(data.queries):
+        return data
+    position = np.full(len(data.database), -1)
+    position[in_database] = np.arange(len(in_database))
+
+    def moved(indices: np.ndarray) -> np.ndarray:
+        return position[indices][position[indices] >= 0]
+
+    truth = tuple({kind: moved(rows) for kind, rows in data.truth[query].items()} for query in asked.tolist())
+    return replace(
+        data,
+        database=Subset(data.database, in_database, data.database.name),
+        queries=Subset(data.queries, asked, data.queries.name),
+        truth=truth,
+        boxes=data.boxes[asked],
+    )
 
 
 def size_and_scales(config: Config, key: str) -> tuple[int, tuple[float, ...]]:
@@ -113,8 +136,8 @@ def _descriptors(
     config: Config,
     ctx: Context,
     boxes: np.ndarray | None = None,
-) -> np.ndarray:
-    """(n, D) float32 rows of unit length: the mean over scales of CLS, each image decoded once.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, D) float32 rows of unit length: the mean over scales of CLS; and the indices (n,) of the readable images.
 
     `boxes` (n, 4) in pixels are cut out first. Scaled copies are made from the whole image and then cut to a multiple
     of the patch size, so images are batched by the sizes that are left.
@@ -148,7 +171,8 @@ def _descriptors(
             total = backbone.features(x) + total.to(x.device)
         return total / len(scales)
 
-    return unit_rows(extract(backbone, split, prepare, forward, ctx, f"Describing {split.name}", key=sizes))
+    rows, kept = extract(backbone, split, prepare, forward, ctx, f"Describing {split.name}", key=sizes)
+    return unit_rows(rows), kept
 
 
 def fit(image: Image.Image, side: int, enlarge: bool) -> Image.Image:

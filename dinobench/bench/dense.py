@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from dinobench.algorithms.label_propagation import Propagator
 from dinobench.bench.measure import BenchRow, _anonymous_mb, _PeakAnonymous, in_turn
+from dinobench.context import LocalContext
 from dinobench.data.embedded.shapes import draw, grain, moved, scatter
 from dinobench.data.embedded.shapes import images as shape_images
 from dinobench.data.layouts import davis as davis_layout
@@ -23,30 +23,6 @@ from dinobench.models.loading import load_backbone
 from dinobench.types import Backbone
 
 HEIGHT, WIDTH = 480, 854
-
-
-class _Context:
-    """The least that a protocol needs: one process, no progress, label maps written as `--save-masks` does."""
-
-    seed, rank, processes, workers = 0, 0, 1, None
-
-    def __init__(self, device: torch.device, folder: Path | None = None) -> None:
-        self.device, self.folder = device, folder
-
-    def shard(self, n: int) -> slice:
-        return slice(0, n)
-
-    def gather(self, part: torch.Tensor) -> torch.Tensor:
-        return part.cpu()
-
-    def progress(self, iterable: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
-        return iter(iterable)
-
-    def artifact(self, name: str, content: bytes) -> None:
-        if self.folder is not None:
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
 
 
 def davis(
@@ -121,7 +97,7 @@ def protocol(backbone: Backbone, folder: Path, repeats: int, device: torch.devic
     inputs = [davis_protocol.network_input(video.frame(i), config)[None].to(device) for i in range(len(video))]
 
     def ours() -> None:
-        davis_protocol.run(backbone, data, config, _Context(device, folder / "predictions"))
+        davis_protocol.run(backbone, data, config, LocalContext(device, folder=folder / "predictions"))
 
     def forward() -> None:
         with torch.inference_mode():
@@ -166,7 +142,7 @@ def attention(backbone: Backbone, repeats: int, device: torch.device) -> list[Be
     x = torch.randn(min(size, count), 3, config.image_size, config.image_size, device=device)
 
     def ours() -> None:
-        attention_protocol.run(backbone, data, config, _Context(device))
+        attention_protocol.run(backbone, data, config, LocalContext(device))
 
     def forward() -> None:
         with torch.inference_mode():

@@ -53,6 +53,7 @@ def visualize_attention(
     """Each head's attention of the last block, and over the image the patches that hold most of it."""
     import torch
 
+    from dinobench.context import LocalContext
     from dinobench.data.decoding import BROKEN_IMAGE, decode
     from dinobench.data.transforms import ImageTransform
     from dinobench.features.extraction import cut_to_multiple
@@ -67,7 +68,7 @@ def visualize_attention(
     transform = ImageTransform(resize=size, crop=None)
     patch = backbone.patch_size or 1
     pixels = cut_to_multiple(torch.from_numpy(transform(original))[None], patch)
-    with torch.inference_mode():
+    with LocalContext().inference():
         attention = backbone.cls_attention(transform.normalise(pixels))[0].numpy()
     seen = np.moveaxis(pixels[0].numpy(), 0, -1)
     grid = seen.shape[0] // patch, seen.shape[1] // patch
@@ -87,6 +88,7 @@ def visualize_davis(
     """The first frame's mask carried through a video, beside the annotation, as a GIF."""
     from dinobench import registry, runtime
     from dinobench.config import parse_settings, resolve_config
+    from dinobench.context import LocalContext
     from dinobench.data import load_dataset as resolve_data
     from dinobench.models.loading import load_backbone
     from dinobench.report import figures
@@ -100,7 +102,7 @@ def visualize_davis(
         raise UserError(
             f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to propagate masks with"
         )
-    maps = protocol.label_maps(backbone, chosen, config, device)
+    maps = protocol.label_maps(backbone, chosen, config, LocalContext(device))
     predictions = list(console.progress(maps, f"Propagating {video}", len(chosen)))
     frames = [chosen.frame(i) for i in range(len(chosen))]
     truths = [chosen.mask(i) for i in range(len(chosen))]

@@ -1,14 +1,29 @@
-"""Decoding images: what can be read, by how many threads, kept in how much memory."""
+"""Decoding images: what can be read, by how many threads ahead of its use, kept in how much memory.
+
+Every loop over images stands on `in_order`: the feature service, the dense protocols, the loaders of trainings and of
+pretraining. PIL lets go of Python's lock, so threads do what other loaders need processes for.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
+
+from dinobench.types import ImageSplit
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 # What PIL raises on a damaged file, by format: UnidentifiedImageError is an OSError, broken PNG chunks give
 # SyntaxError, TIFF tags struct.error, TypeError or KeyError, and so on.
@@ -51,7 +66,62 @@ def decoding_threads(chosen: int | None) -> int:
     return chosen or min(16, usable_cpus())
 
 
-#: Of the machine's memory, for decoded images, unless the caller says otherwise.
+def in_order(
+    work: Callable[[S], T], items: Iterable[S], *, threads: int, ahead: int, overlap: bool, start: Any = None
+) -> Generator[T, None, None]:
+    """`work` of every item by `threads`, in the items' order, with at most `ahead` results waiting.
+
+    With `overlap` the threads go on while the caller uses a result; without, they rest, which is right where the caller
+    computes on the same cores: threads that decode take them from under the ones that multiply, and both wait.
+    `start()` is called in each thread before its first item. What `work` raises is raised here.
+    """
+    waiting: deque[Future[T]] = deque()
+    pending = iter(items)
+    with ThreadPoolExecutor(threads, initializer=start) as pool:
+        try:
+            while True:
+                waiting.extend(pool.submit(work, item) for item in islice(pending, ahead - len(waiting)))
+                if not waiting:
+                    return
+                if overlap:
+                    yield waiting.popleft().result()
+                    continue
+                wait(waiting)
+                while waiting:
+                    yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class ImageCache(Generic[T]):
+    """The images of a split in the form that a loop wants them, kept in memory as far as `ram_bytes` allow.
+
+    `form(image)` is what is kept: an array or tensor, of which `nbytes` count. Threads may ask at once.
+    """
+
+    def __init__(self, split: ImageSplit, form: Callable[[Image.Image], T], ram_bytes: int) -> None:
+        self.split, self.form = split, form
+        self.room = ram_bytes
+        self._kept: dict[int, T] = {}
+        self._lock = threading.Lock()
+
+    def get(self, row: int) -> T:
+        """The image of a row, from memory where it was kept. Raises one of `BROKEN_IMAGE`."""
+        kept = self._kept.get(row)
+        if kept is not None:
+            return kept
+        pixels = self.form(self.split.load(row))
+        if not self.split.in_memory:
+            size: int = pixels.nbytes  # type: ignore[attr-defined]
+            with self._lock:
+                if row not in self._kept and size <= self.room:
+                    self.room -= size
+                    self._kept[row] = pixels
+        return pixels
+
+
+#: Share of the machine's memory for decoded images, unless the caller says otherwise.
 RAM_SHARE = 0.25
 
 

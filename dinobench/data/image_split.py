@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -25,6 +26,7 @@ class FileSplit:
     ids: Sequence[str]
     labels: np.ndarray
     fingerprint: str
+    in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,6 +45,7 @@ class ArraySplit:
     ids: Sequence[str]
     labels: np.ndarray
     fingerprint: str
+    in_memory: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -18,11 +18,15 @@ from dinobench.types import ImageSplit
 
 @dataclass(eq=False)
 class Subset:
-    """Some images of a split, by index; it caches and pickles like any other split."""
+    """Some images of a split, by index; it caches and pickles like any other split.
+
+    `relabel` says what each label becomes, where they index something that has shrunk too.
+    """
 
     whole: ImageSplit
     indices: np.ndarray
     name: str
+    relabel: np.ndarray | None = None
 
     @property
     def ids(self) -> Sequence[str]:
@@ -30,12 +34,17 @@ class Subset:
 
     @property
     def labels(self) -> np.ndarray:
-        return self.whole.labels[self.indices]
+        labels = self.whole.labels[self.indices]
+        return labels if self.relabel is None else self.relabel[labels]
 
     @property
     def fingerprint(self) -> str:
         chosen = np.ascontiguousarray(self.indices, np.int64).tobytes()
         return hashlib.sha256(self.whole.fingerprint.encode() + chosen).hexdigest()
+
+    @property
+    def in_memory(self) -> bool:
+        return self.whole.in_memory
 
     def __len__(self) -> int:
         return len(self.indices)

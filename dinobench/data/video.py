@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dinobench.data.decoding import BROKEN_IMAGE
-from dinobench.errors import UserError
+from dinobench.errors import BrokenImage, UserError
 
 VOID = 255  # in an indexed mask: belongs to nothing; in a 0/255 mask: the object
 
@@ -81,7 +81,7 @@ class FileVideo:
         """(H, W, 3) uint8 RGB, decoded by OpenCV, whose JPEG pixels the published scores rest on."""
         bgr = cv2.imread(self.frames[index], cv2.IMREAD_COLOR)
         if bgr is None:
-            raise UserError(f"{self.frames[index]}: not a readable image; replace the file")
+            raise BrokenImage(f"{self.frames[index]}: not a readable image; replace the file")
         if bgr.shape[:2] != self.size:
             raise UserError(different_size(self.frames[index], bgr.shape[:2], self.size, "the first frame"))
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -130,9 +130,9 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
             require_labels(path, image)
             return np.asarray(image, dtype=np.uint8)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such mask; every scored frame needs one") from None
+        raise BrokenImage(f"{path}: no such mask; every scored frame needs one") from None
     except BROKEN_IMAGE as error:
-        raise UserError(f"{path}: not a readable mask ({error}); replace the file") from error
+        raise BrokenImage(f"{path}: not a readable mask ({error}); replace the file") from error
 
 
 def read_object_mask(path: str | os.PathLike[str], video: Video) -> np.ndarray:

@@ -1,120 +1,105 @@
-"""Images of any size through a backbone: decoded once in threads, batched by size, results in the images' order.
+"""The one loop of images through a backbone: decoded ahead in threads, batched by size, passed forward, gathered.
 
-For protocols whose features are not a centre crop's CLS token, which is what `dinobench.features.service` serves and
-caches.
+`forward_batches` is the loop. The feature service stands on it, and so do the protocols whose features are not a centre
+crop's CLS token, which is what the service caches: `extract` gives them one descriptor an image.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads
-from dinobench.errors import UserError
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order
+from dinobench.errors import BrokenImage, UserError
 from dinobench.types import Backbone, Context, ImageSplit
 
-T = TypeVar("T")
+S = TypeVar("S")
+P = TypeVar("P")
+R = TypeVar("R")
 
-#: Images per batch. A CPU is busy with few, and more would only wait for their like; a GPU wants many.
+UNREADABLE: tuple[type[Exception], ...] = (*BROKEN_IMAGE, BrokenImage)
+#: Images per batch of descriptors. A CPU is busy with few, and more would only wait for their like; a GPU wants many.
 BATCH_CPU, BATCH_GPU = 16, 64
 #: Batches' worth of images that may wait for others of their size before the fullest group goes as it is.
 WAITING = 8
+#: Broken images named in a message.
+NAMED = 5
 
 
-def extract(
-    backbone: Backbone,
-    split: ImageSplit,
-    prepare: Callable[[int, Image.Image], np.ndarray],
-    forward: Callable[[list[torch.Tensor]], torch.Tensor],
-    ctx: Context,
-    description: str,
-    key: Callable[[np.ndarray], Hashable] = lambda pixels: pixels.shape,
-) -> np.ndarray:
-    """One descriptor (D,) for every image of the split -> (n, D) float32, by all processes together.
+class Compute(Protocol):
+    """What the loop needs to know of where it runs. A `Context` is one."""
 
-    `prepare(index, image)` runs in threads and returns pixels (3, H, W) uint8; images with the same `key` are handed
-    to `forward` together, as uint8 tensors on the device, and it returns (B, D).
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def batch_size(self) -> int | None: ...
+    @property
+    def workers(self) -> int | None: ...
+    @property
+    def skip_broken(self) -> bool: ...
 
-    Raises UserError naming all images that cannot be read.
+    def inference(self) -> AbstractContextManager[None]: ...
+
+
+def forward_batches(
+    compute: Compute,
+    items: Sequence[S],
+    load: Callable[[S], P],
+    forward: Callable[[list[P]], R],
+    *,
+    batch: tuple[int, int] = (BATCH_CPU, BATCH_GPU),
+    key: Callable[[P], Hashable] = lambda loaded: None,
+    watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    broken: list[S] | None = None,
+    looked_at_only: bool = False,
+) -> Iterator[tuple[list[S], list[P], R]]:
+    """Batches of (items, what `load` made of them, what `forward` made of that), items of one `key` together.
+
+    `load` runs in threads ahead of the forward passes; `forward` runs without gradients in the precision chosen.
+    `batch` is the number of items on a CPU and elsewhere, unless the user chose. Where all keys are the same, batches
+    come in the items' order. `watch` wraps the loaded items: a progress bar.
+
+    Items that cannot be read are appended to `broken`. Unless `compute.skip_broken` nothing is computed after the
+    first, nor ever with `looked_at_only`: the rest is only looked at, so that one message can name all.
     """
-    part = ctx.shard(len(split))
-    indices = range(len(split))[part]
-    size = BATCH_CPU if ctx.device.type == "cpu" else BATCH_GPU
-    rows: torch.Tensor | None = None
-    broken = torch.zeros(len(indices), dtype=torch.bool)
+    size = compute.batch_size or batch[compute.device.type != "cpu"]
+    broken = [] if broken is None else broken
 
-    def load(index: int) -> np.ndarray | None:
+    def loaded(item: S) -> tuple[S, P | None]:
         try:
-            image = split.load(index)
-        except BROKEN_IMAGE:
-            return None
-        return prepare(index, image)
+            return item, load(item)
+        except UNREADABLE:
+            return item, None
 
-    def readable() -> Iterator[tuple[int, np.ndarray]]:
-        with ThreadPoolExecutor(decoding_threads(ctx.workers)) as pool:
-            decoded = in_order(pool, load, indices, ahead=2 * size, overlap=ctx.device.type != "cpu")
-            for at, pixels in enumerate(ctx.progress(decoded, description, len(indices))):
-                if pixels is None:
-                    broken[at] = True
-                elif not broken.any():  # after the first failure the others are only looked for
-                    yield at, pixels
+    def readable() -> Iterator[tuple[S, P]]:
+        decoded = in_order(
+            loaded, items, threads=decoding_threads(compute.workers), ahead=_ahead(compute, size),
+            overlap=compute.device.type != "cpu",
+        )  # fmt: skip
+        for item, pixels in watch(decoded):
+            if pixels is None:
+                broken.append(item)
+            elif not looked_at_only and (compute.skip_broken or not broken):
+                yield item, pixels
 
-    def work() -> None:
-        nonlocal rows
-        for batch in by_size(readable(), key, size):
-            images = [torch.from_numpy(pixels).to(ctx.device, non_blocking=True) for _, pixels in batch]
-            with ctx.inference():
-                features = forward(images).float().cpu()
-            if not features.isfinite().all():
-                names = ", ".join(split.ids[indices[at]] for at, _ in batch[:3])
-                raise UserError(f"{backbone.info.name}: features of {names} … are not finite; the weights are at fault")
-            if rows is None:
-                rows = torch.zeros(len(indices), features.shape[1])
-            rows[[at for at, _ in batch]] = features
-
-    ctx.run_on_all(work)
-    lost = ctx.gather(broken)
-    if lost.any():
-        raise UserError(unreadable(split, [split.ids[i] for i in lost.nonzero().flatten().tolist()]))
-    return ctx.gather(torch.zeros(0) if rows is None else rows).numpy()  # torch.cat passes over an empty share
+    for group in by_key(readable(), key, size):
+        with compute.inference():
+            output = forward([pixels for _, pixels in group])
+        yield [item for item, _ in group], [pixels for _, pixels in group], output
 
 
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], T], indices: Sequence[int], ahead: int, overlap: bool
-) -> Iterator[T]:
-    """`work` of each index in order, with at most `ahead` results waiting: memory stays bounded.
-
-    With `overlap` the threads go on while the caller uses a result; without, they rest, which is right where the caller
-    computes on the same cores.
-    """
-    waiting: deque[Future[T]] = deque()
-    try:
-        for at, index in enumerate(indices):
-            waiting.append(pool.submit(work, index))
-            if overlap and len(waiting) >= ahead:
-                yield waiting.popleft().result()
-            elif not overlap and (len(waiting) == ahead or at == len(indices) - 1):
-                wait(waiting)
-                while waiting:
-                    yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+def _ahead(compute: Compute, size: int) -> int:
+    return size if compute.device.type == "cpu" else 2 * size
 
 
-def by_size(
-    items: Iterable[tuple[int, np.ndarray]], key: Callable[[np.ndarray], Hashable], size: int
-) -> Iterator[list[tuple[int, np.ndarray]]]:
+def by_key(items: Iterable[tuple[S, P]], key: Callable[[P], Hashable], size: int) -> Iterator[list[tuple[S, P]]]:
     """Groups of at most `size` items with one key. The grouping depends on the order of the items alone."""
-    groups: dict[Hashable, list[tuple[int, np.ndarray]]] = {}
+    groups: dict[Hashable, list[tuple[S, P]]] = {}
     waiting = 0
     for item in items:
         group = groups.setdefault(key(item[1]), [])
@@ -125,6 +110,78 @@ def by_size(
             waiting -= len(groups[fullest])
             yield groups.pop(fullest)
     yield from groups.values()
+
+
+def extract(
+    backbone: Backbone,
+    split: ImageSplit,
+    prepare: Callable[[int, Image.Image], np.ndarray],
+    forward: Callable[[list[torch.Tensor]], torch.Tensor],
+    ctx: Context,
+    description: str,
+    key: Callable[[np.ndarray], Hashable] = lambda pixels: pixels.shape,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Descriptors (n, D) float32 of the images that can be read, and their indices (n,), by all processes together.
+
+    `prepare(index, image)` runs in threads and returns pixels (3, H, W) uint8; images with the same `key` are handed
+    to `forward` together, as uint8 tensors on the device, and it returns (B, D).
+
+    Raises UserError naming the images that cannot be read, unless they may be left out, and when none is left.
+    """
+    indices = range(len(split))[ctx.shard(len(split))]
+    position = {index: at for at, index in enumerate(indices)}
+    rows: torch.Tensor | None = None
+    broken: list[int] = []
+
+    def load(index: int) -> np.ndarray:
+        return prepare(index, split.load(index))
+
+    def compute(images: list[np.ndarray]) -> torch.Tensor:
+        return forward([torch.from_numpy(pixels).to(ctx.device, non_blocking=True) for pixels in images])
+
+    def work() -> None:
+        nonlocal rows
+        passes = forward_batches(
+            ctx, indices, load, compute, key=key, broken=broken,
+            watch=lambda decoded: ctx.progress(decoded, description, len(indices)),
+        )  # fmt: skip
+        for batch, _, output in passes:
+            descriptors = output.float().cpu()
+            if not descriptors.isfinite().all():
+                names = ", ".join(split.ids[index] for index in batch[:3])
+                raise UserError(f"{backbone.info.name}: features of {names} … are not finite; the weights are at fault")
+            if rows is None:
+                rows = torch.zeros(len(indices), descriptors.shape[1])
+            rows[[position[index] for index in batch]] = descriptors
+
+    ctx.run_on_all(work)
+    mine = torch.zeros(len(indices), dtype=torch.bool)
+    mine[[position[index] for index in broken]] = True
+    lost = ctx.gather(mine).numpy()
+    ids = [split.ids[i] for i in np.flatnonzero(lost).tolist()]
+    refuse_unreadable(split.name, ids, len(split), ctx.skip_broken)
+    ctx.left_out(f"{split.name}/{name}" for name in ids)
+    # torch.cat passes over an empty shard
+    return ctx.gather(torch.zeros(0) if rows is None else rows).numpy()[~lost], np.flatnonzero(~lost)
+
+
+def refuse_unreadable(name: str, ids: Sequence[str], total: int, skip_broken: bool) -> None:
+    """Raise the UserError that names the images of `name` which cannot be read, if there are any that matter."""
+    if message := unreadable(name, ids, total, skip_broken):
+        raise UserError(message)
+
+
+def unreadable(name: str, ids: Sequence[str], total: int, skip_broken: bool) -> str | None:
+    """What to say of images that cannot be read: None where there are none, or some that may be left out."""
+    if not ids or (skip_broken and len(ids) < total):
+        return None
+    listed = ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
+    if len(ids) == total:
+        return f"none of the {total:,} images of {name} can be read: {listed}"
+    return (
+        f"{len(ids)} of {total:,} images of {name} cannot be read: {listed}; "
+        "repair or delete them, or leave them out with --skip-broken"
+    )
 
 
 def patch_multiple(backbone: Backbone) -> int:
@@ -139,10 +196,3 @@ def cut_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     """
     h, w = x.shape[-2:]
     return x[..., : h // multiple * multiple, : w // multiple * multiple]
-
-
-def unreadable(split: ImageSplit, names: Sequence[str], limit: int = 5) -> str:
-    """The line that names the images which cannot be read."""
-    listed = ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
-    count = "1 image" if len(names) == 1 else f"{len(names)} images"
-    return f"{split.name}: {count} cannot be read ({listed}); replace them, or remove them with their copies"

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -22,9 +20,9 @@ import PIL
 import torch
 
 from dinobench import console
-from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, NOT_FINITE, Entry, Writer, finish, locked
+from dinobench.features.extraction import NAMED, forward_batches, unreadable
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
@@ -32,23 +30,13 @@ from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 VERSION = 1
 #: Seconds of work that a power cut may cost: rows are synchronised to disk this often.
 FLUSH_SECONDS = 5.0
-#: Broken images named in a message.
-NAMED = 5
+
+#: Images per forward pass on a CPU and elsewhere, unless the user chose.
+BATCH = 32, 256
 
 Wanted = tuple[Backbone, ImageSplit, FeatureRequest]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Transformed images of one batch: `rows` (n,) of the split, `pixels` (m, 3, H, W) uint8 of the readable ones."""
-
-    rows: np.ndarray
-    readable: np.ndarray  # (n,) bool
-    pixels: torch.Tensor | None
-
-    @property
-    def n(self) -> int:
-        return len(self.rows)
+#: CLS and mean patch tokens of a batch, (B, layers, D) each.
+Computed = tuple[np.ndarray, np.ndarray | None]
 
 
 class FeatureService:
@@ -63,15 +51,16 @@ class FeatureService:
         batch_size: int | None = None,
         workers: int | None = None,
     ) -> None:
-        on_cpu = runtime.device.type == "cpu"
         self.runtime, self.root, self.skip_broken = runtime, root, skip_broken
-        self.batch_size = batch_size or (32 if on_cpu else 256)
-        self.workers = decoding_threads(workers)
-        # Overlapping decoding with a forward pass pays only if the forward pass runs elsewhere: on a CPU, threads that
-        # decode take the cores from under the ones that multiply, and both wait.
-        self.ahead = 0 if on_cpu else 2
-        self.broken: dict[str, tuple[str, ...]] = {}
+        self.batch_size, self.workers = batch_size, workers
         self._complete: set[str] = set()
+
+    @property
+    def device(self) -> torch.device:
+        return self.runtime.device
+
+    def inference(self) -> AbstractContextManager[None]:
+        return self.runtime.inference()
 
     def get(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         """The features asked for; extracts what the cache lacks. Raises UserError for broken images."""
@@ -144,7 +133,9 @@ class FeatureService:
             if lacking:
                 assert split is not None
                 some = [wanted[i] for i in lacking], [entries[i] for i in lacking]
-                self.runtime.run_on_all(lambda: self._extract(split, *some, compute))
+                # Said by the first process: others may look when it has begun to write.
+                todo = self.runtime.broadcast(_todo(some[1]))
+                self.runtime.run_on_all(lambda: self._extract(split, *some, todo, compute))
                 problems = self._problems(split, *some)
                 self.runtime.barrier()  # nobody finishes an entry that another process still looks at
                 if problems or not compute:
@@ -160,98 +151,77 @@ class FeatureService:
 
     def _problems(self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry]) -> list[str]:
         """What is wrong with the images or the features; every process comes to the same verdict."""
-        found = []
+        problems = []
         for (backbone, _, _), entry in zip(wanted, entries, strict=True):
             state = entry.state()
-            broken = _ids(split, state == BROKEN)
-            self.broken[split.fingerprint] = broken
-            if len(broken) == len(state):
-                found.append(f"none of the {len(state):,} images of {split.name} can be read: {_named(broken)}")
-            elif broken and not self.skip_broken:
-                found.append(
-                    f"{len(broken)} of {len(state):,} images of {split.name} cannot be read: {_named(broken)}; "
-                    "repair or delete them, or leave them out with --skip-broken"
-                )
-            if bad := _ids(split, state == NOT_FINITE):
-                found.append(
-                    f"{backbone.info.name}: features of {len(bad)} images are not finite: {_named(bad)}; "
+            if message := unreadable(split.name, _ids(split, state == BROKEN), len(state), self.skip_broken):
+                problems.append(message)
+            if overflowed := _ids(split, state == NOT_FINITE):
+                problems.append(
+                    f"{backbone.info.name}: features of {len(overflowed)} images are not finite: "
+                    f"{', '.join(overflowed[:NAMED])}{', …' * (len(overflowed) > NAMED)}; "
                     "the weights overflow in this precision (try --precision 32) or are damaged"
                 )
-        return found
+        return problems
 
-    def _extract(self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry], compute: bool) -> None:
-        todo = np.flatnonzero(np.logical_or.reduce([entry.state() != DONE for entry in entries]))
+    def _extract(
+        self, split: ImageSplit, wanted: list[Wanted], entries: list[Entry], todo: np.ndarray, compute: bool
+    ) -> None:
         if len(todo) < len(split) and self.runtime.rank == 0 and len(todo):
             console.note(
                 f"{split.name}: {len(split) - len(todo):,} of {len(split):,} images were done before; going on"
             )
-        batches = [todo[i : i + self.batch_size] for i in range(0, len(todo), self.batch_size)]
-        mine = batches[self.runtime.rank :: self.runtime.processes]
-        loader = self._load(split, wanted[0][2], mine)
-        flushed = time.monotonic()
+        rows = todo[self.runtime.shard(len(todo))].tolist()
+        transform = wanted[0][2].transform
         names = ", ".join(dict.fromkeys(w[0].info.name for w in wanted))
+        broken: list[int] = []
+
+        def load(row: int) -> np.ndarray:
+            return np.asarray(transform(split.load(row)))
+
+        def forward(images: list[np.ndarray]) -> list[Computed]:
+            return self._computed(torch.from_numpy(np.stack(images)), wanted)
+
         with ExitStack() as stack:
             writers = [stack.enter_context(entry.writer()) for entry in entries]
-            total = sum(map(len, mine))
-            for batch in console.progress(loader, f"Extracting {split.name} with {names}", total):
-                # After the first broken image the run cannot succeed: the rest is only looked at, to name them all.
-                compute = compute and (self.skip_broken or bool(batch.readable.all()))
-                self._write(batch, wanted, writers, compute)
+            passes = forward_batches(
+                self, rows, load, forward, batch=BATCH, key=lambda pixels: pixels.shape, broken=broken, looked_at_only=not compute,
+                watch=lambda decoded: console.progress(decoded, f"Extracting {split.name} with {names}", len(rows)),
+            )  # fmt: skip
+            flushed = time.monotonic()
+            for batch, _, computed in passes:
+                for features, (_, _, request), writer in zip(computed, wanted, writers, strict=True):
+                    _write(writer, np.array(batch), features, request)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     for writer in writers:
                         writer.flush()
                     flushed = time.monotonic()
+            for writer in writers:
+                writer.mark(np.array(broken, int), np.full(len(broken), BROKEN, np.uint8))
 
-    def _write(self, batch: Batch, wanted: list[Wanted], writers: list[Writer], compute: bool) -> None:
-        good = batch.rows[batch.readable]
-        broken = batch.rows[~batch.readable]
-        computed: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-        for (backbone, _, request), writer in zip(wanted, writers, strict=True):
-            writer.mark(broken, np.full(len(broken), BROKEN, np.uint8))
-            if not compute or batch.pixels is None:
-                continue
-            if id(backbone) not in computed:  # one forward pass serves all requests of a backbone
-                own = [w[2] for w in wanted if w[0] is backbone]
+    def _computed(self, pixels: torch.Tensor, wanted: list[Wanted]) -> list[Computed]:
+        """The features of each request for one batch (B, 3, H, W) uint8; one forward pass serves all of a backbone."""
+        x = wanted[0][2].transform.normalise(pixels.to(self.device))
+        done: dict[int, Computed] = {}
+        for backbone, _, _ in wanted:
+            if id(backbone) not in done:
+                own = [request for other, _, request in wanted if other is backbone]
                 widest = max(r.layers for r in own), any(r.mean_patches for r in own)
-                x = request.transform.normalise(batch.pixels.to(self.runtime.device))
-                with self.runtime.inference():
-                    computed[id(backbone)] = compute_features(backbone, x, *widest)
-            cls, mean = computed[id(backbone)]
-            values = {"cls": cls, "mean_patches": mean}
-            finite = np.ones(len(good), bool)
-            for name, array in writer.arrays.items():
-                value = values[name]
-                assert value is not None
-                array[good] = value[:, -request.layers :]
-                finite &= np.isfinite(value[:, -request.layers :]).all(axis=(1, 2))
-            writer.mark(good, np.where(finite, DONE, NOT_FINITE).astype(np.uint8))
-
-    def _load(self, split: ImageSplit, request: FeatureRequest, batches: list[np.ndarray]) -> Iterator[Batch]:
-        """Decode and transform in threads (PIL lets go of Python's lock), `ahead` batches before they are needed."""
-
-        def pixels(row: int) -> np.ndarray | None:
-            try:
-                return np.asarray(request.transform(split.load(row)))
-            except BROKEN_IMAGE:
-                return None
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            queue: list[tuple[np.ndarray, list[Future[np.ndarray | None]]]] = []
-            for position in range(len(batches) + self.ahead):
-                if position < len(batches):
-                    rows = batches[position]
-                    queue.append((rows, [pool.submit(pixels, int(row)) for row in rows]))
-                if len(queue) > self.ahead or position >= len(batches):
-                    rows, futures = queue.pop(0)
-                    images = [f.result() for f in futures]
-                    readable = np.array([image is not None for image in images])
-                    stack = [image for image in images if image is not None]
-                    yield Batch(rows, readable, torch.from_numpy(np.stack(stack)) if stack else None)
+                done[id(backbone)] = compute_features(backbone, x, *widest)
+        return [done[id(backbone)] for backbone, _, _ in wanted]
 
 
-def compute_features(
-    backbone: Backbone, x: torch.Tensor, layers: int, mean_patches: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _write(writer: Writer, rows: np.ndarray, computed: Computed, request: FeatureRequest) -> None:
+    """Put the last blocks' features of a batch into their rows, and mark these as done, or as not finite."""
+    finite = np.ones(len(rows), bool)
+    for array, features in zip(writer.arrays.values(), computed, strict=False):
+        assert features is not None
+        array[rows] = features[:, -request.layers :]
+        finite &= np.isfinite(features[:, -request.layers :]).all(axis=(1, 2))
+    writer.mark(rows, np.where(finite, DONE, NOT_FINITE).astype(np.uint8))
+
+
+def compute_features(backbone: Backbone, x: torch.Tensor, layers: int, mean_patches: bool) -> Computed:
     """(B, 3, H, W) -> CLS (B, layers, D) and, if wanted, mean patch tokens of the same shape, oldest block first.
 
     Raises UnsupportedCapability when the backbone has no such thing.
@@ -268,10 +238,10 @@ def compute_features(
     return cls, mean
 
 
+def _todo(entries: list[Entry]) -> np.ndarray:
+    """The rows that any of the entries lacks."""
+    return np.flatnonzero(np.logical_or.reduce([entry.state() != DONE for entry in entries]))
+
+
 def _ids(split: ImageSplit, chosen: np.ndarray) -> tuple[str, ...]:
     return tuple(split.ids[int(i)] for i in np.flatnonzero(chosen))
-
-
-def _named(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return ", ".join(ids[:NAMED]) + more

@@ -7,18 +7,17 @@ and one copy of the decoded images serves them all.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice, tee
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, ram_budget
+from dinobench.data.decoding import BROKEN_IMAGE, ImageCache, decoding_threads, in_order, ram_budget
 from dinobench.errors import UserError
 from dinobench.types import ImageSplit
 
@@ -69,72 +68,45 @@ class ImageLoader:
     ) -> None:
         self.split, self.augment, self.seed, self.skip_broken = split, augment, seed, skip_broken
         self.micro_batch = micro_batch or (MICRO_CPU if on_cpu else MICRO_GPU)
-        self.workers = decoding_threads(workers)
-        # Decoding ahead pays only where the forward pass runs elsewhere (see FeatureService).
-        self.ahead = 0 if on_cpu else 2
-        self.ram_bytes = ram_budget(ram_bytes, processes)
+        self.workers, self.overlap = decoding_threads(workers), not on_cpu
+        self.images = ImageCache(split, np.asarray, ram_budget(ram_bytes, processes))
         self.broken: set[str] = set()
-        self._in_memory = hasattr(split, "images")  # such a split holds its pixels itself
-        self._kept: dict[int, np.ndarray] = {}
-        self._kept_bytes = 0
-        self._lock = threading.Lock()
 
-    def load(self, steps: Iterable[Step], share: Callable[[int], slice] = slice) -> Iterator[MicroBatch]:
-        """The micro-batches of every step in turn; `share` cuts this process's part out of n images.
+    def load(self, steps: Iterable[Step], shard: Callable[[int], slice] = slice) -> Iterator[MicroBatch]:
+        """The micro-batches of every step in turn; `shard` cuts this process's part out of n images.
 
         Raises UserError naming the image that cannot be decoded, unless `skip_broken`.
         """
-        waiting: deque[tuple[np.ndarray, list[Future[Any]], bool]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for rows, passes, last in self._micro_batches(steps, share):
-                    work = [pool.submit(self._view, int(r), int(p)) for r, p in zip(rows, passes, strict=True)]
-                    waiting.append((rows, work, last))
-                    if len(waiting) > self.ahead:
-                        yield self._collect(*waiting.popleft())
-                while waiting:
-                    yield self._collect(*waiting.popleft())
-            finally:
-                for _, work, _ in waiting:
-                    for future in work:
-                        future.cancel()
-
-    def decoded(self, row: int) -> Image.Image:
-        """The RGB image, from memory where it was kept. Raises one of `BROKEN_IMAGE`."""
-        kept = self._kept.get(row)
-        if kept is not None:
-            return Image.fromarray(kept)
-        image = self.split.load(row)
-        if not self._in_memory:
-            size = 3 * image.width * image.height
-            with self._lock:
-                room = row not in self._kept and self._kept_bytes + size <= self.ram_bytes
-                self._kept_bytes += size if room else 0
-            if room:
-                self._kept[row] = np.asarray(image)
-        return image
+        batches, ahead = tee(self._micro_batches(steps, shard))
+        views = in_order(
+            self._view, ((int(r), int(p)) for rows, passes, _ in ahead for r, p in zip(rows, passes, strict=True)),
+            threads=self.workers, ahead=self.micro_batch * (3 if self.overlap else 1), overlap=self.overlap,
+        )  # fmt: skip
+        with closing(views):
+            for rows, _, last in batches:
+                yield self._collect(rows, list(islice(views, len(rows))), last)
 
     def _micro_batches(
-        self, steps: Iterable[Step], share: Callable[[int], slice]
+        self, steps: Iterable[Step], shard: Callable[[int], slice]
     ) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
         for images, numbers in steps:
-            mine = share(len(images))
-            rows, passes = images[mine], numbers[mine]
+            own = shard(len(images))
+            rows, passes = images[own], numbers[own]
             starts = range(0, len(rows), self.micro_batch) or range(1)
             for start in starts:
                 part = slice(start, start + self.micro_batch)
                 yield rows[part], passes[part], start == starts[-1]
 
-    def _view(self, row: int, number: int) -> tuple[np.ndarray, ...] | None:
+    def _view(self, wanted: tuple[int, int]) -> tuple[np.ndarray, ...] | None:
+        row, number = wanted
         try:
-            image = self.decoded(row)
+            image = Image.fromarray(self.images.get(row))
         except BROKEN_IMAGE:
             return None
         views = self.augment(image, np.random.default_rng((self.seed, number, row)))
         return views if isinstance(views, tuple) else (views,)
 
-    def _collect(self, rows: np.ndarray, work: list[Future[Any]], last: bool) -> MicroBatch:
-        done = [future.result() for future in work]
+    def _collect(self, rows: np.ndarray, done: list[tuple[np.ndarray, ...] | None], last: bool) -> MicroBatch:
         good = np.array([views is not None for views in done], bool)
         if not good.all():
             names = [self.split.ids[int(r)] for r in rows[~good]]

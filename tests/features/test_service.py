@@ -293,7 +293,6 @@ def test_broken_images_are_left_out_and_counted_when_asked(service):
     kept = [i for i in range(20) if i not in split.broken]
     assert found.kept.tolist() == kept and found.broken == ("images/2.png", "images/13.png")
     np.testing.assert_allclose(found.cls[:, 0], expected(split)[kept], atol=1e-5)
-    assert skipping.broken == {split.fingerprint: found.broken}
     with pytest.raises(UserError, match="2 of 20"):  # what was skipped once is not forgotten
         service().get(FakeBackbone(), split, CLS)
 

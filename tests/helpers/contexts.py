@@ -1,66 +1,54 @@
-"""A context for protocols under test: one process on the CPU, features computed in memory."""
+"""Contexts for protocols under test, and data for them."""
 
 from __future__ import annotations
 
-import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
-from dinobench.features.service import compute_features
-from dinobench.types import Features
+from dinobench.context import LocalContext
 
 
-class MemoryContext:
-    """As `dinobench.types.Context`; `each` is called with every item that passes through `progress`."""
+class WatchedContext(LocalContext):
+    """`each` is called with every item that passed through `progress`."""
 
-    device = torch.device("cpu")
-    rank, processes = 0, 1
-    batch_size, workers, ram_bytes, skip_broken = None, None, None, False
-
-    def __init__(self, seed: int = 0, scratch: Path | None = None, each: Callable[[Any], None] | None = None) -> None:
-        self.seed, self.each = seed, each
-        self._own = tempfile.TemporaryDirectory(prefix="dinobench-tests-")  # goes with this object
-        self.scratch = scratch or Path(self._own.name)
-        self._features: dict[Any, Features] = {}
-
-    def shard(self, n: int) -> slice:
-        return slice(0, n)
-
-    def gather(self, part: torch.Tensor) -> torch.Tensor:
-        return part.cpu()
-
-    def autocast(self) -> Any:
-        return nullcontext()
-
-    def artifact(self, name: str, content: bytes) -> None:
-        pass
-
-    def run_on_all(self, work: Callable[[], Any]) -> Any:
-        return work()
-
-    def inference(self) -> Any:
-        return torch.inference_mode()
-
-    def features(self, backbone: Any, split: Any, request: Any) -> Features:
-        key = id(backbone), split.fingerprint, repr(request)
-        if key not in self._features:
-            pixels = np.stack([request.transform(split.load(i)) for i in range(len(split))])
-            x = request.transform.normalise(torch.from_numpy(pixels))
-            with torch.inference_mode():
-                cls, mean = compute_features(backbone, x, request.layers, request.mean_patches)
-            self._features[key] = Features(cls, mean, np.arange(len(split)))
-        return self._features[key]
+    def __init__(self, each: Callable[[Any], None] = lambda item: None, **options: Any) -> None:
+        super().__init__(**options)
+        self.each = each
 
     def progress(self, iterable: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
         for item in iterable:
             yield item
-            if self.each:
-                self.each(item)
+            self.each(item)
+
+
+class ShardContext(LocalContext):
+    """One of several processes that are threads here; they meet where real ones would."""
+
+    def __init__(self, rank: int, parts: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__()
+        self.rank, self.processes, self._parts, self._barrier = rank, len(parts), parts, barrier
+
+    def shard(self, n: int) -> slice:
+        return slice(n * self.rank // self.processes, n * (self.rank + 1) // self.processes)
+
+    def gather(self, part: torch.Tensor) -> torch.Tensor:
+        self._parts[self.rank] = part.cpu()
+        self._barrier.wait()
+        whole = torch.cat(self._parts)
+        self._barrier.wait()  # before anybody writes the next part
+        return whole
+
+
+def on_processes(n: int, work: Callable[[ShardContext], Any]) -> list[Any]:
+    """What `work` returns in each of n processes, by rank."""
+    parts, barrier = [None] * n, threading.Barrier(n)
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(lambda rank: work(ShardContext(rank, parts, barrier)), range(n)))
 
 
 def clusters(n: int, classes: int, dim: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -71,22 +59,4 @@ def clusters(n: int, classes: int, dim: int, spread: float, seed: int = 0) -> tu
     return centres[labels] + spread * rng.standard_normal((n, dim)), labels
 
 
-class Context:
-    """One process without a screen that keeps the artifacts it is handed."""
-
-    seed, rank, processes, device, workers = 0, 0, 1, torch.device("cpu"), None
-
-    def __init__(self):
-        self.artifacts = {}
-
-    def shard(self, n):
-        return slice(0, n)
-
-    def gather(self, part):
-        return part
-
-    def progress(self, iterable, description, total=None):
-        return iter(iterable)
-
-    def artifact(self, name, content):
-        self.artifacts[name] = content
+MemoryContext = WatchedContext

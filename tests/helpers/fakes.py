@@ -44,7 +44,7 @@ class FakeBackbone:
 class FakeSplit:
     """Images of one colour each; `broken` cannot be loaded."""
 
-    name = "test"
+    name, in_memory = "test", False
 
     def __init__(self, n: int, seed: int = 0, broken: tuple[int, ...] = ()) -> None:
         rng = np.random.default_rng(seed)

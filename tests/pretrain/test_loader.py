@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import numpy as np
 import pytest
 import torch
 from helpers.fakes import FakeSplit
 
+from dinobench.data.decoding import in_order
 from dinobench.data.image_split import array_split
 from dinobench.errors import UserError
 from dinobench.pretrain import loader as feeds
-from dinobench.pretrain.loader import ViewLoader, staged
+from dinobench.pretrain.loader import AHEAD, ViewLoader, one_ahead
 from dinobench.pretrain.method import View
 
 CPU = torch.device("cpu")
@@ -150,20 +149,20 @@ def test_the_next_batch_is_staged_before_one_is_handed_over(n):
     """The order of work on a GPU, without one."""
     log = []
 
-    def load(job):
-        log.append(f"load {job}")
-        future: Future[int] = Future()
-        future.set_result(job)
-        return future
+    def jobs():
+        for i in range(n):
+            log.append(f"load {i}")
+            yield i
 
     def stage(loaded):
-        log.append(f"stage {loaded.result()}")
-        return loaded.result()
+        log.append(f"stage {loaded}")
+        return loaded
 
-    for position, got in enumerate(staged(range(n), load, stage)):
+    loaded = in_order(lambda job: job, jobs(), threads=1, ahead=AHEAD + 1, overlap=True)
+    for position, got in enumerate(one_ahead(map(stage, loaded))):
         assert got == position
         log.append(f"train {got}")
     for i in range(n):
         before = log[: log.index(f"train {i}")]
-        assert f"stage {min(i + 1, n - 1)}" in before and f"load {min(i + 2, n - 1)}" in before
+        assert f"stage {min(i + 1, n - 1)}" in before and f"load {min(i + 1 + AHEAD, n - 1)}" in before
     assert sorted(log) == sorted(f"{what} {i}" for what in ("load", "stage", "train") for i in range(n))

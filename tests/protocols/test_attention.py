@@ -10,7 +10,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import Context
 from helpers.weights import save, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from pycocotools import mask as rle
 
 import dinobench
 from dinobench.config import resolve_config
+from dinobench.context import LocalContext
 from dinobench.data.embedded import shapes
 from dinobench.data.layouts import coco, voc
 from dinobench.errors import UserError
@@ -111,7 +111,7 @@ MAPS = [np.array([LEFT, LAST]), np.array([LAST, LEFT])]
 
 def told(**changes):
     config = dataclasses.replace(Config(image_size=32, keep=0.6, sweep=()), **changes)
-    return run(Told(MAPS), Pair(), config, Context())
+    return run(Told(MAPS), Pair(), config, LocalContext())
 
 
 def test_best_head_per_mask_then_means_over_masks_then_images():
@@ -138,14 +138,14 @@ def test_mean_of_heads_is_one_map():
 
 
 def test_the_runner_takes_the_result_and_counts_images(tiny):
-    result = run(tiny, shapes.images(), SMALL, Context())
+    result = run(tiny, shapes.images(), SMALL, LocalContext())
     values = with_intervals("attention", attention.metrics(SMALL), result, seed=0)
     assert list(values) == ["jaccard", "jaccard@0.3", "jaccard@0.9"]
     assert values["jaccard"].n == shapes.COUNT and len(result.items) > shapes.COUNT
     assert values["jaccard"].ci_low < values["jaccard"].value < values["jaccard"].ci_high
     means = result.items.groupby("image")["iou"].mean()
     assert values["jaccard"].value == pytest.approx(100 * means.mean())
-    swept = run(tiny, shapes.images(), dataclasses.replace(SMALL, keep=0.3), Context())
+    swept = run(tiny, shapes.images(), dataclasses.replace(SMALL, keep=0.3), LocalContext())
     assert swept.metrics["jaccard"] == pytest.approx(result.metrics["jaccard@0.3"])
 
 
@@ -204,7 +204,7 @@ def test_masks_of_another_size_than_the_image_are_named(tmp_path, tiny):
     path = make_voc(tmp_path)
     (path / "VOC2012" / "SegmentationObject" / "x.png").write_bytes(label_png(np.ones((9, 9), np.uint8)))
     with pytest.raises(UserError, match="masks of x are 9 x 9 pixels, its image 30 x 20"):
-        run(tiny, voc.load(path, "VOC"), SMALL, Context())
+        run(tiny, voc.load(path, "VOC"), SMALL, LocalContext())
 
 
 def make_coco(root):
@@ -254,10 +254,10 @@ def test_coco_faults_are_named(tmp_path):
 def test_real_layouts(shared_data, tiny):
     data = voc.load(shared_data / "VOCdevkit", "VOC")
     assert (len(data.ids("classes")), len(data.ids("instances"))) == (150, 20)
-    assert 0 < run(tiny, data, SMALL, Context()).metrics["jaccard"] < 60
+    assert 0 < run(tiny, data, SMALL, LocalContext()).metrics["jaccard"] < 60
     data = coco.load(shared_data / "coco", "coco")
     assert len(data.ids("instances")) == 100
-    assert 0 < run(tiny, data, SMALL, Context()).metrics["jaccard"] < 60
+    assert 0 < run(tiny, data, SMALL, LocalContext()).metrics["jaccard"] < 60
 
 
 # --- pictures ---

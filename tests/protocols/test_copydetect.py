@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import MemoryContext
 from helpers.paths import GOLDEN
 from helpers.weights import vit
 from PIL import Image
 
 from dinobench import load_backbone
+from dinobench.context import LocalContext
 from dinobench.data.embedded import tiles
 from dinobench.data.layouts import copydays
 from dinobench.errors import UserError
-from dinobench.features.extraction import by_size, cut_to_multiple
+from dinobench.features.extraction import by_key, cut_to_multiple
 from dinobench.protocols import copydetect
 
 DATA = os.environ.get("DINOBENCH_TEST_DATA")
@@ -77,7 +77,7 @@ def test_golden_end_to_end(tmp_path, monkeypatch):
         ("whitened", "auto", "auto"),
     ):
         config = copydetect.Config(distractors=distractors, whitening=whitening)
-        result = copydetect.run(backbone, data, config, MemoryContext())
+        result = copydetect.run(backbone, data, config, LocalContext())
         for block, expected in golden[setting].items():
             score = result.metrics["mAP_" + block.replace("/", "")] / 100
             assert score == pytest.approx(expected, abs=0.002), f"{setting} {block}"
@@ -97,7 +97,7 @@ def test_scores_of_known_ranks():
     block = SimpleNamespace(name="strong", ids=list("abcd"), labels=np.arange(4))
     data = SimpleNamespace(blocks=(block,), originals=Originals([f"o{i}" for i in range(6)]), distractors=None)
     config = copydetect.Config(ranks=5)
-    result = copydetect.score(data, {"strong": queries, "original": database}, database, config, MemoryContext(), [])
+    result = copydetect.score(data, {"strong": queries, "original": database}, database, config, LocalContext(), [])
     strong = result.items[result.items["block"] == "strong"]
     assert strong["mAP_strong"].tolist() == [1.0, pytest.approx(1 / 6), 1.0, 0.0]
     assert strong["rank"].tolist()[:3] == [0, 2, 0] and np.isnan(strong["rank"].iloc[3])
@@ -108,7 +108,7 @@ def test_scores_of_known_ranks():
 
 def test_copies_of_copies_score_perfectly(tiny, tmp_path):
     data = copydays.load(folder(tmp_path / "set"), "set")
-    result = copydetect.run(tiny, data, copydetect.Config(image_size=64, ranks=6), MemoryContext())
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=64, ranks=6), LocalContext())
     assert result.metrics["mAP_original"] == pytest.approx(100)
     assert set(result.metrics) == {"mAP_strong", "mAP_jpegqual3", "mAP_original", "muAP"}
     assert result.items["id"].is_unique and len(result.items) == 18
@@ -121,7 +121,7 @@ def test_blocks_as_they_are(tiny, tmp_path):
     root = folder(tmp_path / "set", blocks=("crops/5", "crops/10", "jpegqual/3"))
     data = copydays.load(root, "set")
     assert [b.name for b in data.blocks] == ["jpegqual/3", "crops/5", "crops/10"]
-    result = copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), MemoryContext())
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), LocalContext())
     assert next(iter(result.metrics)) == "mAP_jpegqual3"
 
 
@@ -135,8 +135,8 @@ def test_distractors_and_whitening_from_elsewhere(tiny, tmp_path):
     chosen = copydetect.select_data(data, config)
     assert len(chosen.distractors) == 8 and chosen.fingerprint != data.fingerprint and chosen.whitening is None
     assert copydetect.select_data(data, replace(config, distractors="none")) is data
-    plain = copydetect.run(tiny, data, config, MemoryContext())
-    white = copydetect.run(tiny, data, replace(config, whitening=str(tmp_path / "sample")), MemoryContext())
+    plain = copydetect.run(tiny, data, config, LocalContext())
+    white = copydetect.run(tiny, data, replace(config, whitening=str(tmp_path / "sample")), LocalContext())
     assert plain.items["similarity"].tolist() != white.items["similarity"].tolist()
     with pytest.raises(UserError, match="no such folder"):
         copydetect.select_data(data, replace(config, whitening=str(tmp_path / "nowhere")))
@@ -146,20 +146,20 @@ def test_backbones_of_other_kinds(tmp_path):
     data = copydays.load(folder(tmp_path / "set"), "set")
     config = copydetect.Config(image_size=40, ranks=6)
     resnet = load_backbone("random:resnet18")
-    rows = copydetect.descriptors(resnet, data.originals, config, MemoryContext())
+    rows, _ = copydetect.descriptors(resnet, data.originals, config, LocalContext())
     assert rows.shape == (6, 2 * 512)
     pixels = torch.stack([torch.from_numpy(config.transform()(data.originals.load(i))) for i in range(6)])
     [(pooled, maps)] = resnet.layers(config.transform().normalise(pixels))
     expected = torch.cat([pooled, maps.clamp(min=1e-6).pow(4).mean(1).pow(0.25)], dim=1)
     np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-4, atol=1e-5)
-    flat = copydetect.run(load_backbone("pixels"), data, config, MemoryContext())
+    flat = copydetect.run(load_backbone("pixels"), data, config, LocalContext())
     assert "no patch tokens" in flat.notes[0] and flat.metrics["mAP_original"] == pytest.approx(100)
 
 
 def test_sizes_that_patches_do_not_divide(tiny, tmp_path):
     """Cut to the multiple: the reference program's strided convolution never sees the rest."""
     data = copydays.load(folder(tmp_path / "set"), "set")
-    rows = copydetect.descriptors(tiny, data.originals, copydetect.Config(image_size=40), MemoryContext())
+    rows, _ = copydetect.descriptors(tiny, data.originals, copydetect.Config(image_size=40), LocalContext())
     assert rows.shape == (6, 128) and np.isfinite(rows).all()
     assert cut_to_multiple(torch.zeros(1, 3, 40, 47), 16).shape == (1, 3, 32, 32)
 
@@ -228,7 +228,7 @@ def test_no_copies_at_all(tmp_path):
 def test_too_few_images(tiny, tmp_path):
     data = copydays.load(folder(tmp_path / "set"), "set")
     with pytest.raises(UserError, match=r"6 images to search .* fewer than the 20 ranks .* --set ranks=6"):
-        copydetect.run(tiny, data, copydetect.Config(), MemoryContext())
+        copydetect.run(tiny, data, copydetect.Config(), LocalContext())
 
 
 def test_unreadable_images_are_named(tiny, tmp_path):
@@ -236,8 +236,10 @@ def test_unreadable_images_are_named(tiny, tmp_path):
     for i in (1, 4):
         (root / "strong" / f"{i:04d}01.jpg").write_bytes(b"\xff\xd8 nothing")
     data = copydays.load(root, "set")
-    with pytest.raises(UserError, match=r"2 images cannot be read \(strong/000101.jpg, strong/000401.jpg\)"):
-        copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), MemoryContext())
+    with pytest.raises(
+        UserError, match=r"2 of 6 images of strong cannot be read: strong/000101.jpg, strong/000401.jpg; repair or"
+    ):
+        copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), LocalContext())
 
 
 def test_settings_that_make_no_sense():
@@ -258,7 +260,7 @@ def test_embedded_set_runs(tiny):
     data = tiles.copies("tiles")
     again = tiles.copies("tiles")
     assert data.fingerprint == again.fingerprint and len(data.originals) >= 20
-    result = copydetect.run(tiny, data, copydetect.Config(image_size=64), MemoryContext())
+    result = copydetect.run(tiny, data, copydetect.Config(image_size=64), LocalContext())
     assert result.metrics["mAP_original"] == pytest.approx(100)
     assert result.metrics["mAP_jpegqual3"] > result.metrics["mAP_strong"]
 
@@ -266,6 +268,6 @@ def test_embedded_set_runs(tiny):
 def test_groups_by_size_keep_order_and_bounds():
     sizes = np.random.default_rng(0).integers(1, 12, 200)
     items = [(i, np.zeros((3, s, s), dtype=np.uint8)) for i, s in enumerate(sizes)]
-    groups = list(by_size(items, lambda pixels: pixels.shape, 4))
+    groups = list(by_key(items, lambda pixels: pixels.shape, 4))
     assert sorted(i for g in groups for i, _ in g) == list(range(200))
     assert all(len(g) <= 4 and len({p.shape for _, p in g}) == 1 for g in groups)

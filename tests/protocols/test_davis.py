@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import Context
+from helpers.contexts import on_processes
 from helpers.paths import GOLDEN
 from helpers.weights import save, vit
 from hypothesis import given, settings
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 import dinobench
 from dinobench.config import resolve_config
+from dinobench.context import LocalContext
 from dinobench.data.embedded import shape_videos
 from dinobench.data.layouts import davis as layout
 from dinobench.data.video import ArrayVideo, read_labels
@@ -67,7 +68,7 @@ def test_masks_meet_the_golden_ones(name, shared_data, tmp_path):
     backbone = dinobench.load_backbone(weights)
     golden = [read_labels(GOLDEN / "davis_propagation" / name / f"{i:05}.png") for i in range(25)]
     (video,) = layout.load(shared_data / "DAVIS", "DAVIS").select([name])
-    maps = list(label_maps(backbone, FirstFrames(video, 25, golden[0]), davis.profiles["dino2021"], CPU))
+    maps = list(label_maps(backbone, FirstFrames(video, 25, golden[0]), davis.profiles["dino2021"], LocalContext()))
     assert np.mean([(a == b).mean() for a, b in zip(maps, golden, strict=True)]) >= 0.999
     scores = np.array([frame_scores((maps[i] > 0).view(np.uint8), video.mask(i), 1) for i in range(1, 24)])
     wanted = json.loads((GOLDEN / "davis_propagation" / "scores.json").read_text())[name]
@@ -139,10 +140,10 @@ def test_impossible_settings_are_refused(setting, words):
 
 
 @pytest.fixture(scope="module")
-def shapes_run(tiny):
-    context = Context()
+def shapes_run(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("masks")
     data = shape_videos.videos()
-    return data, context, run(tiny, data, SMALL, context)
+    return data, folder, run(tiny, data, SMALL, LocalContext(folder=folder))
 
 
 def test_result_is_the_mean_over_objects_with_intervals_over_videos(shapes_run):
@@ -156,20 +157,17 @@ def test_result_is_the_mean_over_objects_with_intervals_over_videos(shapes_run):
     assert values["J&F"].value > 10  # colours and positions alone carry a mask some way
 
 
-def test_saved_masks_score_as_the_run_did(shapes_run, tmp_path):
-    data, context, result = shapes_run
-    for name, content in context.artifacts.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    assert len(context.artifacts) == sum(map(len, data.videos))
-    table, summary = score_folder(tmp_path, data)
+def test_saved_masks_score_as_the_run_did(shapes_run):
+    data, folder, result = shapes_run
+    assert len(list(folder.rglob("*.png"))) == sum(map(len, data.videos))
+    table, summary = score_folder(folder, data)
     assert summary == pytest.approx(result.metrics)
     assert table.equals(result.items)
 
 
 def test_some_videos_only(shapes_run, tiny):
     data, _, result = shapes_run
-    context = Context()
+    context = LocalContext()
     some = run(tiny, data, dataclasses.replace(SMALL, videos=("shapes-1",)), context)
     assert some.items["video"].unique().tolist() == ["shapes-1"]
     same = result.items[result.items["video"] == "shapes-1"].reset_index(drop=True)
@@ -178,33 +176,11 @@ def test_some_videos_only(shapes_run, tiny):
         run(tiny, data, dataclasses.replace(SMALL, videos=("dog",)), context)
 
 
-class _Gathered(Exception):
-    pass
-
-
-def test_two_processes_equal_one(shapes_run, tiny):
+@pytest.mark.parametrize("processes", [2, 5])
+def test_several_processes_equal_one(shapes_run, tiny, processes):
     data, _, result = shapes_run
-
-    class Half(Context):
-        def __init__(self, rank):
-            super().__init__()
-            self.rank, self.parts = rank, []
-
-        def shard(self, n):
-            return slice(n * self.rank // 2, n * (self.rank + 1) // 2)
-
-        def gather(self, part):
-            self.parts.append(part)
-            raise _Gathered
-
-    parts = []
-    for rank in range(2):
-        half = Half(rank)
-        with pytest.raises(_Gathered):
-            run(tiny, data, SMALL, half)
-        parts += half.parts
-    table = object_table(data.videos, torch.cat(parts).numpy())
-    assert table.equals(result.items)
+    for other in on_processes(processes, lambda ctx: run(tiny, data, SMALL, ctx)):
+        assert other.items.equals(result.items)
 
 
 def test_means_do_not_depend_on_the_order_of_frames():

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import MemoryContext
+from helpers.contexts import on_processes
 from helpers.weights import vit
 from PIL import Image
 from torch.nn import functional as F
 
 from dinobench import load_backbone
+from dinobench.context import LocalContext
 from dinobench.data.embedded import tiles
 from dinobench.data.layouts import landmarks
 from dinobench.errors import UserError
@@ -72,7 +73,7 @@ def one_at_a_time(backbone, image, side, scales, patch=16):
 def test_batches_by_size_equal_one_at_a_time(tiny, tmp_path, scales):
     data = landmarks.load(oxford(tmp_path), "ox")
     config = retrieval.Config(image_size=80, scales=scales)
-    rows = retrieval._descriptors(tiny, data.database, data, config, MemoryContext())
+    rows, _ = retrieval._descriptors(tiny, data.database, data, config, LocalContext())
     expected = [one_at_a_time(tiny, data.database.load(i), 80, scales) for i in range(len(data.database))]
     np.testing.assert_allclose(rows, np.stack(expected), atol=2e-6)
 
@@ -82,14 +83,14 @@ def test_each_image_is_decoded_once(tiny, tmp_path, monkeypatch):
     decoded = []
     load = type(data.database).load
     monkeypatch.setattr(type(data.database), "load", lambda self, i: decoded.append(self.ids[i]) or load(self, i))
-    retrieval.run(tiny, data, retrieval.Config(scales=(1.0, 0.8)), MemoryContext())
+    retrieval.run(tiny, data, retrieval.Config(scales=(1.0, 0.8)), LocalContext())
     assert sorted(decoded) == sorted([*data.database.ids, *data.queries.ids])
 
 
 def test_boxes_cut_queries_only(tiny, tmp_path):
     data = landmarks.load(oxford(tmp_path), "ox")
-    whole = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), MemoryContext())
-    cut = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), MemoryContext(), data.boxes)
+    whole, _ = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), LocalContext())
+    cut, _ = retrieval._descriptors(tiny, data.queries, data, retrieval.Config(), LocalContext(), data.boxes)
     expected = one_at_a_time(tiny, data.queries.load(0).crop((5, 3, 60, 44)), 224, (1.0,))
     np.testing.assert_allclose(cut[0], expected, atol=2e-6)
     assert np.abs(whole - cut).max() > 1e-3
@@ -130,7 +131,7 @@ def test_several_ground_truths_in_one_folder(tiny, tmp_path):
     oxford(tmp_path, "rparis6k")
     data = landmarks.load(tmp_path, "revisited")
     with pytest.raises(UserError, match=r"choose with --set dataset=roxford5k or --set dataset=rparis6k|rparis6k or"):
-        retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
+        retrieval.run(tiny, data, retrieval.Config(), LocalContext())
     assert retrieval.select_data(data, retrieval.Config(dataset="rparis6k")).name == "rparis6k"
     with pytest.raises(UserError, match="did you mean 'roxford5k'"):
         retrieval.select_data(data, retrieval.Config(dataset="oxford5k"))
@@ -199,7 +200,7 @@ def labelled(root: Path, split: str = "") -> Path:
 def test_any_imagefolder(tiny, tmp_path, split):
     assert landmarks.recognises(labelled(tmp_path / "set", split))
     data = landmarks.load(tmp_path / "set", "set")
-    result = retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
+    result = retrieval.run(tiny, data, retrieval.Config(), LocalContext())
     # the pictures of a class are one picture at slightly different sizes, and class0 has one image only
     assert result.metrics == {"mAP": 100, "recall@1": 100, "recall@5": 100, "recall@10": 100}
     assert np.isnan(result.items["mAP"]).tolist() == [True] + [False] * 8
@@ -211,23 +212,25 @@ def test_images_smaller_than_a_patch(tiny, tmp_path):
     picture(5, (20, 9)).save(root / "class1" / "slim.png")
     data = landmarks.load(root, "set")
     with pytest.raises(UserError, match=r"class1/slim\.png: 20 x 9 pixels are less than one patch .* --set enlarge=on"):
-        retrieval.run(tiny, data, retrieval.Config(), MemoryContext())
-    result = retrieval.run(tiny, data, retrieval.Config(enlarge=True, image_size=64), MemoryContext())
+        retrieval.run(tiny, data, retrieval.Config(), LocalContext())
+    result = retrieval.run(tiny, data, retrieval.Config(enlarge=True, image_size=64), LocalContext())
     assert len(result.items) == 10
 
 
 def test_other_backbones_take_any_size(tmp_path):
     data = landmarks.load(oxford(tmp_path), "ox")
     for spec in ("random:resnet18", "pixels"):
-        result = retrieval.run(load_backbone(spec), data, retrieval.Config(), MemoryContext())
+        result = retrieval.run(load_backbone(spec), data, retrieval.Config(), LocalContext())
         assert 0 < result.metrics["mAP_medium"] <= 100
 
 
 def test_unreadable_images_are_named(tiny, tmp_path):
     folder = oxford(tmp_path)
     (folder / "jpg" / "all_souls_000004.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"database: 1 image cannot be read \(jpg/all_souls_000004\.jpg\)"):
-        retrieval.run(tiny, landmarks.load(folder, "ox"), retrieval.Config(), MemoryContext())
+    with pytest.raises(
+        UserError, match=r"1 of 6 images of database cannot be read: jpg/all_souls_000004\.jpg; repair or"
+    ):
+        retrieval.run(tiny, landmarks.load(folder, "ox"), retrieval.Config(), LocalContext())
 
 
 def test_nothing_to_find(tmp_path):
@@ -238,28 +241,19 @@ def test_nothing_to_find(tmp_path):
 
 
 def test_two_processes_cover_what_one_does(tiny, tmp_path):
-    """Each process describes its share; the shares joined are what one process finds."""
+    """Each process describes its shard; the shards joined are what one process finds."""
     data = landmarks.load(oxford(tmp_path), "ox")
-    shares = []
-
-    class Half(MemoryContext):
-        def __init__(self, rank):
-            super().__init__()
-            self.rank = rank
-
-        def shard(self, n):
-            return slice(n * self.rank // 2, n * (self.rank + 1) // 2)
-
-    for rank in (0, 1):
-        shares.append(retrieval._descriptors(tiny, data.database, data, retrieval.Config(), Half(rank)))
-    whole = retrieval._descriptors(tiny, data.database, data, retrieval.Config(), MemoryContext())
-    np.testing.assert_allclose(np.concatenate(shares), whole, atol=2e-6)
+    config = retrieval.Config()
+    first, second = on_processes(2, lambda ctx: retrieval._descriptors(tiny, data.database, data, config, ctx)[0])
+    whole = retrieval._descriptors(tiny, data.database, data, config, LocalContext())[0]
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, whole, atol=2e-6)
 
 
 def test_embedded_set_runs(tiny):
     data = tiles.places("tiles")
     assert data.fingerprint == tiles.places("other").fingerprint
-    result = retrieval.run(tiny, data, retrieval.Config(image_size=96), MemoryContext())
+    result = retrieval.run(tiny, data, retrieval.Config(image_size=96), LocalContext())
     assert result.metrics["mAP_easy"] > result.metrics["mAP_hard"] > 0
-    cropped = retrieval.run(tiny, data, retrieval.Config(image_size=96, crop_queries=True), MemoryContext())
+    cropped = retrieval.run(tiny, data, retrieval.Config(image_size=96, crop_queries=True), LocalContext())
     assert cropped.metrics["mAP_easy"] > result.metrics["mAP_easy"]

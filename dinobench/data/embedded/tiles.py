@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,7 @@ class MemorySplit:
     ids: Sequence[str]
     labels: np.ndarray
     fingerprint: str
+    in_memory: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,7 +16,7 @@ from PIL import Image
 from dinobench.data import fingerprint
 from dinobench.data.decoding import BROKEN_IMAGE, decode
 from dinobench.data.masks import Masks
-from dinobench.errors import UserError
+from dinobench.errors import BrokenImage, UserError
 
 NAME = "coco"
 SUMMARY = (
@@ -49,7 +49,7 @@ class Coco:
         try:
             return decode(path)
         except BROKEN_IMAGE as error:
-            raise UserError(f"{path}: not a readable image ({error}); replace the file") from error
+            raise BrokenImage(f"{path}: not a readable image ({error}); replace the file") from error
 
     def masks(self, image_id: str, kind: str) -> Masks:
         """Instance masks by annotation id, or their unions by category id; COCO has no void pixels."""

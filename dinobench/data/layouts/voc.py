@@ -13,7 +13,7 @@ from dinobench.data import fingerprint
 from dinobench.data.decoding import BROKEN_IMAGE, decode
 from dinobench.data.masks import Masks, from_labels
 from dinobench.data.video import read_labels
-from dinobench.errors import UserError
+from dinobench.errors import BrokenImage, UserError
 
 NAME = "voc"
 SUMMARY = (
@@ -46,7 +46,7 @@ class VOC:
         try:
             return decode(path)
         except BROKEN_IMAGE as error:
-            raise UserError(f"{path}: not a readable image ({error}); replace the file") from error
+            raise BrokenImage(f"{path}: not a readable image ({error}); replace the file") from error
 
     def masks(self, image_id: str, kind: str) -> Masks:
         """Its instance or class masks with the void pixels. Raises UserError when they cannot be read."""
