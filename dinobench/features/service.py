@@ -185,7 +185,8 @@ class FeatureService:
         with ExitStack() as stack:
             writers = [stack.enter_context(entry.writer()) for entry in entries]
             passes = forward_batches(
-                self, rows, load, forward, batch=BATCH, key=lambda pixels: pixels.shape, broken=broken, looked_at_only=not compute,
+                self, rows, load, forward, batch=BATCH, key=lambda pixels: pixels.shape,
+                broken=broken, looked_at_only=not compute,
                 watch=lambda decoded: console.progress(decoded, f"Extracting {split.name} with {names}", len(rows)),
             )  # fmt: skip
             flushed = time.monotonic()
