@@ -78,12 +78,7 @@ def select_data(data: Copies, config: Config) -> Copies:
 def run(backbone: Backbone, data: Copies, config: Config, ctx: Context) -> Result:
     """Search the originals (and distractors) with every copy and score the rank of the right one."""
     data = select_data(data, config)
-    size = len(data.originals) + (len(data.distractors) if data.distractors else 0)
-    if size < config.ranks:
-        raise UserError(
-            f"{data.name}: {size} images to search ({len(data.originals)} originals) are fewer than the {config.ranks} "
-            f"ranks that count; add originals or distractors, or score fewer ranks with --set ranks={size}"
-        )
+    _require_enough(data, config)
     splits = {"original": data.originals, **{block.name: block for block in data.blocks}}
     described = {block: descriptors(backbone, split, config, ctx) for block, split in splits.items()}
     data, features = _readable(data, described)
@@ -92,6 +87,7 @@ def run(backbone: Backbone, data: Copies, config: Config, ctx: Context) -> Resul
         rows, kept = descriptors(backbone, data.distractors, config, ctx)
         data = replace(data, distractors=Subset(data.distractors, kept, data.distractors.name))
         database = np.concatenate([database, rows])
+    _require_enough(data, config)
     notes = []
     if data.whitening:
         whitening = Whitening.fit(descriptors(backbone, data.whitening, config, ctx)[0], config.whitening_power)
@@ -100,6 +96,15 @@ def run(backbone: Backbone, data: Copies, config: Config, ctx: Context) -> Resul
     if "patches" not in backbone.capabilities:
         notes.append("no patch tokens to pool: the feature alone is the descriptor")
     return score(data, features, unit_rows(database), config, ctx, notes)
+
+
+def _require_enough(data: Copies, config: Config) -> None:
+    size = len(data.originals) + (len(data.distractors) if data.distractors else 0)
+    if size < config.ranks:
+        raise UserError(
+            f"{data.name}: {size} images to search ({len(data.originals)} originals) are fewer than the {config.ranks} "
+            f"ranks that count; add originals or distractors, or score fewer ranks with --set ranks={size}"
+        )
 
 
 def _readable(

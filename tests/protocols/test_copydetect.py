@@ -20,7 +20,7 @@ from dinobench.context import LocalContext
 from dinobench.data.embedded import tiles
 from dinobench.data.layouts import copydays
 from dinobench.errors import UserError
-from dinobench.features.extraction import by_key, cut_to_multiple
+from dinobench.features.extraction import cut_to_multiple
 from dinobench.protocols import copydetect
 
 DATA = os.environ.get("DINOBENCH_TEST_DATA")
@@ -242,6 +242,21 @@ def test_unreadable_images_are_named(tiny, tmp_path):
         copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), LocalContext())
 
 
+def test_unreadable_images_are_left_out_with_the_copies_of_such_originals(tiny, tmp_path):
+    config = copydetect.Config(image_size=32, ranks=4)
+    damaged, without = folder(tmp_path / "damaged"), folder(tmp_path / "without")
+    for name in ("original/000200.jpg", "strong/000401.jpg"):
+        (damaged / name).write_bytes(b"\xff\xd8 nothing")
+    for path in (*without.rglob("0002*"), without / "strong" / "000401.jpg"):
+        path.unlink()
+    ctx = LocalContext(skip_broken=True)
+    left = copydetect.run(tiny, copydays.load(damaged, "set"), config, ctx)
+    assert ctx.broken == {"original/original/000200.jpg", "strong/strong/000401.jpg"}
+    whole = copydetect.run(tiny, copydays.load(without, "set"), config, LocalContext())
+    assert left.metrics == pytest.approx(whole.metrics)
+    assert left.items["original"].tolist() == whole.items["original"].tolist()
+
+
 def test_settings_that_make_no_sense():
     for wrong in ({"ranks": 0}, {"gem_power": 0.0}, {"image_size": 0}, {"distractors": ""}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -263,11 +278,3 @@ def test_embedded_set_runs(tiny):
     result = copydetect.run(tiny, data, copydetect.Config(image_size=64), LocalContext())
     assert result.metrics["mAP_original"] == pytest.approx(100)
     assert result.metrics["mAP_jpegqual3"] > result.metrics["mAP_strong"]
-
-
-def test_groups_by_size_keep_order_and_bounds():
-    sizes = np.random.default_rng(0).integers(1, 12, 200)
-    items = [(i, np.zeros((3, s, s), dtype=np.uint8)) for i, s in enumerate(sizes)]
-    groups = list(by_key(items, lambda pixels: pixels.shape, 4))
-    assert sorted(i for g in groups for i, _ in g) == list(range(200))
-    assert all(len(g) <= 4 and len({p.shape for _, p in g}) == 1 for g in groups)

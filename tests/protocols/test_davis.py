@@ -25,7 +25,7 @@ from dinobench.context import LocalContext
 from dinobench.data.embedded import shape_videos
 from dinobench.data.layouts import davis as layout
 from dinobench.data.video import ArrayVideo, read_labels
-from dinobench.errors import UserError
+from dinobench.errors import BrokenImage, UserError
 from dinobench.metrics.segmentation import frame_scores, statistics
 from dinobench.metrics.video import averages, label_png, object_statistics, object_table, palette, score_folder
 from dinobench.protocols import davis
@@ -181,6 +181,35 @@ def test_several_processes_equal_one(shapes_run, tiny, processes):
     data, _, result = shapes_run
     for other in on_processes(processes, lambda ctx: run(tiny, data, SMALL, ctx)):
         assert other.items.equals(result.items)
+
+
+class Damaged:
+    """A video whose third frame cannot be read."""
+
+    def __init__(self, video):
+        self.video = video
+
+    def __getattr__(self, name):
+        return getattr(self.video, name)
+
+    def __len__(self):
+        return len(self.video)
+
+    def frame(self, index):
+        if index == 2:
+            raise BrokenImage("00002.jpg: not a readable image")
+        return self.video.frame(index)
+
+
+def test_a_video_with_a_frame_that_cannot_be_read_is_left_out_as_a_whole(shapes_run, tiny):
+    data, _, result = shapes_run
+    damaged = dataclasses.replace(data, videos=(Damaged(data.videos[0]), *data.videos[1:]))
+    with pytest.raises(UserError, match=r"00002\.jpg"):
+        run(tiny, damaged, SMALL, LocalContext())
+    ctx = LocalContext(skip_broken=True)
+    left = run(tiny, damaged, SMALL, ctx)
+    others = result.items[result.items["video"] != data.videos[0].name].reset_index(drop=True)
+    assert left.items.equals(others) and ctx.broken == {f"{data.name}/{data.videos[0].name}"}
 
 
 def test_means_do_not_depend_on_the_order_of_frames():

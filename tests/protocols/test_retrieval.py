@@ -240,6 +240,22 @@ def test_nothing_to_find(tmp_path):
         landmarks.load(tmp_path, "x")
 
 
+def test_unreadable_images_are_left_out_of_database_queries_and_truth(tiny, tmp_path):
+    """Scores are those of a ground truth that never had them."""
+    folder = oxford(tmp_path / "damaged")
+    for name in ("all_souls_000001", "all_souls_000004"):  # a query, and the third image of the database
+        (folder / "jpg" / f"{name}.jpg").write_bytes(b"no image")
+    ctx = LocalContext(skip_broken=True)
+    left = retrieval.run(tiny, landmarks.load(folder, "ox"), retrieval.Config(), ctx)
+    assert len(ctx.broken) == 2
+    names = [f"all_souls_{i:06d}" for i in range(len(SIZES))]
+    truth = [{"bbx": [4.6, 3.0, 60.2, 44.0], "easy": [0, 1], "hard": [], "junk": [2]}]
+    fewer = {"imlist": [n for n in names[2:] if n != names[4]], "qimlist": names[:1], "gnd": truth}
+    data = landmarks.load(oxford(tmp_path / "without", **fewer), "ox")
+    whole = retrieval.run(tiny, data, retrieval.Config(), LocalContext())
+    assert left.metrics == pytest.approx(whole.metrics) and left.items.equals(whole.items)
+
+
 def test_two_processes_cover_what_one_does(tiny, tmp_path):
     """Each process describes its shard; the shards joined are what one process finds."""
     data = landmarks.load(oxford(tmp_path), "ox")
