@@ -5,27 +5,33 @@
 >>> backbone.info.embed_dim
 192
 
-`load_backbone` reads a checkpoint and adapts it; `run` scores checkpoints with a protocol and returns the records.
+`load_backbone` reads a checkpoint and adapts it, `load_dataset` a folder of images; `run` scores checkpoints with a
+protocol and returns the records, which `read_results` reads again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dinobench.lazy import attach
 
 __version__ = "0.1.0"
-__all__ = ["RunRecord", "__version__", "load_backbone", "run"]
+__all__ = ["RunRecord", "__version__", "load_backbone", "load_dataset", "read_results", "run"]
 
 if TYPE_CHECKING:
+    from dinobench.data import load_dataset
     from dinobench.models.loading import load_backbone
+    from dinobench.results.comparability import read_results
     from dinobench.runner import run
     from dinobench.types import RunRecord
 
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported when first used, so that `import dinobench` and `--help` do not wait for torch."""
-    from importlib import import_module
-
-    homes = {"load_backbone": "dinobench.models.loading", "run": "dinobench.runner", "RunRecord": "dinobench.types"}
-    if name not in homes:
-        raise AttributeError(f"module 'dinobench' has no attribute {name!r}")
-    return getattr(import_module(homes[name]), name)
+__getattr__ = attach(
+    __name__,
+    {
+        "load_backbone": "models.loading",
+        "load_dataset": "data",
+        "read_results": "results.comparability",
+        "run": "runner",
+        "RunRecord": "types",
+    },
+)

@@ -32,6 +32,7 @@ FLOORS = (
     ("types", "hashing", "files", "console"),
     ("errors",),
     ("dinobench",),
+    ("lazy",),
 )
 #: Numbers in, numbers out: what computes scores knows nothing of where they are used.
 PURE = ("algorithms", "metrics", "stats")

@@ -82,8 +82,12 @@ def test_the_wheel_runs_in_an_environment_of_its_own_from_an_unrelated_folder(bu
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    where = call(python, "-c", "import dinobench.protocols.knn as m; print(m.__file__)", cwd=elsewhere).strip()
-    assert Path(where).is_relative_to(site)
+    folders = sorted(
+        {Path(f).parent.as_posix().replace("/", ".") for f in source_files().values() if f.endswith(".py")}
+    )
+    code = "import importlib, sys; [print(importlib.import_module(m).__file__) for m in sys.argv[1:]]"
+    where = call(python, "-c", code, *folders, cwd=elsewhere).split()
+    assert len(where) == len(folders) > 15 and all(Path(file).is_relative_to(site) for file in where)
     listed = call(scripts / "dinobench", "list", cwd=elsewhere)
     for name in ("knn", "top1@k20"):
         assert name in listed
