@@ -61,7 +61,7 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    began = said = time.monotonic()
+    began = shown_at = time.monotonic()
     done = start
     bar: Progress | None = None
     task = None
@@ -74,8 +74,8 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
             if silent or now - began < QUIET_SECONDS:
                 continue
             if not stderr.is_terminal:
-                if now - said >= PLAIN_SECONDS:
-                    said = now
+                if now - shown_at >= PLAIN_SECONDS:
+                    shown_at = now
                     stderr.print(_plain(shown, done, total, done - start, now - began))
                 continue
             if bar is None:

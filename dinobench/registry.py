@@ -22,11 +22,11 @@ def provider(entry: EntryPoint) -> str:
 
 def available(group: str = GROUP) -> dict[str, list[EntryPoint]]:
     """Names and who provides each, without importing any of them; more than one provider is a conflict."""
-    found: dict[str, list[EntryPoint]] = {}
+    entries: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
-        if entry not in found.setdefault(entry.name, []):
-            found[entry.name].append(entry)
-    return dict(sorted(found.items()))
+        if entry not in entries.setdefault(entry.name, []):
+            entries[entry.name].append(entry)
+    return dict(sorted(entries.items()))
 
 
 def find(kind: str, name: str, group: str) -> Any:
@@ -34,14 +34,14 @@ def find(kind: str, name: str, group: str) -> Any:
 
     Raises UserError when it is unknown, provided twice or broken.
     """
-    found = available(group)
-    if name not in found:
-        raise unknown_name(kind, name, list(found))
-    if len(found[name]) > 1:
+    entries = available(group)
+    if name not in entries:
+        raise unknown_name(kind, name, list(entries))
+    if len(entries[name]) > 1:
         raise UserError(
-            f"{kind} {name!r} is provided by {' and '.join(provider(e) for e in found[name])}: uninstall one of them"
+            f"{kind} {name!r} is provided by {' and '.join(provider(e) for e in entries[name])}: uninstall one of them"
         )
-    entry = found[name][0]
+    entry = entries[name][0]
     try:
         return entry.load()
     except Exception as error:

@@ -153,7 +153,7 @@ class ViewLoader:
     def _from_workers(self, jobs: Iterable[Job]) -> Iterator[Batch]:
         self._fill()  # before the fork, so that one copy of the pixels serves all workers
         plan = list(jobs)
-        made = iter(
+        batches = iter(
             DataLoader(
                 _Made(self),
                 batch_size=None,
@@ -168,12 +168,12 @@ class ViewLoader:
         )
         try:
             for job in plan:
-                views = next(made)
+                views = next(batches)
                 if isinstance(views, UserError):
                     raise views
                 yield self._batch(job, views)
         finally:
-            del made  # the workers end with it, also where an error keeps this frame alive
+            del batches  # the workers end with it, also where an error keeps this frame alive
 
     def _on_gpu(self, jobs: Iterable[Job]) -> Iterator[Batch]:
         device = torch.device("cuda", torch.cuda.current_device() if self.device.index is None else self.device.index)
@@ -237,8 +237,8 @@ class _Made(Dataset[Any]):
             return error
 
 
-def _as_it_is(made: Any) -> Any:
-    return made
+def _as_it_is(views: Any) -> Any:
+    return views
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

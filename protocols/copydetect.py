@@ -161,7 +161,7 @@ def score(
     for block, split in splits.items():
         labels = np.arange(len(split)) if block == "original" else split.labels
         near = search(unit_rows(features[block]), database, config.ranks, device=ctx.device, progress=ctx.progress)
-        similarity, index = (found.cpu().numpy() for found in near)
+        similarity, index = (part.cpu().numpy() for part in near)
         right = index == labels[:, None]
         rank = np.where(right.any(axis=1), right.argmax(axis=1), -1)
         ap = [average_precision([r] if r >= 0 else [], 1) for r in rank]

@@ -43,14 +43,16 @@ class Config:
     """What decides a DAVIS score."""
 
     short_side: int = setting(480, "pixels of the frames' shorter side, bilinear", DINO)
-    multiple: int = setting(64, "the longer side is floored to a multiple of this (854 -> 832)", DINO)
-    mean: tuple[float, ...] = setting(IMAGENET_MEAN, "subtracted per RGB channel, on the scale 0..1", DINO)
-    std: tuple[float, ...] = setting((0.228, 0.224, 0.225), "divided by per RGB channel; .228 is the release's", DINO)
+    multiple: int = setting(64, "number that the longer side is floored to a multiple of (854 -> 832)", DINO)
+    mean: tuple[float, ...] = setting(IMAGENET_MEAN, "mean subtracted per RGB channel, on the scale 0..1", DINO)
+    std: tuple[float, ...] = setting(
+        (0.228, 0.224, 0.225), "standard deviation divided by per RGB channel; .228 is the release's", DINO
+    )
     context: int = setting(7, "frames before the current one to take masks from, besides the first", DINO)
     window: int = setting(12, "patches up, down, left and right in which to look for neighbours", DINO)
     top_k: int = setting(5, "nearest patches kept over the whole context, ties included", DINO)
-    temperature: float = setting(0.1, "weights are exp(cosine / temperature)", DINO)
-    videos: tuple[str, ...] = setting((), "only these videos; all when empty")
+    temperature: float = setting(0.1, "temperature T of the weights exp(cosine / T)", DINO)
+    videos: tuple[str, ...] = setting((), "names of the videos to score; all when empty")
 
     def __post_init__(self) -> None:
         for field in ("short_side", "multiple", "top_k"):

@@ -93,8 +93,8 @@ def from_arrays(
     name: str, layout: str, classes: Sequence[str], train: ArraySplit, test: ArraySplit
 ) -> ImageClassification:
     """The data set of two splits in memory."""
-    found = leaks.leaked(leaks.digests(train.images), leaks.digests(test.images))
-    return assemble(name, layout, classes, train, test, leaks.note(test.ids, found))
+    leaked = leaks.leaked(leaks.digests(train.images), leaks.digests(test.images))
+    return assemble(name, layout, classes, train, test, leaks.note(test.ids, leaked))
 
 
 def assemble(

@@ -186,7 +186,7 @@ class Listed:
 
 def listing(root: Path) -> list[Listed]:
     """All entries under `root`, the most recently used first; folders that are not entries are left out."""
-    found = []
+    listed = []
     for folder in root.glob("??/*/"):
         try:
             label = json.loads((folder / "entry.json").read_text())["label"]
@@ -194,8 +194,8 @@ def listing(root: Path) -> list[Listed]:
         except (OSError, ValueError, KeyError):
             continue
         used = max(max(s.st_atime, s.st_mtime) for s in files)
-        found.append(Listed(folder, label, (folder / "complete.json").exists(), sum(s.st_size for s in files), used))
-    return sorted(found, key=lambda e: -e.used_at)
+        listed.append(Listed(folder, label, (folder / "complete.json").exists(), sum(s.st_size for s in files), used))
+    return sorted(listed, key=lambda e: -e.used_at)
 
 
 def prune(root: Path, older_than: float | None = None) -> tuple[int, int]:

@@ -155,9 +155,9 @@ def extract(
             rows[[position[index] for index in batch]] = descriptors
 
     ctx.run_on_all(work)
-    mine = torch.zeros(len(indices), dtype=torch.bool)
-    mine[[position[index] for index in broken]] = True
-    lost = ctx.gather(mine).numpy()
+    unread = torch.zeros(len(indices), dtype=torch.bool)
+    unread[[position[index] for index in broken]] = True
+    lost = ctx.gather(unread).numpy()
     ids = [split.ids[i] for i in np.flatnonzero(lost).tolist()]
     refuse_unreadable(split.name, ids, len(split), ctx.skip_broken)
     ctx.left_out(f"{split.name}/{name}" for name in ids)
