@@ -25,7 +25,7 @@ import torch
 
 import dinobench
 from dinobench import console, registry, runtime
-from dinobench.config import Resolved, resolve_config
+from dinobench.config import Resolved, flat, resolve_config
 from dinobench.context import RunContext
 from dinobench.data import load_dataset as resolve_data
 from dinobench.errors import UnsupportedCapability, UserError
@@ -211,7 +211,7 @@ def _score(cell: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
         protocol=cell.protocol.name,
         protocol_version=cell.protocol.version,
         profile=cell.resolved.profile,
-        config=dataclasses.asdict(cell.resolved.config),
+        config=flat(cell.resolved.config),
         config_hash=cell.resolved.hash(cell.protocol),
         dataset=cell.data.name,
         dataset_layout=cell.data.layout,

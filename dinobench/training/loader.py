@@ -27,8 +27,8 @@ MICRO_CPU, MICRO_GPU = 32, 256
 
 #: (image, generator) -> one view (3, H, W) uint8, or several of them.
 Augment = Callable[[Image.Image, np.random.Generator], Any]
-#: Images (b,) of the split, and the pass (b,) over the data that each is wanted for.
-Step = tuple[np.ndarray, np.ndarray]
+#: Images (b,) of the split that a step sees, and the pass (b,) over the data that each is wanted for.
+StepIndices = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ class ImageLoader:
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
-    def load(self, steps: Iterable[Step], share: Callable[[int], slice] = slice) -> Iterator[MicroBatch]:
-        """The micro-batches of every step in turn; `share` cuts this process's part out of n images.
+    def load(self, steps: Iterable[StepIndices], shard: Callable[[int], slice] = slice) -> Iterator[MicroBatch]:
+        """The micro-batches of every step in turn; `shard` cuts this process's part out of n images.
 
         Raises UserError naming the image that cannot be decoded, unless `skip_broken`.
         """
         waiting: deque[tuple[np.ndarray, list[Future[Any]], bool]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
-                for rows, passes, last in self._micro_batches(steps, share):
+                for rows, passes, last in self._micro_batches(steps, shard):
                     work = [pool.submit(self._view, int(r), int(p)) for r, p in zip(rows, passes, strict=True)]
                     waiting.append((rows, work, last))
                     if len(waiting) > self.ahead:
@@ -115,22 +115,22 @@ class ImageLoader:
         return image
 
     def _micro_batches(
-        self, steps: Iterable[Step], share: Callable[[int], slice]
+        self, steps: Iterable[StepIndices], shard: Callable[[int], slice]
     ) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        for images, numbers in steps:
-            mine = share(len(images))
-            rows, passes = images[mine], numbers[mine]
+        for step_images, step_passes in steps:
+            part = shard(len(step_images))
+            rows, passes = step_images[part], step_passes[part]
             starts = range(0, len(rows), self.micro_batch) or range(1)
             for start in starts:
-                part = slice(start, start + self.micro_batch)
-                yield rows[part], passes[part], start == starts[-1]
+                chunk = slice(start, start + self.micro_batch)
+                yield rows[chunk], passes[chunk], start == starts[-1]
 
-    def _view(self, row: int, number: int) -> tuple[np.ndarray, ...] | None:
+    def _view(self, row: int, pass_index: int) -> tuple[np.ndarray, ...] | None:
         try:
             image = self.decoded(row)
         except BROKEN_IMAGE:
             return None
-        views = self.augment(image, np.random.default_rng((self.seed, number, row)))
+        views = self.augment(image, np.random.default_rng((self.seed, pass_index, row)))
         return views if isinstance(views, tuple) else (views,)
 
     def _collect(self, rows: np.ndarray, work: list[Future[Any]], last: bool) -> MicroBatch:

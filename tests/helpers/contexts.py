@@ -26,6 +26,7 @@ class MemoryContext:
         self.seed, self.each = seed, each
         self._own = tempfile.TemporaryDirectory(prefix="dinobench-tests-")  # goes with this object
         self.scratch = scratch or Path(self._own.name)
+        self.artifacts: dict[str, bytes] = {}
         self._features: dict[Any, Features] = {}
 
     def shard(self, n: int) -> slice:
@@ -38,7 +39,7 @@ class MemoryContext:
         return nullcontext()
 
     def artifact(self, name: str, content: bytes) -> None:
-        pass
+        self.artifacts[name] = content
 
     def run_on_all(self, work: Callable[[], Any]) -> Any:
         return work()
