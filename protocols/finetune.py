@@ -38,7 +38,9 @@ class Train:
     warmup_epochs: int = setting(5, "epochs in which the learning rate rises linearly", DEIT)
     warmup_lr: float = setting(1e-6, "learning rate of the first step, not scaled by the batch", DEIT)
     min_lr: float = setting(1e-5, "learning rate that the cosine ends at, not scaled by the batch", DEIT)
-    schedule: Literal["epoch", "step"] = setting("epoch", "the learning rate changes per this", DEIT)
+    schedule: Literal["epoch", "step"] = setting(
+        "epoch", "how often the learning rate changes: once per epoch or step", DEIT
+    )
     head_std: float = setting(
         0.02, "deviation of the truncated normal that the head's weights start from; biases start at 0", DEIT
     )
@@ -58,9 +60,7 @@ class Optimizer:
     """AdamW, and what is done to gradients before it and to weights after it."""
 
     weight_decay: float = setting(0.05, "weight decay of AdamW; none on biases, norms, tokens and positions", DEIT)
-    betas: tuple[float, ...] = setting(
-        (0.9, 0.999), "decay of AdamW's two averages, of gradients and their squares", DEIT
-    )
+    betas: tuple[float, ...] = setting((0.9, 0.999), "decays of AdamW's averages of gradients and their squares", DEIT)
     eps: float = setting(1e-8, "number that AdamW adds to the divisor of a step", DEIT)
     clip: float = setting(0.0, "largest norm of all gradients together; 0 is no limit", DEIT)
     layer_decay: float = setting(1.0, "learning rate of each layer per that of the layer above; 1 is none", DEIT)
