@@ -1,4 +1,9 @@
-"""From a profile's name and `--set name=value` to the frozen Config that decides the numbers."""
+"""From a profile's name and `--set name=value` to the frozen Config that decides the numbers.
+
+A Config is a frozen dataclass of settings. A setting that is a dataclass itself is a group of settings. Groups are for
+those who read and write a protocol: names are unique over all groups, and hashes, records and `--set` know the flat
+names alone, so that a setting can move into a group without changing what a run is called.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,76 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from dinobench.errors import UserError, unknown_name
 from dinobench.hashing import canonical_json, digest
 from dinobench.types import EvalProtocol
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a Config, in whichever group: its value, its type, and what `dinobench.types.setting` says."""
+
+    name: str
+    value: Any
+    type: Any
+    doc: str
+    source: str
+
+
+def settings_of(config: Any) -> dict[str, Setting]:
+    """All settings of a Config by name, those of its groups among them, in the order of declaration.
+
+    Raises ValueError when two groups have a setting of one name: a bug in the protocol.
+    """
+    settings: dict[str, Setting] = {}
+    for setting in _walk(config):
+        if setting.name in settings:
+            raise ValueError(f"{type(config).__qualname__} has two settings called {setting.name}")
+        settings[setting.name] = setting
+    return settings
+
+
+def _walk(config: Any) -> Iterator[Setting]:
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value)
+        else:
+            doc, source = field.metadata.get("doc", ""), field.metadata.get("source", "")
+            yield Setting(field.name, value, hints[field.name], doc, source)
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """The values of all settings by name, without the groups: what is hashed, and what a record holds."""
+    return {name: setting.value for name, setting in settings_of(config).items()}
+
+
+def replace_settings(config: C, /, **changes: Any) -> C:
+    """A copy of a Config with some values changed, each in the group where its setting stands.
+
+    Raises TypeError for a name that is no setting, and what the Config raises for values that make no sense.
+    """
+    if unknown := changes.keys() - settings_of(config).keys():
+        raise TypeError(f"{type(config).__qualname__} has no setting {', '.join(sorted(unknown))}")
+    return _replaced(config, changes)
+
+
+def _replaced(config: Any, changes: Mapping[str, Any]) -> Any:
+    new: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            new[field.name] = _replaced(value, changes)
+        elif field.name in changes:
+            new[field.name] = changes[field.name]
+    return dataclasses.replace(config, **new)
 
 
 @dataclass(frozen=True)
@@ -24,8 +92,7 @@ class Resolved:
 
     def hash(self, protocol: EvalProtocol) -> str:
         """The identity of the resolved values: rows whose hashes differ are never ranked against each other."""
-        decides = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config) if _decides(f)}
-        return digest(protocol.name, protocol.version, decides)
+        return digest(protocol.name, protocol.version, flat(self.config))
 
 
 def resolve_config(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:
@@ -37,24 +104,19 @@ def resolve_config(protocol: EvalProtocol, profile: str | None, settings: Mappin
     if name not in protocol.profiles:
         raise unknown_name(f"profile of {protocol.name}", name, list(protocol.profiles))
     base = protocol.profiles[name]
-    hints = typing.get_type_hints(type(base))
+    declared = settings_of(base)
     changed: dict[str, Any] = {}
     for key, value in settings.items():
-        if key not in hints:
-            raise unknown_name(f"setting of {protocol.name}", key, list(hints))
-        parsed = parse(value, hints[key], f"{protocol.name} setting {key}")
-        if parsed != getattr(base, key):
+        if key not in declared:
+            raise unknown_name(f"setting of {protocol.name}", key, list(declared))
+        parsed = parse(value, declared[key].type, f"{protocol.name} setting {key}")
+        if parsed != declared[key].value:
             changed[key] = parsed
     try:
-        config = dataclasses.replace(base, **changed)
+        config = replace_settings(base, **changed)
     except ValueError as error:
         raise UserError(f"{protocol.name}: {error}") from error
-    telling = {f.name for f in dataclasses.fields(base) if _decides(f)} & changed.keys()
-    return Resolved("+".join([name, *(f"{k}={plain(changed[k])}" for k in sorted(telling))]), config)
-
-
-def _decides(field: dataclasses.Field[Any]) -> bool:
-    return bool(field.metadata.get("decides", True))
+    return Resolved("+".join([name, *(f"{k}={plain(changed[k])}" for k in sorted(changed))]), config)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ import torch
 
 import dinobench
 from dinobench import console, registry, runtime
-from dinobench.config import Resolved, resolve_config
+from dinobench.config import Resolved, flat, resolve_config
 from dinobench.context import RunContext
 from dinobench.data import load_dataset
 from dinobench.errors import UnsupportedCapability, UserError
@@ -229,7 +229,7 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
         protocol=evaluation.protocol.name,
         protocol_version=evaluation.protocol.version,
         profile=evaluation.resolved.profile,
-        config=dataclasses.asdict(evaluation.resolved.config),
+        config=flat(evaluation.resolved.config),
         config_hash=evaluation.resolved.hash(evaluation.protocol),
         dataset=evaluation.data.name,
         dataset_layout=evaluation.data.layout,

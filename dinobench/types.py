@@ -21,12 +21,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def setting(default: Any, doc: str, source: str = "", *, decides: bool = True) -> Any:
-    """A Config field: its default, its meaning, and the paper or public source of the default.
-
-    A field that does not decide any number (such as where to save a model) stays out of the profile's name and hash.
-    """
-    return field(default=default, metadata={"doc": doc, "source": source, "decides": decides})
+def setting(default: Any, doc: str, source: str = "") -> Any:
+    """A Config field: its default, its meaning, and the paper or public source of the default."""
+    return field(default=default, metadata={"doc": doc, "source": source})
 
 
 @dataclass(frozen=True)

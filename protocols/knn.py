@@ -37,7 +37,7 @@ class Config:
     """What decides a k-NN score."""
 
     k: tuple[int, ...] = setting((10, 20, 100, 200), "numbers of neighbours that vote, all from one search", DINO)
-    temperature: float = setting(0.07, "T in exp(cosine / T)", DINO)
+    temperature: float = setting(0.07, "temperature T of the weights exp(cosine / T)", DINO)
     weighting: Literal["exp", "softmax"] = setting(
         "exp", "votes as they are, or normalised over the neighbours; the ranking of classes is the same", DINO
     )
@@ -45,7 +45,7 @@ class Config:
     tries: int = setting(1, "draws to average over when n_per_class is set; the seed of a draw is its number", DINOV2)
     resize: int = setting(256, "shorter side of the image in pixels before the crop", DINO)
     crop: int = setting(224, "side of the centre crop in pixels", DINO)
-    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "of the resize, by PIL", DINO)
+    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "interpolation of the resize, by PIL", DINO)
 
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1 or len(set(self.k)) < len(self.k):

@@ -42,22 +42,32 @@ class Config:
     blocks: tuple[int, ...] = setting((4,), "CLS of the last so many blocks, concatenated oldest first", DINO)
     mean_patch: tuple[bool, ...] = setting((False,), "whether the last block's mean patch token stands beside", DINO)
     features: Literal["augmented", "extracted"] = setting(
-        "augmented", "of every image anew in each pass, augmented, or extracted once with the test transform", DINO
+        "augmented", "train features come from images augmented anew in each pass, or are extracted once", DINO
     )
     batch: int = setting(1024, "images per step in total, whatever the number of devices", DINO)
-    epochs: int = setting(100, "after each of which the heads are tested", DINO)
+    epochs: int = setting(100, "epochs of the training; the heads are tested after each", DINO)
     steps_per_epoch: int = setting(0, "full batches per epoch; 0 is one pass, its last batch smaller", DINO)
-    minimum_steps: int = setting(0, "of an epoch that is one pass: on small data, passes follow each other", DINO)
-    schedule: Literal["epoch", "step"] = setting("epoch", "the learning rate falls by half a cosine, per this", DINO)
-    momentum: float = setting(0.9, "of SGD", DINO)
-    weight_decay: float = setting(0.0, "of SGD", DINO)
-    init_std: float = setting(0.01, "of the normal distribution that weights start from; biases start at 0", DINO)
+    minimum_steps: int = setting(
+        0, "fewest steps of an epoch that is one pass: on small data, passes follow each other", DINO
+    )
+    schedule: Literal["epoch", "step"] = setting(
+        "epoch", "the learning rate falls by half a cosine, once per epoch or step", DINO
+    )
+    momentum: float = setting(0.9, "momentum of SGD", DINO)
+    weight_decay: float = setting(0.0, "weight decay of SGD", DINO)
+    init_std: float = setting(
+        0.01, "deviation of the normal distribution that weights start from; biases start at 0", DINO
+    )
     holdout: float = setting(0.1, "share of each train class that heads are chosen on; unused with one head", OURS)
-    holdout_seed: int = setting(0, "of the stratified draw of those images, the same for every backbone", OURS)
+    holdout_seed: int = setting(0, "seed of the stratified draw of those images, the same for every backbone", OURS)
     resize: int = setting(256, "test: shorter side of the image in pixels before the crop", DINO)
     crop: int = setting(224, "side of the crop in pixels, in training and test", DINO)
-    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "test: of the resize, by PIL", DINO)
-    train_interpolation: Literal["bicubic", "bilinear"] = setting("bilinear", "of the random crop, antialiased", DINO)
+    interpolation: Literal["bicubic", "bilinear"] = setting(
+        "bicubic", "test: interpolation of the resize, by PIL", DINO
+    )
+    train_interpolation: Literal["bicubic", "bilinear"] = setting(
+        "bilinear", "interpolation of the random crop, antialiased", DINO
+    )
     min_scale: float = setting(0.08, "smallest share of the image's area in a random crop; the largest is 1", DINO)
     flip: float = setting(0.5, "probability of a horizontal flip in training", DINO)
     head: str | None = setting(None, "a file with a trained linear head to test instead of training one", DINO)

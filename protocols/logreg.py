@@ -42,16 +42,18 @@ class Config:
     c_max: float = setting(1e5, "largest C", DINOV2)
     c_count: int = setting(45, "values of C, spaced evenly in their logarithm; 1 is c_min and chooses nothing", DINOV2)
     holdout: float = setting(0.1, "share of each train class that C is chosen on, before all is fitted", DINOV2)
-    holdout_seed: int = setting(0, "of the stratified draw of those images", "ours")
-    max_iterations: int = setting(1000, "of L-BFGS, for each C", DINOV2)
+    holdout_seed: int = setting(0, "seed of the stratified draw of the held-out images", "ours")
+    max_iterations: int = setting(1000, "most iterations of L-BFGS for each C", DINOV2)
     tolerance: float = setting(1e-12, "largest gradient of the mean loss at which a fit ends", DINOV2)
     normalise: bool = setting(True, "whether features are brought to length 1", DINOV2)
     fraction: float = setting(1.0, "share of each train class to learn from, drawn anew in every try", DINOV2)
-    n_per_class: int = setting(0, "train images per class instead, drawn anew in every try; 0 is off", DINOV2)
+    n_per_class: int = setting(
+        0, "train images per class in place of a fraction, drawn anew in every try; 0 is off", DINOV2
+    )
     tries: int = setting(1, "draws to average over; the seed of a draw is its number", DINOV2)
     resize: int = setting(256, "shorter side of the image in pixels before the crop", DINOV2)
     crop: int = setting(224, "side of the centre crop in pixels", DINOV2)
-    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "of the resize, by PIL", DINOV2)
+    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "interpolation of the resize, by PIL", DINOV2)
 
     def __post_init__(self) -> None:
         if not 0 < self.c_min <= self.c_max or self.c_count < 1:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
 from typing import Literal
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinobench.config import parse, plain, resolve_config
+from dinobench.config import flat, parse, plain, replace_settings, resolve_config, settings_of
 from dinobench.errors import UserError
 from dinobench.types import setting
 
@@ -28,7 +28,7 @@ class Config:
             raise ValueError("temperature must be above 0")
 
 
-PROTOCOL = SimpleNamespace(name="made", version=1, profiles={"first": Config(), "second": Config(k=(1,))})
+PROTOCOL = SimpleNamespace(name="sample", version=1, profiles={"first": Config(), "second": Config(k=(1,))})
 
 
 def changed(**settings):
@@ -38,9 +38,9 @@ def changed(**settings):
 def test_the_first_profile_is_the_default_and_a_name_tells_what_changed():
     assert resolve_config(PROTOCOL, None, {}).profile == "first"
     assert resolve_config(PROTOCOL, "second", {}).config.k == (1,)
-    found = changed(temperature="0.1", k="5,7", limit="3", flip="on")
-    assert found.config == Config(k=(5, 7), temperature=0.1, flip=True, limit=3)
-    assert found.profile == "first+flip=true+k=5,7+limit=3+temperature=0.1"
+    resolved = changed(temperature="0.1", k="5,7", limit="3", flip="on")
+    assert resolved.config == Config(k=(5, 7), temperature=0.1, flip=True, limit=3)
+    assert resolved.profile == "first+flip=true+k=5,7+limit=3+temperature=0.1"
 
 
 def test_a_setting_that_changes_nothing_is_no_change():
@@ -57,10 +57,68 @@ def test_the_hash_follows_values_not_names():
     assert changed().hash(newer) != changed().hash(PROTOCOL)
 
 
+@dataclass(frozen=True)
+class Vote:
+    k: tuple[int, ...] = setting((10, 20), "neighbours", "a paper")
+    temperature: float = setting(0.07, "T")
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError("temperature must be above 0")
+
+
+@dataclass(frozen=True)
+class Images:
+    flip: bool = setting(False, "mirror")
+    weighting: Literal["exp", "softmax"] = setting("exp", "votes")
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The settings of `Config`, in two groups and beside them."""
+
+    vote: Vote = field(default_factory=Vote)
+    images: Images = field(default_factory=Images)
+    rounds: Literal[1, 2] = setting(1, "rounds")
+    limit: int | None = setting(None, "at most")
+    path: str = setting("", "file")
+
+
+def test_groups_change_neither_names_nor_hashes():
+    grouped = SimpleNamespace(name="sample", version=1, profiles={"first": Grouped()})
+    assert flat(Grouped()) == flat(Config()) == asdict(Config())
+    settings = {"temperature": "0.1", "flip": "on", "limit": "3"}
+    resolved = resolve_config(grouped, None, settings)
+    assert resolved.config == Grouped(Vote(temperature=0.1), Images(flip=True), limit=3)
+    assert resolved.profile == changed(**settings).profile == "first+flip=true+limit=3+temperature=0.1"
+    assert resolved.hash(grouped) == changed(**settings).hash(PROTOCOL)
+    with pytest.raises(UserError, match="sample: temperature must be above 0"):
+        resolve_config(grouped, None, {"temperature": "0"})
+    with pytest.raises(UserError, match="unknown setting of sample 'vote'"):
+        resolve_config(grouped, None, {"vote": "1"})
+    assert (settings_of(Grouped())["k"].doc, settings_of(Grouped())["k"].source) == ("neighbours", "a paper")
+
+
+def test_settings_are_replaced_in_their_groups():
+    assert replace_settings(Grouped(), k=(1,), rounds=2) == Grouped(Vote(k=(1,)), rounds=2)
+    with pytest.raises(TypeError, match="Grouped has no setting vote"):
+        replace_settings(Grouped(), vote=Vote())
+
+
+def test_two_settings_of_one_name_are_refused():
+    @dataclass(frozen=True)
+    class Twice:
+        vote: Vote = field(default_factory=Vote)
+        k: int = setting(1, "neighbours too")
+
+    with pytest.raises(ValueError, match="Twice has two settings called k"):
+        flat(Twice())
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"temprature": "1"}, r"unknown setting of made 'temprature': did you mean 'temperature'\?.*weighting"),
+        ({"temprature": "1"}, r"unknown setting of sample 'temprature': did you mean 'temperature'\?.*weighting"),
         ({"weighting": "softmx"}, r"did you mean 'softmax'\?"),
         ({"k": "ten"}, "setting k is a whole number, not 'ten'"),
         ({"k": "1.5"}, "whole number"),
@@ -73,7 +131,7 @@ def test_the_hash_follows_values_not_names():
         ({"temperature": None}, "a number"),
         ({"flip": "maybe"}, "on or off, not 'maybe'"),
         ({"rounds": "3"}, "available: 1, 2"),
-        ({"temperature": "-1"}, "made: temperature must be above 0"),
+        ({"temperature": "-1"}, "sample: temperature must be above 0"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(settings, words):
@@ -83,7 +141,7 @@ def test_what_does_not_fit_is_one_clear_line(settings, words):
 
 def test_an_unknown_profile_names_the_nearest():
     with pytest.raises(
-        UserError, match=r"unknown profile of made 'frist': did you mean 'first'\? available: first, sec"
+        UserError, match=r"unknown profile of sample 'frist': did you mean 'first'\? available: first, sec"
     ):
         resolve_config(PROTOCOL, "frist", {})
 
@@ -111,7 +169,9 @@ def test_every_built_in_setting_is_documented():
         if "dinobench" not in entries[0].value:
             continue
         for profile, config in load(name).profiles.items():
-            for field in fields(config):
-                assert field.metadata.get("doc"), f"{name}: {field.name}"
-            shown = {f.name: plain(getattr(config, f.name)) for f in fields(config) if getattr(config, f.name) != ""}
+            for declared in settings_of(config).values():
+                assert declared.doc, f"{name}: {declared.name}"
+                assert not declared.doc.startswith("of "), f"{name}: {declared.name} says not what it is"
+                assert not declared.doc.startswith("of "), f"{name}: {declared.name} says not what it is"
+            shown = {s: plain(value) for s, value in flat(config).items() if value != ""}
             assert resolve_config(load(name), profile, shown) == resolve_config(load(name), profile, {})

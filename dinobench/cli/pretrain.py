@@ -103,12 +103,12 @@ def _check_evaluations(run: Run) -> None:
 def _settings(protocol: str, run: Run) -> dict[str, Any]:
     """What the user set; else the images come at the size that the run trains at."""
     from dinobench import registry
-    from dinobench.config import resolve_config
+    from dinobench.config import resolve_config, settings_of
 
     found = registry.load(protocol)
     chosen: dict[str, Any] = dict(run.eval_settings)
     config = next(iter(found.profiles.values()))
-    if {"resize", "crop"} <= {f.name for f in dataclasses.fields(config)} and not {"resize", "crop"} & chosen.keys():
+    if {"resize", "crop"} <= settings_of(config).keys() and not {"resize", "crop"} & chosen.keys():
         chosen |= {"resize": round(RESIZE * run.image_size), "crop": run.image_size}
     resolve_config(found, None, chosen)
     return chosen

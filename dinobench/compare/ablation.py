@@ -6,7 +6,6 @@ to what was not changed, such as the data, library versions and the device.
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dinobench.compare.explain import Explanation
+from dinobench.config import settings_of
 from dinobench.errors import UserError
 from dinobench.registry import load
 from dinobench.types import RunRecord
@@ -106,7 +106,8 @@ def ablate(
         raise UserError(f"--flip: {a.protocol} and {b.protocol} are different protocols: no change makes one the other")
     if not found.metric:
         raise UserError(f"--flip: {a.primary}, the primary metric of {a.run_id}, is not in {b.run_id}")
-    settings = {name: _typed(value) for name, value in a.config.items()}
+    known = settings_of(next(iter(load(a.protocol).profiles.values())))  # an old record may hold more
+    settings = {name: _typed(value) for name, value in a.config.items() if name in known}
     start = _Setup(ckpt or a.checkpoint.path, settings, a.seed, a.precision)
     changes = _changes(found, ckpt_b)
     if not changes:
@@ -136,8 +137,8 @@ def ablate(
 def _changes(found: Explanation, ckpt_b: str | None) -> list[_Change]:
     """The factors that a run can be started with, of those that differ."""
     a, b = found.a, found.b
-    names = {f.name for f in dataclasses.fields(next(iter(load(a.protocol).profiles.values())))}
-    changes = [_setting(d.name, d.a, d.b) for d in found.differences if d.name in names and d.name in b.config]
+    known = settings_of(next(iter(load(a.protocol).profiles.values())))
+    changes = [_setting(d.name, d.a, d.b) for d in found.differences if d.name in known and d.name in b.config]
     if a.checkpoint.weights_digest != b.checkpoint.weights_digest and (
         ckpt_b or a.checkpoint.path != b.checkpoint.path
     ):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinobench.config import plain
+from dinobench.config import Setting, plain, settings_of
 from dinobench.errors import UserError, nearest
 from dinobench.registry import load
 from dinobench.results.comparability import differences, key
@@ -117,18 +116,15 @@ def _settings(a: RunRecord, b: RunRecord) -> list[Difference]:
     for name in dict.fromkeys([*a.config, *b.config]):
         here, there = a.config.get(name), b.config.get(name)
         if here != there:
-            told = declared.get(name, {})
-            decides = bool(told.get("decides", True))
-            meaning = told.get("doc", "") + ("" if decides else " (decides no number)")
-            found.append(Difference(name, here, there, meaning.strip(), decides and a.config_hash != b.config_hash))
+            meaning = declared[name].doc if name in declared else ""
+            found.append(Difference(name, here, there, meaning, a.config_hash != b.config_hash))
     return sorted(found, key=lambda d: not d.bars)
 
 
-def _declared(protocol: str) -> dict[str, Mapping[str, Any]]:
+def _declared(protocol: str) -> dict[str, Setting]:
     """What the protocol says of each setting; nothing when it is not installed."""
     try:
-        configs: list[Any] = list(load(protocol).profiles.values())
-        return {f.name: f.metadata for f in dataclasses.fields(configs[0])}
+        return settings_of(next(iter(load(protocol).profiles.values())))
     except UserError:
         return {}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from dinobench import __version__
 from dinobench.compare.sanity import flags
+from dinobench.config import settings_of
 from dinobench.errors import UserError
 from dinobench.files import write_output
 from dinobench.report.charts import Group, bars_of, groups, over_k, over_mass, primary
@@ -187,8 +188,7 @@ def _docs(protocols: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
     for name, protocol in protocols.items():
         config = next(iter(protocol.profiles.values()))
         if dataclasses.is_dataclass(config):
-            settings = dataclasses.fields(config)
-            found[name] = {f.name: [f.metadata.get("doc", ""), f.metadata.get("source", "")] for f in settings}
+            found[name] = {s.name: [s.doc, s.source] for s in settings_of(config).values()}
     return found
 
 

@@ -2,102 +2,90 @@
 
 from __future__ import annotations
 
-import dataclasses
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from timm.loss import SoftTargetCrossEntropy
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 
+from dinobench.config import flat
 from dinobench.data.decoding import ram_budget
 from dinobench.distributed import sum_gradients
 from dinobench.errors import UserError
 from dinobench.hashing import digest
 from dinobench.metrics.classification import first_argmax, label_rank
-from dinobench.models.checkpoint import write_checkpoint
-from dinobench.training.augment import TrainView
 from dinobench.training.drop_path import Draws, add_drop_path
-from dinobench.training.loader import ImageLoader, MicroBatch
-from dinobench.training.mixup import Mix, in_pairs, share_in_pairs
+from dinobench.training.loader import Augment, ImageLoader, MicroBatch, StepIndices
+from dinobench.training.mixup import Mix, in_pairs, shard_in_pairs
 from dinobench.training.optim import Classifier, finetune_parameter_groups
 from dinobench.training.random_erasing import ERASING, erase
 from dinobench.training.randomness import own_randomness
-from dinobench.training.resume import TrainingState
+from dinobench.training.resume import TrainingProgress, TrainingState
 from dinobench.training.sampler import RepeatedOrder
-from dinobench.types import Context, ImageClassification, Result
+from dinobench.training.scoring import classification_result
+from dinobench.types import Context, ImageClassification, ImageSplit, Result
+
+if TYPE_CHECKING:
+    from dinobench.protocols.finetune import Config
 
 #: Sets the generator of a step's mix apart from those of its images, which are seeded by three numbers.
 MIX = 1
 
 
-@dataclass(frozen=True)
-class Update:
-    """One step done: `n` images, and what the progress bar says."""
-
-    n: int
-    says: str
-
-
 class FineTuning:
-    """One run. `config` is the protocol's; `backbone` is copied and stays as it is."""
+    """One run. `backbone` is copied and stays as it is."""
 
-    def __init__(self, backbone: Any, data: ImageClassification, config: Any, ctx: Context) -> None:
+    def __init__(self, backbone: Any, data: ImageClassification, config: Config, ctx: Context) -> None:
         self.data, self.config, self.ctx = data, config, ctx
         self.info = backbone.info
         self.notes: list[str] = []
-        self.file = self._final_file()
+        train, optimizer, drop_path = config.train, config.optimizer, config.regularisation.drop_path
         copy = backbone.clone().to(ctx.device)
         copy.module.requires_grad_(True)
         self.draws = Draws()
-        uniforms = add_drop_path(copy.module, config.drop_path, self.draws)
-        if config.drop_path and not uniforms:
+        uniforms = add_drop_path(copy.module, drop_path, self.draws)
+        if drop_path and not uniforms:
             self.notes.append(f"drop_path has no effect: no residual blocks found in a {self.info.arch}")
-        self.model = Classifier(copy, len(data.classes), config.head_std, ctx.seed).to(ctx.device)
-        self.ema = ModelEmaV3(self.model, decay=config.ema) if config.ema else None
+        self.model = Classifier(copy, len(data.classes), train.head_std, ctx.seed).to(ctx.device)
+        self.ema = ModelEmaV3(self.model, decay=optimizer.ema) if optimizer.ema else None
 
-        batch = min(config.batch, len(data.train))  # a step has no more images than there are
-        self.order = RepeatedOrder(len(data.train), batch, ctx.seed, repeats=config.repeats)
+        batch = min(train.batch, len(data.train))  # a step has no more images than there are
+        self.order = RepeatedOrder(len(data.train), batch, ctx.seed, repeats=config.augmentation.repeats)
         self.steps = self.order.steps_per_epoch
-        self.lr = config.lr * batch / config.lr_batch
+        self.lr = train.lr * batch / train.lr_batch
         self.optimizer = torch.optim.AdamW(
-            finetune_parameter_groups(self.model, config.weight_decay, config.layer_decay),
-            lr=self.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps,
+            finetune_parameter_groups(self.model, optimizer.weight_decay, optimizer.layer_decay),
+            lr=self.lr, betas=(optimizer.betas[0], optimizer.betas[1]), eps=optimizer.eps,
         )  # fmt: skip
-        per_epoch = self.steps if config.schedule == "step" else 1
+        per_epoch = self.steps if train.schedule == "step" else 1
         self.schedule = CosineLRScheduler(
-            self.optimizer, lr_min=config.min_lr,
-            t_initial=max(2, config.epochs * per_epoch),  # timm would remark on a schedule of one value
-            warmup_t=config.warmup_epochs * per_epoch, warmup_lr_init=config.warmup_lr,
+            self.optimizer, lr_min=train.min_lr,
+            t_initial=max(2, train.epochs * per_epoch),  # timm would remark on a schedule of one value
+            warmup_t=train.warmup_epochs * per_epoch, warmup_lr_init=train.warmup_lr,
         )  # fmt: skip
-        self.autocast: Callable[[], AbstractContextManager[Any]] = ctx.autocast
-        with self.autocast():
-            kind = ctx.device.type
+        kind = ctx.device.type
+        with ctx.autocast():
             half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
         self.scaler = torch.amp.GradScaler(kind, enabled=half)
         self.criterion = SoftTargetCrossEntropy()
-        self.mixing = config.mixing()
-        self.view = TrainView(config.augment(), config.operations(), config.erase(), uniforms)
-        self.transform = config.transform()
+        self.mixing = config.regularisation.mixing()
+        self.view = config.train_view(uniforms)
+        self.transform = config.test_transform()
         self.train_images = self._loader(data.train, self.view)
         self.test_images = self._loader(data.test, lambda image, rng: self.transform(image))
         self.tested: dict[str, torch.Tensor] = {}
-        self.keeper = TrainingState(ctx.scratch / f"finetune-{self._identity()[:16]}.pt", ctx)
+        self.state = TrainingState(ctx.scratch / f"finetune-{self._identity()[:16]}.pt", ctx)
 
-    def _loader(self, split: Any, augment: Any) -> ImageLoader:
+    def _loader(self, split: ImageSplit, augment: Augment) -> ImageLoader:
         ctx = self.ctx
-        wanted = ctx.batch_size
         ram = ram_budget(ctx.ram_bytes, ctx.processes)
         return ImageLoader(
             split, augment, seed=ctx.seed, on_cpu=ctx.device.type == "cpu", processes=ctx.processes,
-            micro_batch=max(2, wanted // 2 * 2) if wanted else None,  # whole pairs
+            micro_batch=max(2, ctx.batch_size // 2 * 2) if ctx.batch_size else None,  # whole pairs
             workers=ctx.workers, ram_bytes=ram // 2,  # two loaders share it
             skip_broken=ctx.skip_broken,
         )  # fmt: skip
@@ -105,58 +93,63 @@ class FineTuning:
     def run(self) -> Result:
         """Train to the last epoch and score it. Raises UserError when the training diverges."""
         first = self._resume()
-        total = self.config.epochs * self.steps
+        total = self.config.train.epochs * self.steps
         images = (total - first) * self.order.batch
-        for _ in self.ctx.progress(self._updates(first, total), f"Fine-tuning {self.info.name}", images):
+        for _ in self.ctx.progress(self._train(first, total), f"Fine-tuning {self.info.name}", images):
             pass
-        if self.file and self.ctx.rank == 0:
-            self._write_final(self.file)
+        if self.ctx.rank == 0 and self.ctx.saves:
+            self.ctx.save("model.pth", self._checkpoint())
+        for images in (self.train_images, self.test_images):
+            self.ctx.left_out(f"{images.split.name}/{name}" for name in images.broken)
         return self._result()
 
-    def _updates(self, first: int, total: int) -> Iterator[Update]:
+    def _train(self, first: int, total: int) -> Iterator[TrainingProgress]:
+        """Steps `first` to `total` of the training, with the tests and saved states between them."""
         loss, accuracy = 0.0, ""
-        source = self.train_images.load(map(self._images, range(first, total)), self._share)
+        train = self.config.train
+        batches = self.train_images.load(map(self._step_indices, range(first, total)), self._shard)
         if self.tested:
             accuracy = self._accuracy()
-        for number in range(first, total):
-            epoch, step = divmod(number, self.steps)
-            new = self._update(source, number)
-            loss = new if not step or number == first else 0.9 * loss + 0.1 * new
-            if step == self.steps - 1:
-                if (epoch + 1) % self.config.test_epochs == 0 or epoch + 1 == self.config.epochs:
+        for step in range(first, total):
+            epoch, within = divmod(step, self.steps)
+            step_loss = self._update(batches, step)
+            loss = step_loss if not within or step == first else 0.9 * loss + 0.1 * step_loss
+            if within == self.steps - 1:
+                if (epoch + 1) % train.test_epochs == 0 or epoch + 1 == train.epochs:
                     self._test(epoch + 1)
                     accuracy = self._accuracy()
-                self.keeper.save(self._state(number + 1))
-            elif self.keeper.due:
-                self.keeper.save(self._state(number + 1))
-            yield Update(self.order.batch, f"epoch {epoch + 1}/{self.config.epochs}, loss {loss:.3f}{accuracy}")
+                self.state.save(self._state(step + 1))
+            elif self.state.due:
+                self.state.save(self._state(step + 1))
+            yield TrainingProgress(self.order.batch, f"epoch {epoch + 1}/{train.epochs}, loss {loss:.3f}{accuracy}")
 
-    def _images(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        images, views = self.order(*divmod(number, self.steps))
+    def _step_indices(self, step: int) -> StepIndices:
+        images, views = self.order(*divmod(step, self.steps))
         pairs = in_pairs(len(images))
         return images[pairs], views[pairs]
 
-    def _share(self, n: int) -> slice:
-        return share_in_pairs(self.ctx, n)
+    def _shard(self, n: int) -> slice:
+        return shard_in_pairs(self.ctx.shard, n)
 
-    def _update(self, source: Iterator[MicroBatch], number: int) -> float:
+    def _update(self, batches: Iterator[MicroBatch], step: int) -> float:
         """One step of the optimizer; returns the loss per image. Raises UserError when it is not finite."""
         config, device = self.config, self.ctx.device
-        epoch, step = divmod(number, self.steps)
-        self.schedule.step(epoch) if config.schedule == "epoch" else self.schedule.step(number)
+        epoch, within = divmod(step, self.steps)
+        self.schedule.step(epoch if config.train.schedule == "epoch" else step)
         self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
-        mix = self.mixing.draw(config.crop, config.crop, np.random.default_rng((self.ctx.seed, number, 0, MIX)))
+        crop = config.transform.crop
+        mix = self.mixing.draw(crop, crop, np.random.default_rng((self.ctx.seed, step, 0, MIX)))
         totals, error = torch.zeros(3, device=device), None  # loss, images, processes that failed
-        mine = self._share(self.order.batch)
-        left = mine.stop - mine.start
+        shard = self._shard(self.order.batch)
+        left = shard.stop - shard.start
         try:
-            for part in source:
-                wanted = min(self.train_images.micro_batch, left)
-                left -= wanted
+            for part in batches:
+                expected = min(self.train_images.micro_batch, left)
+                left -= expected
                 if part.n:
-                    with own_randomness(device, self.ctx.seed, number, self.ctx.rank, left):
-                        loss = self._loss(part, mix if part.n == wanted else Mix())  # else a partner may be missing
+                    with own_randomness(device, self.ctx.seed, step, self.ctx.rank, left):
+                        loss = self._loss(part, mix if part.n == expected else Mix())  # else a partner may be missing
                     self.scaler.scale(loss / self.order.batch).backward()
                     totals += torch.stack([loss.detach(), loss.new_tensor(part.n), loss.new_zeros(())])
                 if part.last:
@@ -170,8 +163,9 @@ class FineTuning:
         mean = loss_sum / max(images, 1)
         if not np.isfinite(mean):
             raise UserError(
-                f"finetune: the loss is not finite at step {step + 1} of epoch {epoch + 1}; lower the learning rate, "
-                f"as in --set lr={config.lr / 10:g}" + (", or use --precision 32" if self.scaler.is_enabled() else "")
+                f"finetune: the loss is not finite at step {within + 1} of epoch {epoch + 1}; lower the learning rate, "
+                f"as in --set lr={config.train.lr / 10:g}"
+                + (", or use --precision 32" if self.scaler.is_enabled() else "")
             )
         self._apply(self.order.batch / max(images, 1))
         return mean
@@ -185,34 +179,40 @@ class FineTuning:
             erase(x, draws[:, :ERASING])
         self.draws.uniform = draws[:, ERASING:].to(device, torch.float32)
         labels = torch.from_numpy(self.data.train.labels[part.rows]).to(device)
-        targets = mix.targets(labels, len(self.data.classes), self.config.smoothing)
-        with self.autocast():
+        targets = mix.targets(labels, len(self.data.classes), self.config.regularisation.smoothing)
+        with self.ctx.autocast():
             scores = self.model(mix.images(x))
         return self.criterion(scores.float(), targets) * part.n
 
     def _apply(self, correction: float) -> None:
         """Step on the summed gradients; `correction` is above 1 where images were left out as broken."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if correction != 1 or self.config.clip:
+        clip = self.config.optimizer.clip
+        if correction != 1 or clip:
             self.scaler.unscale_(self.optimizer)
         if correction != 1:
             for p in parameters:
                 assert p.grad is not None
                 p.grad.mul_(correction)
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip)
+        if clip:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema:
             self.ema.update(self.model)
 
+    @property
+    def final_model(self) -> Any:
+        """The Classifier that is tested and kept: the moving average where there is one."""
+        return self.ema.module if self.ema else self.model
+
     def _test(self, epoch: int) -> None:
         """Score the test images; keeps the ranks of the true class and the predictions, and the best epoch's."""
-        model = self.ema.module if self.ema else self.model
+        model = self.final_model
         model.eval()
         n = len(self.data.test)
 
-        def scored() -> list[torch.Tensor]:
+        def score() -> list[torch.Tensor]:
             parts = []
             for part in self.test_images.load([(np.arange(n), np.zeros(n, np.int64))], self.ctx.shard):
                 if part.n:
@@ -223,7 +223,7 @@ class FineTuning:
                     parts.append(torch.stack([rows, label_rank(scores, labels), first_argmax(scores)], dim=1).cpu())
             return parts
 
-        parts = self.ctx.run_on_all(scored)
+        parts = self.ctx.run_on_all(score)
         rows, ranks, predicted = self.ctx.gather(torch.cat(parts) if parts else torch.zeros(0, 3).long()).T.clone()
         if not len(rows):
             raise UserError(f"none of the {n:,} images of {self.data.test.name} can be read")
@@ -236,27 +236,16 @@ class FineTuning:
         return f", test top-1 {100 * float((self.tested['ranks'] == 0).double().mean()):.1f} %"
 
     def _result(self) -> Result:
-        data, kept = self.data, self.tested["rows"].numpy()
-        ranks = self.tested["ranks"]
-        columns = {"top1": ranks == 0, "top5": ranks < 5, "top1_best_epoch": self.tested["best_right"]}
-        frame = {
-            "id": [data.test.ids[int(i)] for i in kept],
-            "label": [data.classes[i] for i in data.test.labels[kept]],
-            "prediction": [data.classes[i] for i in self.tested["predicted"]],
-            **{name: right.numpy() for name, right in columns.items()},
-        }
-        values = {name: 100 * float(right.double().mean()) for name, right in columns.items()}
         best = int(self.tested["best_epoch"])
-        notes = [*self.notes, f"best epoch on the test images: {best} of {self.config.epochs}"]
-        met = [zlib.crc32(name.encode()) for name in self.train_images.broken]  # several processes may meet the same
-        if broken := len(self.ctx.gather(torch.tensor(met, dtype=torch.int64)).unique()):
-            notes.append(f"{broken} train images could not be read and were left out")
-        return Result(values, pd.DataFrame(frame), notes=notes)
+        notes = [*self.notes, f"best epoch on the test images: {best} of {self.config.train.epochs}"]
+        columns = {"top1_best_epoch": self.tested["best_right"]}
+        rows, ranks, predicted = self.tested["rows"].numpy(), self.tested["ranks"], self.tested["predicted"]
+        return classification_result(self.data, rows, predicted, ranks, columns, notes)
 
     def _identity(self) -> str:
         """What decides the training: another configuration finds no state of this one."""
-        fields = dataclasses.asdict(self.config) | {"save": None}
-        return digest(fields, self.data.fingerprint, self.info.weights_digest, self.info.arch, self.ctx.seed)
+        info = self.info
+        return digest(flat(self.config), self.data.fingerprint, info.weights_digest, info.arch, self.ctx.seed)
 
     def _state(self, steps: int) -> dict[str, Any]:
         return {
@@ -271,7 +260,7 @@ class FineTuning:
 
     def _resume(self) -> int:
         """Takes back the state of an interrupted run; returns the number of steps it had done."""
-        state = self.keeper.load()
+        state = self.state.load()
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
@@ -283,34 +272,17 @@ class FineTuning:
         self.train_images.broken.update(state["broken"])
         return int(state["step"])
 
-    def _final_file(self) -> Path | None:
-        """Where the final weights go; its folder is made now, so that one that cannot be is found before the work."""
-        if not self.config.save:
-            return None
-        path = Path(self.config.save).expanduser()
-        if self.config.save.endswith("/") or path.is_dir():
-            path /= f"{self.info.name.replace('/', '-')}.pth"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(path, error) from None
-        return path
-
-    def _write_final(self, path: Path) -> None:
-        model = self.ema.module if self.ema else self.model
-        weights = {name: tensor.cpu() for name, tensor in model.module.state_dict().items()}
-        head = {name: tensor.cpu() for name, tensor in model.head.state_dict().items()}
-        kept = {
-            "backbone": weights, "head": head, "classes": list(self.data.classes), "epoch": self.config.epochs,
-            "arch": self.info.arch, "method": f"{self.info.method.removesuffix('-finetuned')}-finetuned",
+    def _checkpoint(self) -> bytes:
+        """The final weights as a checkpoint file that `load_backbone` reads, the head beside the backbone."""
+        model, info = self.final_model, self.info
+        content = {
+            "backbone": {name: tensor.cpu() for name, tensor in model.module.state_dict().items()},
+            "head": {name: tensor.cpu() for name, tensor in model.head.state_dict().items()},
+            "classes": list(self.data.classes), "epoch": self.config.train.epochs,
+            "arch": info.arch, "method": f"{info.method.removesuffix('-finetuned')}-finetuned",
         }  # fmt: skip
-        if self.info.heads:
-            kept["heads"] = self.info.heads
-        try:
-            write_checkpoint(kept, path)
-        except (OSError, RuntimeError) as error:
-            raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}; choose another save=")
+        if info.heads:
+            content["heads"] = info.heads
+        file = io.BytesIO()
+        torch.save(content, file)
+        return file.getvalue()

@@ -26,8 +26,8 @@ MICRO_CPU, MICRO_GPU = 32, 256
 
 #: (image, generator) -> one view (3, H, W) uint8, or several of them.
 Augment = Callable[[Image.Image, np.random.Generator], Any]
-#: Images (b,) of the split, and the pass (b,) over the data that each is wanted for.
-Step = tuple[np.ndarray, np.ndarray]
+#: Images (b,) of the split that a step sees, and the pass (b,) over the data that each is wanted for.
+StepIndices = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ImageLoader:
         self.images = ImageCache(split, np.asarray, ram_budget(ram_bytes, processes))
         self.broken: set[str] = set()
 
-    def load(self, steps: Iterable[Step], shard: Callable[[int], slice] = slice) -> Iterator[MicroBatch]:
+    def load(self, steps: Iterable[StepIndices], shard: Callable[[int], slice] = slice) -> Iterator[MicroBatch]:
         """The micro-batches of every step in turn; `shard` cuts this process's part out of n images.
 
         Raises UserError naming the image that cannot be decoded, unless `skip_broken`.
@@ -87,23 +87,23 @@ class ImageLoader:
                 yield self._collect(rows, list(islice(views, len(rows))), last)
 
     def _micro_batches(
-        self, steps: Iterable[Step], shard: Callable[[int], slice]
+        self, steps: Iterable[StepIndices], shard: Callable[[int], slice]
     ) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        for images, numbers in steps:
-            own = shard(len(images))
-            rows, passes = images[own], numbers[own]
+        for step_images, step_passes in steps:
+            part = shard(len(step_images))
+            rows, passes = step_images[part], step_passes[part]
             starts = range(0, len(rows), self.micro_batch) or range(1)
             for start in starts:
-                part = slice(start, start + self.micro_batch)
-                yield rows[part], passes[part], start == starts[-1]
+                chunk = slice(start, start + self.micro_batch)
+                yield rows[chunk], passes[chunk], start == starts[-1]
 
     def _view(self, wanted: tuple[int, int]) -> tuple[np.ndarray, ...] | None:
-        row, number = wanted
+        row, pass_index = wanted
         try:
             image = Image.fromarray(self.images.get(row))
         except BROKEN_IMAGE:
             return None
-        views = self.augment(image, np.random.default_rng((self.seed, number, row)))
+        views = self.augment(image, np.random.default_rng((self.seed, pass_index, row)))
         return views if isinstance(views, tuple) else (views,)
 
     def _collect(self, rows: np.ndarray, done: list[tuple[np.ndarray, ...] | None], last: bool) -> MicroBatch:

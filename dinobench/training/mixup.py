@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from dinobench.types import Context
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def in_pairs(n: int) -> np.ndarray:
     return both[:n]
 
 
-def share_in_pairs(ctx: Context, n: int) -> slice:
-    """`ctx.shard` in which neighbours 2i and 2i + 1 stay together."""
-    pairs = ctx.shard(-(-n // 2))
+def shard_in_pairs(shard: Callable[[int], slice], n: int) -> slice:
+    """This process's part of n images, in which neighbours 2i and 2i + 1 stay together; `shard` is the context's."""
+    pairs = shard(-(-n // 2))
     return slice(min(2 * pairs.start, n), min(2 * pairs.stop, n))

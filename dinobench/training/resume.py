@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,17 @@ import torch
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.types import Context
+
+#: Seconds of work that an interruption may cost.
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """A step done, as a progress bar counts and shows it: `n` images, and what `says` how the training goes."""
+
+    n: int
+    says: str
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -35,10 +47,6 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
     return state if isinstance(state, dict) else None
 
 
-#: Work that an interruption may cost.
-SAVE_SECONDS = 60.0
-
-
 class TrainingState:
     """The state of a training in a file, written at most every `SAVE_SECONDS` unless asked otherwise."""
 
@@ -48,6 +56,7 @@ class TrainingState:
 
     @property
     def due(self) -> bool:
+        """Whether so much has been done since the last state that another is worth writing."""
         return self.ctx.rank == 0 and time.monotonic() - self._saved >= SAVE_SECONDS
 
     def save(self, state: dict[str, Any]) -> None:
@@ -57,7 +66,7 @@ class TrainingState:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved, or None; from the beginning too when not all processes find the same, as `step` tells."""
+        """What was saved, or None where nothing was, or where the processes' states are of different steps."""
         state = load_state(self.path)
         if self.ctx.processes > 1:
             steps = self.ctx.gather(torch.tensor([state["step"] if state else 0]))

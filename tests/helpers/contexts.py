@@ -57,6 +57,3 @@ def clusters(n: int, classes: int, dim: int, spread: float, seed: int = 0) -> tu
     centres = rng.standard_normal((classes, dim))
     labels = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
     return centres[labels] + spread * rng.standard_normal((n, dim)), labels
-
-
-MemoryContext = WatchedContext

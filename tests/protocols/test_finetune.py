@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -12,10 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import MemoryContext
+from helpers.contexts import WatchedContext
 from helpers.fakes import FakeSplit
 from helpers.weights import save, vit
 
+from dinobench.config import replace_settings, settings_of
+from dinobench.context import LocalContext
 from dinobench.data import load_dataset
 from dinobench.data.image_split import assemble
 from dinobench.data.subsets import Subset
@@ -24,12 +25,12 @@ from dinobench.models.key_mapping import weights_digest
 from dinobench.models.loading import load_backbone
 from dinobench.protocols.finetune import Config, metrics, profiles, run
 from dinobench.runner import with_intervals
-from dinobench.training import training
+from dinobench.training import resume
 from dinobench.training.finetuning import FineTuning
 
 SIDE = {"resize": 16, "crop": 16}
 #: Everything of the recipe at once. Adam divides by the gradient's size: a large eps keeps rounding from growing in it.
-FULL = dataclasses.replace(
+FULL = replace_settings(
     profiles["deit"], epochs=2, warmup_epochs=1, batch=16, lr=0.02, eps=1e-3, ema=0.5, layer_decay=0.8, clip=5.0,
     min_scale=0.5, schedule="step", drop_path=0.3, erasing=0.7, **SIDE,
 )  # fmt: skip
@@ -49,17 +50,17 @@ def backbone(tmp_path_factory):
     return load_backbone(save(vit(width=64, depth=2, patch=8, image=32), path))
 
 
-def weights_of(path):
-    kept = torch.load(path, weights_only=True)
-    return {**kept["backbone"], **{f"head.{n}": t for n, t in kept["head"].items()}}
+def weights_of(file):
+    """The backbone's and the head's tensors in a checkpoint file."""
+    content = torch.load(file, weights_only=True)
+    return {**content["backbone"], **{f"head.{n}": t for n, t in content["head"].items()}}
 
 
 def trained(backbone, data, folder, config=FULL, batch_size=None, **context):
     """(Result, final weights) of a run with its state in `folder`."""
-    ctx = MemoryContext(scratch=folder / "scratch", **context)
-    ctx.batch_size = batch_size
-    result = run(backbone, data, dataclasses.replace(config, save=str(folder / "final.pth")), ctx)
-    return result, weights_of(folder / "final.pth")
+    ctx = WatchedContext(scratch=folder / "scratch", folder=folder / "saved", batch_size=batch_size, **context)
+    result = run(backbone, data, config, ctx)
+    return result, weights_of(folder / "saved" / "model.pth")
 
 
 @pytest.fixture(scope="module")
@@ -70,48 +71,48 @@ def whole(backbone, data, tmp_path_factory):
 
 def test_profiles_are_the_published_recipes():
     deit = profiles["deit"]
-    assert (deit.lr * deit.batch / deit.lr_batch, deit.epochs, deit.warmup_epochs) == (1e-3, 300, 5)
-    assert (deit.weight_decay, deit.smoothing, deit.mixup, deit.cutmix, deit.erasing, deit.drop_path) == (
-        0.05, 0.1, 0.8, 1.0, 0.25, 0.1,
-    )  # fmt: skip
+    train, mix = deit.train, deit.regularisation
+    assert (train.lr * train.batch / train.lr_batch, train.epochs, train.warmup_epochs) == (1e-3, 300, 5)
+    assert (deit.optimizer.weight_decay, deit.augmentation.erasing) == (0.05, 0.25)
+    assert (mix.smoothing, mix.mixup, mix.cutmix, mix.drop_path) == (0.1, 0.8, 1.0, 0.1)
     for name in ("cifar10", "cifar100"):
-        cifar = profiles[name]
+        cifar = profiles[name].train
         assert cifar.lr * cifar.batch / cifar.lr_batch == pytest.approx(7.5e-6)
-        assert (cifar.batch, cifar.epochs, cifar.weight_decay) == (768, 1000, 0.05)
-    assert (profiles["inat"].lr, profiles["inat"].epochs) == (5e-5, 300)
+        assert (cifar.batch, cifar.epochs, profiles[name].optimizer.weight_decay) == (768, 1000, 0.05)
+    assert (profiles["inat"].train.lr, profiles["inat"].train.epochs) == (5e-5, 300)
     assert next(iter(profiles)) == "deit" and [m.name for m in metrics(deit) if m.primary] == ["top1"]
-    assert all(f.metadata["doc"] and f.metadata["source"] for f in dataclasses.fields(Config))
+    assert all(s.doc and s.source for s in settings_of(Config()).values())
 
 
 @pytest.mark.parametrize("wrong", [{"lr": 0}, {"warmup_epochs": 300}, {"betas": (0.9,)}, {"erasing_area": (0.5, 0.1)}])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        dataclasses.replace(Config(), **wrong)
+        replace_settings(Config(), **wrong)
 
 
 def rates(backbone, data, folder, config, ctx=None):
     """The learning rate of the head's weights at every step."""
-    tuning = FineTuning(backbone, data, config, ctx or MemoryContext(scratch=folder))
-    steps = tuning.steps if config.schedule == "step" else 1
-    found = []
-    for t in range(config.epochs * steps):
+    tuning = FineTuning(backbone, data, config, ctx or LocalContext(scratch=folder))
+    steps = tuning.steps if config.train.schedule == "step" else 1
+    values = []
+    for t in range(config.train.epochs * steps):
         tuning.schedule.step(t)
-        found.append(tuning.optimizer.param_groups[-1]["lr"])
-    return found
+        values.append(tuning.optimizer.param_groups[-1]["lr"])
+    return values
 
 
 def test_learning_rate_warms_up_then_falls_by_a_cosine_and_follows_the_total_batch(backbone, data, tmp_path):
-    config = dataclasses.replace(Config(), epochs=20, batch=16, **SIDE)
-    found = rates(backbone, data, tmp_path, config)
+    config = replace_settings(Config(), epochs=20, batch=16, **SIDE)
+    values = rates(backbone, data, tmp_path, config)
     peak = 5e-4 * 16 / 512
     rising = [1e-6 + (peak - 1e-6) * t / 5 for t in range(5)]
     falling = [1e-5 + (peak - 1e-5) * (1 + math.cos(math.pi * t / 20)) / 2 for t in range(5, 20)]
-    assert found == pytest.approx(rising + falling, rel=1e-9)
-    again = MemoryContext(scratch=tmp_path)
+    assert values == pytest.approx(rising + falling, rel=1e-9)
+    again = LocalContext(scratch=tmp_path)
     again.processes, again.batch_size = 4, 2  # neither devices nor micro-batches have a say in it
-    assert rates(backbone, data, tmp_path, config, again) == found
+    assert rates(backbone, data, tmp_path, config, again) == values
     # a step cannot hold more images than there are, and learns by those it holds
-    assert FineTuning(backbone, data, Config(), MemoryContext(scratch=tmp_path)).lr == pytest.approx(5e-4 * 48 / 512)
+    assert FineTuning(backbone, data, Config(), LocalContext(scratch=tmp_path)).lr == pytest.approx(5e-4 * 48 / 512)
 
 
 def test_scores_every_image_and_leaves_the_backbone_alone(whole, backbone, data, tmp_path):
@@ -123,7 +124,7 @@ def test_scores_every_image_and_leaves_the_backbone_alone(whole, backbone, data,
     assert list(result.items["id"]) == list(data.test.ids)
     right = result.items["label"] == result.items["prediction"]
     assert (right == result.items["top1"]).all() and "best epoch" in result.notes[-1]
-    trained(backbone, data, tmp_path, dataclasses.replace(FULL, epochs=1, warmup_epochs=0))
+    trained(backbone, data, tmp_path, replace_settings(FULL, epochs=1, warmup_epochs=0))
     assert not backbone.module.training and weights_digest(backbone.module.state_dict()) == before
     name = "blocks.0.attn.qkv.weight"
     assert not torch.equal(weights[name], backbone.module.state_dict()[name])
@@ -131,7 +132,7 @@ def test_scores_every_image_and_leaves_the_backbone_alone(whole, backbone, data,
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])  # of six: within the first epoch, at its end, within the second
 def test_an_interrupted_run_ends_in_the_same_numbers(whole, backbone, data, tmp_path, monkeypatch, step):
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
     seen = []
 
     def stop(update):
@@ -150,14 +151,14 @@ def test_an_interrupted_run_ends_in_the_same_numbers(whole, backbone, data, tmp_
 
 
 def test_a_state_of_other_settings_or_a_damaged_one_is_not_gone_on_from(whole, backbone, data, tmp_path):
-    other = dataclasses.replace(FULL, epochs=1, warmup_epochs=0, lr=0.1)
+    other = replace_settings(FULL, epochs=1, warmup_epochs=0, lr=0.1)
     trained(backbone, data, tmp_path, other)
     (state,) = (tmp_path / "scratch").iterdir()
     rest = []
     result, _ = trained(backbone, data, tmp_path, each=rest.append)
     assert len(rest) == 6 and result.items.equals(whole[0].items)
-    (mine,) = set((tmp_path / "scratch").iterdir()) - {state}
-    mine.write_bytes(mine.read_bytes()[:1000])
+    (full_state,) = set((tmp_path / "scratch").iterdir()) - {state}
+    full_state.write_bytes(full_state.read_bytes()[:1000])
     rest.clear()
     assert trained(backbone, data, tmp_path, each=rest.append)[0].items.equals(whole[0].items) and len(rest) == 6
 
@@ -176,32 +177,27 @@ def test_the_schedule_and_the_seed_do_change_it(whole, backbone, data, tmp_path)
 
 
 def test_divergence_names_the_step_and_the_setting(backbone, data, tmp_path):
-    config = dataclasses.replace(FULL, lr=1e30, warmup_lr=1e30, clip=0.0)
+    config = replace_settings(FULL, lr=1e30, warmup_lr=1e30, clip=0.0)
     with pytest.raises(UserError, match=r"not finite at step 2 of epoch 1.*--set lr=1e\+29"):
         trained(backbone, data, tmp_path, config)
 
 
 def test_the_kept_weights_load_as_a_checkpoint(whole, backbone, data, tmp_path):
-    result, _ = trained(backbone, data, tmp_path)
-    again = load_backbone(tmp_path / "final.pth")
+    result = run(backbone, data, FULL, LocalContext(scratch=tmp_path, folder=tmp_path))
+    file = tmp_path / "model.pth"
+    again = load_backbone(file)
     assert (again.info.arch, again.info.heads) == (backbone.info.arch, backbone.info.heads)
-    assert again.info.method == "unknown-finetuned" and again.info.epoch == FULL.epochs
-    head = torch.load(tmp_path / "final.pth", weights_only=True)["head"]
-    transform = FULL.transform()
+    assert again.info.method == "unknown-finetuned" and again.info.epoch == FULL.train.epochs
+    head = torch.load(file, weights_only=True)["head"]
+    transform = FULL.test_transform()
     x = transform.normalise(torch.from_numpy(np.stack([transform(data.test.load(i)) for i in range(40)])))
     scores = again.features(x) @ head["weight"].T + head["bias"]
     assert [data.classes[i] for i in scores.argmax(1)] == list(result.items["prediction"])
-    folder = dataclasses.replace(FULL, save=f"{tmp_path}/kept/", epochs=1, warmup_epochs=0)
-    run(backbone, data, folder, MemoryContext(scratch=tmp_path))
-    assert (tmp_path / "kept" / "tiny.pth").exists()
-    nowhere = dataclasses.replace(FULL, save=f"{tmp_path}/final.pth/x.pth")
-    with pytest.raises(UserError, match="cannot be written"):
-        run(backbone, data, nowhere, MemoryContext(scratch=tmp_path))
 
 
 @pytest.mark.parametrize("model", ["resnet18", "convnext_atto"])
 def test_convnets_train_too(data, tmp_path, model):
-    config = dataclasses.replace(FULL, epochs=1, warmup_epochs=0, batch=24, ema=0.0, crop=32, resize=32)
+    config = replace_settings(FULL, epochs=1, warmup_epochs=0, batch=24, ema=0.0, crop=32, resize=32)
     backbone = load_backbone(f"random:{model}")
     before = backbone.module.state_dict()
     result, weights = trained(backbone, data, tmp_path, config)
@@ -213,14 +209,14 @@ def test_convnets_train_too(data, tmp_path, model):
 def test_it_learns(backbone, tmp_path):
     digits = load_dataset("digits")
     part = assemble("part", "array", digits.classes, Subset(digits.train, np.arange(600), "train"), digits.test)
-    config = dataclasses.replace(profiles["small"], epochs=6, flip=0.0, lr=4e-3, **SIDE)
-    result = run(backbone, part, config, MemoryContext(scratch=tmp_path))
+    config = replace_settings(profiles["small"], epochs=6, flip=0.0, lr=4e-3, **SIDE)
+    result = run(backbone, part, config, LocalContext(scratch=tmp_path))
     assert result.metrics["top1"] > 40, result.metrics  # chance is 10
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_where_the_context_says_so(whole, backbone, data, tmp_path, dtype):
-    ctx = MemoryContext(scratch=tmp_path)
+    ctx = LocalContext(scratch=tmp_path)
     ctx.autocast = lambda: torch.autocast("cpu", dtype)
     tuning = FineTuning(backbone, data, FULL, ctx)
     assert tuning.scaler.is_enabled() == (dtype == torch.float16)  # whose gradients would underflow
@@ -228,28 +224,30 @@ def test_mixed_precision_where_the_context_says_so(whole, backbone, data, tmp_pa
     assert next(tuning.model.parameters()).dtype == torch.float32
     assert abs(first.metrics["top5"] - whole[0].metrics["top5"]) < 30
     if tuning.scaler.is_enabled():
-        assert torch.load(tuning.keeper.path, weights_only=True)["scaler"]["scale"] > 0
+        assert torch.load(tuning.state.path, weights_only=True)["scaler"]["scale"] > 0
 
 
 def test_broken_images_stop_the_run_or_are_left_out(backbone, tmp_path):
     train, test = FakeSplit(20, broken=(3, 4)), FakeSplit(10, seed=1, broken=(5,))
     data = assemble("fake", "array", ["a", "b"], train, test)
-    config = dataclasses.replace(FULL, batch=20, repeats=1)
-    ctx = MemoryContext(scratch=tmp_path)
+    config = replace_settings(FULL, batch=20, repeats=1)
+    ctx = LocalContext(scratch=tmp_path)
     with pytest.raises(UserError, match=r"images/[34].png of test cannot be read"):
         run(backbone, data, config, ctx)
     ctx.skip_broken = True
     result = run(backbone, data, config, ctx)
     assert list(result.items["id"]) == [i for i in test.ids if i != "images/5.png"]
-    assert result.notes[-1] == "2 train images could not be read and were left out"
+    assert ctx.broken == {"test/images/3.png", "test/images/4.png", "test/images/5.png"}
 
 
 PROGRAM = """
 import dinobench
+from dinobench.types import ComputeOptions
 if __name__ == "__main__":
-    dinobench.run("finetune", "random:vit_tiny_patch16_224", "digits", profile="deit", device="cpu", devices={devices},
-                  out={out!r}, settings=dict(epochs=2, warmup_epochs=1, batch=600, crop=16, resize=16, repeats=1,
-                                             lr=0.001, eps=0.001, ema=0.5, schedule="step", save={save!r}))
+    dinobench.run("finetune", "random:vit_tiny_patch16_224", "digits", profile="deit", out={out!r}, save={out!r},
+                  settings=dict(epochs=2, warmup_epochs=1, batch=600, crop=16, resize=16, repeats=1,
+                                lr=0.001, eps=0.001, ema=0.5, schedule="step"),
+                  compute=ComputeOptions(device="cpu", devices={devices}))
 """
 
 
@@ -258,10 +256,10 @@ def test_two_processes_equal_one(tmp_path):
     for devices in (1, 2):
         out = tmp_path / str(devices)
         script = tmp_path / f"run{devices}.py"
-        script.write_text(PROGRAM.format(devices=devices, out=str(out), save=str(out / "final.pth")))
+        script.write_text(PROGRAM.format(devices=devices, out=str(out)))
         environment = {**os.environ, "DINOBENCH_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, script], check=True, env=environment, timeout=300)
-    one, two = (weights_of(tmp_path / d / "final.pth") for d in "12")
+    one, two = (weights_of(tmp_path / d / "model.pth") for d in "12")
     start = load_backbone("random:vit_tiny_patch16_224").module.state_dict()
     assert (one["blocks.5.mlp.fc1.weight"] - start["blocks.5.mlp.fc1.weight"]).abs().max() > 1e-4
     for name, tensor in one.items():

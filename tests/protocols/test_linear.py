@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import MemoryContext
+from helpers.contexts import WatchedContext
 from helpers.fakes import FakeBackbone
 from helpers.paths import GOLDEN
 from helpers.weights import save, vit
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dinobench
+from dinobench.context import LocalContext
 from dinobench.data import load_dataset
 from dinobench.data.image_split import array_split, assemble
 from dinobench.errors import UserError
@@ -82,7 +83,7 @@ def test_profiles_are_the_papers():
 
 
 def test_the_grid_learns_and_reports_the_papers_ways_beside(colors):
-    result = run(FakeBackbone(), colors, CACHED, MemoryContext())
+    result = run(FakeBackbone(), colors, CACHED, LocalContext())
     assert set(result.metrics) == {m.name for m in metrics(CACHED)}
     assert result.metrics["top1"] > 60  # a third by chance
     assert result.metrics["top1_val_chosen"] >= result.metrics["top1"] <= result.metrics["top1_best_epoch"]
@@ -94,7 +95,7 @@ def test_the_grid_learns_and_reports_the_papers_ways_beside(colors):
 @given(st.integers(0, 2**16))
 def test_test_labels_have_no_say_in_the_choice(colors, seed):
     shuffled = dataclasses.replace(colors.test, labels=np.random.default_rng(seed).permutation(colors.test.labels))
-    plain, other = (run(FakeBackbone(), data, CACHED, MemoryContext())
+    plain, other = (run(FakeBackbone(), data, CACHED, LocalContext())
                     for data in (colors, dataclasses.replace(colors, test=shuffled)))  # fmt: skip
     assert plain.notes[0].split(";")[0] == other.notes[0].split(";")[0]
     assert (plain.items["prediction"] == other.items["prediction"]).all()
@@ -113,37 +114,35 @@ def test_an_interruption_changes_nothing(colors, tmp_path, features):
         if len(seen) == 25:  # in the third of three epochs of ten steps
             raise Interrupted
 
-    whole = run(FakeBackbone(), colors, config, MemoryContext())
+    whole = run(FakeBackbone(), colors, config, LocalContext())
     with pytest.raises(Interrupted):
-        run(FakeBackbone(), colors, config, MemoryContext(scratch=tmp_path, each=stop))
+        run(FakeBackbone(), colors, config, WatchedContext(scratch=tmp_path, each=stop))
     rest = []
-    again = run(FakeBackbone(), colors, config, MemoryContext(scratch=tmp_path, each=rest.append))
+    again = run(FakeBackbone(), colors, config, WatchedContext(scratch=tmp_path, each=rest.append))
     assert len(rest) == 10 and rest[-1].says.startswith("epoch 3/3, loss 0.")
     assert again.metrics == whole.metrics and again.notes == whole.notes
     assert again.items.equals(whole.items)
     other = dataclasses.replace(config, momentum=0.5)
     fresh = []
-    run(FakeBackbone(), colors, other, MemoryContext(scratch=tmp_path, each=fresh.append))
+    run(FakeBackbone(), colors, other, WatchedContext(scratch=tmp_path, each=fresh.append))
     assert len(fresh) == 30, "the state of another configuration is not taken up"
 
 
 def test_diverging_heads_are_dropped_and_named(colors):
     mixed = dataclasses.replace(CACHED, lr=(0.1, 1e38), blocks=(1,), batch=1024)  # times four: infinite
-    result = run(FakeBackbone(), colors, mixed, MemoryContext())
+    result = run(FakeBackbone(), colors, mixed, LocalContext())
     assert "2 of 4 heads diverged and were dropped: blocks=1 mean_patch=off lr=1e+38" in result.notes[0]
     assert "lr=0.1 (" in result.notes[1] and result.metrics["top1"] > 60
     for config in (dataclasses.replace(mixed, lr=(2e38, 3e38)),
                    dataclasses.replace(mixed, lr=(1e38,), mean_patch=(False,))):  # fmt: skip
         with pytest.raises(UserError, match=r"from step \d+ on, .* not finite; .*--set lr="):
-            run(FakeBackbone(), colors, config, MemoryContext())
+            run(FakeBackbone(), colors, config, LocalContext())
 
 
 def test_micro_batches_and_threads_do_not_change_the_schedule(colors):
     config = dataclasses.replace(Config(), epochs=3, batch=50, lr=(0.1,), blocks=(1,), min_scale=0.5, **SIDE)
-    plain, small = MemoryContext(), MemoryContext()
-    small.batch_size, small.workers = 7, 3
     seen = []
-    small.each = seen.append
+    plain, small = LocalContext(), WatchedContext(seen.append, batch_size=7, workers=3)
     one, other = (run(FakeBackbone(), colors, config, ctx) for ctx in (plain, small))
     assert len(seen) == 9 and [len(s.labels) for s in seen[:3]] == [50, 50, 20], "batches are whole however loaded"
     assert one.items.equals(other.items) and "top1_val_chosen" not in one.metrics
@@ -168,8 +167,8 @@ def test_broken_train_images(colors):
     data = dataclasses.replace(colors, train=Torn())
     config = Config(epochs=1, lr=(0.1,), blocks=(1,), **SIDE)
     with pytest.raises(UserError, match="train/5 of train cannot be read"):
-        run(FakeBackbone(), data, config, MemoryContext())
-    ctx = MemoryContext()
+        run(FakeBackbone(), data, config, LocalContext())
+    ctx = LocalContext()
     ctx.skip_broken = True
     assert len(run(FakeBackbone(), data, config, ctx).items) == 60
 
@@ -177,7 +176,7 @@ def test_broken_train_images(colors):
 def test_a_convnet_has_the_part_of_the_grid_that_it_can(colors):
     backbone = FakeBackbone()
     backbone.capabilities = frozenset({"features"})
-    result = run(backbone, colors, CACHED, MemoryContext())
+    result = run(backbone, colors, CACHED, LocalContext())
     assert result.notes[0] == "a fake has one feature: blocks=1, mean_patch=off"
     found = requests(colors, CACHED, backbone)
     assert [(s.name, r.layers, r.mean_patches) for s, r in found] == [("train", 1, False), ("test", 1, False)]
@@ -195,12 +194,12 @@ def test_a_released_head_is_scored(colors, tmp_path, interleaved):
     head = {"module.linear.weight": weight, "module.linear.bias": torch.zeros(3)}
     torch.save({"epoch": 100, "state_dict": head}, path)
     config = Config(head=str(path), blocks=(1,), mean_patch=(True,), interleaved=interleaved, **SIDE)
-    result = run(FakeBackbone(), colors, config, MemoryContext())
-    color = MemoryContext().features(FakeBackbone(), colors.test, config.request()).cls[:, 0]
+    result = run(FakeBackbone(), colors, config, LocalContext())
+    color = LocalContext().features(FakeBackbone(), colors.test, config.request()).cls[:, 0]
     assert result.metrics["top1"] == pytest.approx(100 * (color.argmax(1) == colors.test.labels).mean())
     assert [m.name for m in metrics(config)] == ["top1", "top5"] and "sha256" in result.notes[0]
     with pytest.raises(UserError, match=r"3 classes on 6 columns.* give 12 columns"):
-        run(FakeBackbone(), colors, Config(head=str(path), **SIDE), MemoryContext())
+        run(FakeBackbone(), colors, Config(head=str(path), **SIDE), LocalContext())
 
 
 def test_settings_that_make_no_sense():

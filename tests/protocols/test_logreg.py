@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import MemoryContext
 from sklearn.linear_model import LogisticRegression
 
 import dinobench
+from dinobench.context import LocalContext
 from dinobench.data import load_dataset
 from dinobench.data.subsets import hold_out
 from dinobench.errors import UserError
@@ -29,7 +29,7 @@ def digits():
 
 
 def test_chooses_c_on_the_held_out_tenth_and_refits_on_all(pixels, digits):
-    ctx = MemoryContext()
+    ctx = LocalContext()
     result = run(pixels, digits, SMALL, ctx)
     features = [ctx.features(pixels, split, SMALL.request()).cls[:, -1] for split in (digits.train, digits.test)]
     train, test = (x.astype(float) / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
@@ -50,8 +50,8 @@ def test_chooses_c_on_the_held_out_tenth_and_refits_on_all(pixels, digits):
 
 def test_low_shot_tries_are_drawn_averaged_and_recorded(pixels, digits):
     config = dataclasses.replace(SMALL, n_per_class=3, tries=3)
-    result = run(pixels, digits, config, MemoryContext())
-    single = [run(pixels, digits, dataclasses.replace(SMALL, n_per_class=3), MemoryContext()).metrics["top1"]]
+    result = run(pixels, digits, config, LocalContext())
+    single = [run(pixels, digits, dataclasses.replace(SMALL, n_per_class=3), LocalContext()).metrics["top1"]]
     note = result.notes[0]
     assert note.count("30 images") == 3 and all(f"seed {i}:" in note for i in range(3))
     assert len({part.split("draw ")[1].split(")")[0] for part in note.split("; ")}) == 3
@@ -60,22 +60,22 @@ def test_low_shot_tries_are_drawn_averaged_and_recorded(pixels, digits):
     first = (result.items["prediction"] == result.items["label"]).mean()
     assert 100 * first == pytest.approx(single[0]), "the predictions are the first try's"
     assert result.metrics["top1"] == pytest.approx(100 * result.items["top1"].mean())
-    again = run(pixels, digits, config, MemoryContext(seed=7))
+    again = run(pixels, digits, config, LocalContext(seed=7))
     assert again.metrics == result.metrics and again.notes == result.notes
 
 
 def test_one_image_per_class_needs_a_fixed_c(pixels, digits):
     config = dataclasses.replace(SMALL, n_per_class=1)
     with pytest.raises(UserError, match="none to hold out"):
-        run(pixels, digits, config, MemoryContext())
+        run(pixels, digits, config, LocalContext())
     fixed = dataclasses.replace(config, c_count=1, c_min=10.0, c_max=10.0)
-    assert run(pixels, digits, fixed, MemoryContext()).metrics["top1"] > 25
+    assert run(pixels, digits, fixed, LocalContext()).metrics["top1"] > 25
 
 
 def test_permuted_test_labels_change_no_choice(pixels, digits):
     shuffled = dataclasses.replace(digits.test, labels=np.random.default_rng(0).permutation(digits.test.labels))
-    other = run(pixels, dataclasses.replace(digits, test=shuffled), SMALL, MemoryContext())
-    plain = run(pixels, digits, SMALL, MemoryContext())
+    other = run(pixels, dataclasses.replace(digits, test=shuffled), SMALL, LocalContext())
+    plain = run(pixels, digits, SMALL, LocalContext())
     assert other.notes == plain.notes and (other.items["prediction"] == plain.items["prediction"]).all()
 
 

@@ -4,15 +4,21 @@ import dataclasses
 import json
 import multiprocessing
 import os
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from helpers.paths import ROOT
 from helpers.samples import record
 from helpers.writers import write_twice
 
+from dinobench import registry
+from dinobench.config import flat, resolve_config
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
+from dinobench.hashing import canonical_json
 from dinobench.results import records
+from dinobench.runner import Evaluation
 
 
 def test_round_trip(tmp_path):
@@ -41,6 +47,35 @@ def test_the_file_is_plain_json_in_the_order_of_the_type(tmp_path):
     assert data["metrics"]["top1@k20"] == {
         "value": 74.512345678, "ci_low": 73.0, "ci_high": 76.0, "n": 450, "unit": "%",
     }  # fmt: skip
+
+
+COMMITTED, _ = records.read_all(ROOT / "results")
+
+
+@pytest.mark.parametrize("committed", COMMITTED, ids=lambda r: r.run_id)
+def test_committed_records_keep_their_names(committed):
+    """Config hash and run id, computed anew from what a record holds, are those that it was written with."""
+    protocol, (profile, *_) = registry.load(committed.protocol), committed.profile.split("+")
+    known = flat(protocol.profiles[profile])
+    settings = {name: value for name, value in committed.config.items() if name in known}
+    resolved = resolve_config(protocol, profile, {n: "none" if v == [] else v for n, v in settings.items()})
+    assert json.loads(canonical_json(flat(resolved.config))) == settings
+    assert (resolved.profile, resolved.hash(protocol)) == (committed.profile, committed.config_hash)
+    assert protocol.version == committed.protocol_version
+    data = SimpleNamespace(name=committed.dataset, fingerprint=committed.dataset_fingerprint)
+    backbone = SimpleNamespace(info=committed.checkpoint)
+    evaluation = Evaluation(protocol, resolved, data, backbone, committed.seed, committed.precision)
+    assert evaluation.run_id == committed.run_id
+
+
+def test_settings_that_are_gone_decided_nothing():
+    """What a committed record holds beyond its protocol's settings was never part of its hash."""
+    gone = {
+        (r.protocol, name)
+        for r in COMMITTED
+        for name in r.config.keys() - flat(registry.load(r.protocol).profiles[r.profile.split("+")[0]]).keys()
+    }
+    assert gone <= {("finetune", "save")}  # where the weights were kept, before `--save`
 
 
 def test_files_are_for_sharing(tmp_path):

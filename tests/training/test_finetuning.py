@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import timm
@@ -12,7 +10,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from dinobench.distributed import sum_gradients
 from dinobench.models.loading import load_backbone
-from dinobench.training.mixup import in_pairs, share_in_pairs
+from dinobench.training.mixup import in_pairs, shard_in_pairs
 from dinobench.training.optim import Classifier, finetune_parameter_groups
 from dinobench.training.randomness import own_randomness
 from dinobench.training.sampler import RepeatedOrder
@@ -71,8 +69,8 @@ def test_pairs_stay_together_on_any_number_of_processes(n, processes):
     assert all(a + b == n - 1 for a, b in zip(order[0::2], order[1::2], strict=False))
 
     def share(rank):
-        context = SimpleNamespace(shard=lambda m: slice(m * rank // processes, m * (rank + 1) // processes))
-        return share_in_pairs(context, n)
+        part = lambda m: slice(m * rank // processes, m * (rank + 1) // processes)  # noqa: E731
+        return shard_in_pairs(part, n)
 
     parts = [share(rank) for rank in range(processes)]
     assert np.concatenate([np.arange(n)[p] for p in parts]).tolist() == list(range(n))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dinobench import console
 from dinobench.errors import UserError
@@ -117,22 +117,22 @@ def protocols() -> None:
 
 def profiles() -> None:
     """Every setting of every protocol: its value in each profile, its meaning and its source."""
-    from dinobench.config import plain
+    from dinobench.config import plain, settings_of
 
     for name, protocol, _ in _loadable():
-        configs: dict[str, Any] = dict(protocol.profiles)
-        fields = dataclasses.fields(next(iter(configs.values())))
+        settings = {profile: settings_of(config) for profile, config in protocol.profiles.items()}
+        default = next(iter(settings.values()))
         console.table(
             f"{name} (version {protocol.version}): {protocol.summary}",
-            ["setting", *configs, "meaning", "source"],
-            [[f.name, *(plain(getattr(c, f.name)) for c in configs.values()),
-              f.metadata.get("doc", ""), f.metadata.get("source", "")] for f in fields],
+            ["setting", *settings, "meaning", "source"],
+            [[s.name, *(plain(profile[s.name].value) for profile in settings.values()), s.doc, s.source]
+             for s in default.values()],
         )  # fmt: skip
 
 
 def methods() -> None:
     """Every pretraining method with its settings: default, meaning and source."""
-    from dinobench.config import plain
+    from dinobench.config import plain, settings_of
     from dinobench.pretrain.run import GROUP, load_method
     from dinobench.registry import available
 
@@ -142,11 +142,7 @@ def methods() -> None:
         except UserError as error:
             console.warn(str(error))
             continue
-        config: Any = method.config_type()
-        rows = [
-            [f.name, plain(getattr(config, f.name)), f.metadata.get("doc", ""), f.metadata.get("source", "")]
-            for f in dataclasses.fields(config)
-        ]
+        rows = [[s.name, plain(s.value), s.doc, s.source] for s in settings_of(method.config_type()).values()]
         console.table(f"{name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
 
 
