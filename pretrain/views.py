@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -77,6 +77,13 @@ def render(
             for i, view in zip(numbers, pixels.split(n), strict=True):
                 made[i] = view
     return made
+
+
+def snapped(views: tuple[View, ...], patch: int | None) -> tuple[View, ...]:
+    """Sizes brought to the nearest multiple of the patch size, of one patch at least."""
+    if patch is None:
+        return views
+    return tuple(replace(v, size=max(1, round(v.size / patch)) * patch) for v in views)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,11 @@ class TrainingState:
             if steps.min() != steps.max():
                 return None
         return state
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """A finished step, as a progress bar shows it: `n` images, and what the bar says."""
+
+    n: int
+    says: str
