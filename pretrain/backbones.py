@@ -73,7 +73,7 @@ class ViT(VisionTransformer):
 def choose(arch: str, image_size: int, patch_size: int | None = None, depth: int | None = None) -> Chosen:
     """The architecture called `arch`: vit_tiny, vit_small ..., resnet18, resnet50, or any timm model's name.
 
-    `patch_size` is 16 for a ViT unless said; `depth` makes a ViT of fewer or more blocks, for small experiments.
+    `patch_size` is 16 for a ViT by default; `depth` makes a ViT of fewer or more blocks, for small experiments.
     Raises UserError for an unknown name and for sizes that do not fit.
     """
     if image_size < 1:

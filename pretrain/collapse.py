@@ -67,9 +67,9 @@ class Reservoir:
     Its random numbers are its own: what is measured does not change what is trained.
     """
 
-    def __init__(self, capacity: int = RESERVOIR) -> None:
+    def __init__(self, capacity: int = RESERVOIR, seed: int = 0) -> None:
         self.capacity, self.seen = capacity, 0
-        self._rng = np.random.default_rng(0)
+        self._rng = np.random.default_rng(seed)
         self._rows: torch.Tensor | None = None
 
     def add(self, rows: torch.Tensor) -> None:
@@ -101,20 +101,20 @@ class EpochMeter:
         self._features: dict[str, Reservoir] = {}
 
     @torch.no_grad()
-    def add(self, outcome: MethodOutput, images: int) -> None:
-        """Count an outcome that was averaged over `images` of this process. Every step must have the same stats."""
-        names = ("loss", *sorted(outcome.stats))
+    def add(self, output: MethodOutput, images: int) -> None:
+        """Count an output that was averaged over `images` of this process. Every step must have the same stats."""
+        names = ("loss", *sorted(output.stats))
         if self._sums is None:
             self._names = names
             # The Apple GPU has no float64; elsewhere the sum of a long epoch should not lose digits.
-            dtype = torch.float32 if outcome.loss.device.type == "mps" else torch.float64
-            self._sums = torch.zeros(len(names), dtype=dtype, device=outcome.loss.device)
+            dtype = torch.float32 if output.loss.device.type == "mps" else torch.float64
+            self._sums = torch.zeros(len(names), dtype=dtype, device=output.loss.device)
         if names != self._names:
             raise ValueError(f"a step logs {', '.join(names)}, an earlier one {', '.join(self._names)}")
-        values = [outcome.loss, *(outcome.stats[n] for n in names[1:])]
+        values = [output.loss, *(output.stats[n] for n in names[1:])]
         self._sums += images * torch.stack([v.detach().to(self._sums) for v in values])
         self._images += images
-        for network, features in outcome.features.items():
+        for network, features in output.features.items():
             self._features.setdefault(network, Reservoir()).add(features)
 
     def summary(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
@@ -140,10 +140,10 @@ def verdict(history: Sequence[Mapping[str, Any]], outputs: int | None = None) ->
     """One line when the epochs in `history` show features collapsing, saying which way; None when they do not.
 
     `outputs` is K, the number of the head's outputs, where there are outputs to be uniform over. The two collapses of
-    DINO are told by the teacher's entropy, with KL(teacher ‖ student) near 0 (arXiv 2104.14294, figure 7): it goes to 0
+    DINO show in the teacher's entropy, with KL(teacher ‖ student) near 0 (arXiv 2104.14294, figure 7): it goes to 0
     when one dimension wins and to log K when all outputs are alike. Where a batch norm keeps a few dimensions alive,
-    how many outputs the teacher uses over a batch tells it. Other methods are judged by their features.
-    Nothing is said of a first epoch: its mean is mostly of the random start.
+    it shows in how many outputs the teacher uses over a batch. Other methods are judged by their features.
+    A first epoch is not judged: its mean is mostly of the random start.
     """
     if len(history) < 2:
         return None
@@ -154,10 +154,10 @@ def verdict(history: Sequence[Mapping[str, Any]], outputs: int | None = None) ->
                 f"collapsing to one dimension: the teacher's entropy is {entropy:.3f} and KL {kl:.3f}, so that every "
                 "image gets the same output; is centring on?"
             )
-        known = math.log(outputs) if outputs else None
-        uniform = entropy > UNIFORM_SHARE * known if known else kl < NO_KL / 5 and entropy > 1
+        highest = math.log(outputs) if outputs else None
+        uniform = entropy > UNIFORM_SHARE * highest if highest else kl < NO_KL / 5 and entropy > 1
         if uniform:
-            limit = f" of at most {known:.2f}" if known else ""
+            limit = f" of at most {highest:.2f}" if highest else ""
             return (
                 f"collapsing to the uniform output: the teacher's entropy is {entropy:.2f}{limit} and KL {kl:.3f}; "
                 "is sharpening on (a teacher temperature below the student's)?"

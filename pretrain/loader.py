@@ -37,7 +37,7 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Batch:
+class ViewBatch:
     """A micro-batch on the training's device: `views` of (b, 3, size, size) float32, normalised; `labels` (b,) int64
     or None; `rows` (b,) of the split; `last` ends an optimizer step."""
 
@@ -48,7 +48,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchIndices:
     """A micro-batch yet to be made: these rows in this pass over the data."""
 
     epoch: int
@@ -57,7 +57,7 @@ class Job:
 
 
 class ViewLoader:
-    """The views of `split` in batches of `batch` images over all `processes`, of which this is number `rank`.
+    """The views of `split` in batches of `batch` images over all `processes`, of which this is `rank`.
 
     Each process takes its contiguous share of a batch, in parts of at most `micro_batch` images, as even as can be.
     `workers`: on a CPU the processes that make views, 0 for none beside this one; elsewhere the threads that decode.
@@ -101,48 +101,51 @@ class ViewLoader:
         threads = decoding_threads(None if workers is None or self.workers else max(1, workers))
         self.images = DecodedImages(split, ram_budget(ram_bytes, processes), threads)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ViewBatch]:
         """This process's micro-batches of an epoch, from a step of it on."""
-        jobs = self._jobs(epoch, first_step)
+        batches = self._indices(epoch, first_step)
         if self.device.type == "cuda":
-            return self._on_gpu(jobs)
-        return self._from_workers(jobs) if self.workers else self._in_line(jobs)
+            return self._on_gpu(batches)
+        return self._from_workers(batches) if self.workers else self._in_line(batches)
 
-    def _jobs(self, epoch: int, first_step: int) -> Iterator[Job]:
+    def _indices(self, epoch: int, first_step: int) -> Iterator[BatchIndices]:
         share = self.batch // self.processes
         parts = -(-share // self.micro_batch)
         cuts = [share * (self.rank * parts + i) // parts for i in range(parts + 1)]
         for step in range(first_step, self.steps_per_epoch):
             rows, _ = self._order(epoch, step)
             for i in range(parts):
-                yield Job(epoch, rows[cuts[i] : cuts[i + 1]], i == parts - 1)
+                yield BatchIndices(epoch, rows[cuts[i] : cuts[i + 1]], i == parts - 1)
 
-    def make(self, job: Job, images: Sequence[torch.Tensor], flat: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The views of a job, uint8, on the device."""
-        passes = np.full(len(job.rows), job.epoch)
-        pictures = ImageBatch(images, self.device, flat)
-        return render(pictures, self.views, seed=self.seed, passes=passes, rows=job.rows)
+    def make(
+        self, indices: BatchIndices, images: Sequence[torch.Tensor], flat: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """The views of a batch, uint8, on the device."""
+        passes = np.full(len(indices.rows), indices.epoch)
+        return render(
+            ImageBatch(images, self.device, flat), self.views, seed=self.seed, passes=passes, rows=indices.rows
+        )
 
-    def _batch(self, job: Job, views: Sequence[torch.Tensor]) -> Batch:
-        labels = torch.from_numpy(np.asarray(self.split.labels)[job.rows].astype(np.int64))
+    def _batch(self, indices: BatchIndices, views: Sequence[torch.Tensor]) -> ViewBatch:
+        labels = torch.from_numpy(np.asarray(self.split.labels)[indices.rows].astype(np.int64))
         if self.device.type == "cuda":
             labels = labels.pin_memory()
         normalised = [normalise(view) for view in views]
-        return Batch(normalised, labels.to(self.device, non_blocking=True), job.rows, job.last)
+        return ViewBatch(normalised, labels.to(self.device, non_blocking=True), indices.rows, indices.last)
 
-    def _in_line(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+    def _in_line(self, batches: Iterable[BatchIndices]) -> Iterator[ViewBatch]:
         with ThreadPoolExecutor(self.images.threads) as pool:
-            for job in jobs:
-                yield self._batch(job, self.make(job, list(pool.map(self.images.get, job.rows.tolist()))))
+            for indices in batches:
+                yield self._batch(indices, self.make(indices, list(pool.map(self.images.get, indices.rows.tolist()))))
 
-    def _from_workers(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+    def _from_workers(self, batches: Iterable[BatchIndices]) -> Iterator[ViewBatch]:
         self.images.fill()  # before the fork, so that one copy of the pixels serves all workers
-        plan = list(jobs)
-        made = iter(
+        order = list(batches)
+        rendered = iter(
             DataLoader(
-                _Made(self),
+                _RenderedViews(self),
                 batch_size=None,
-                sampler=plan,
+                sampler=order,
                 num_workers=self.workers,
                 collate_fn=_as_it_is,
                 prefetch_factor=AHEAD,
@@ -152,35 +155,37 @@ class ViewLoader:
             )
         )
         try:
-            for job in plan:
-                views = next(made)
+            for indices in order:
+                views = next(rendered)
                 if isinstance(views, UserError):
                     raise views
-                yield self._batch(job, views)
+                yield self._batch(indices, views)
         finally:
-            del made  # the workers end with it, also where an error keeps this frame alive
+            del rendered  # the workers end with it, also where an error keeps this frame alive
 
-    def _on_gpu(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+    def _on_gpu(self, batches: Iterable[BatchIndices]) -> Iterator[ViewBatch]:
         device = torch.device("cuda", torch.cuda.current_device() if self.device.index is None else self.device.index)
         stream = torch.cuda.Stream(device)
         decoders = ThreadPoolExecutor(self.images.threads)
         # Its own device, or pinning memory would open a context on the first GPU in every process.
         packer = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,))
 
-        def load(job: Job) -> Future[tuple[Job, list[torch.Tensor], torch.Tensor]]:
-            decoded = [decoders.submit(self.images.get, row) for row in job.rows.tolist()]
-            return packer.submit(_packed, job, decoded)
+        def load(indices: BatchIndices) -> Future[tuple[BatchIndices, list[torch.Tensor], torch.Tensor]]:
+            decoded = [decoders.submit(self.images.get, row) for row in indices.rows.tolist()]
+            return packer.submit(_packed, indices, decoded)
 
-        def stage(loaded: Future[tuple[Job, list[torch.Tensor], torch.Tensor]]) -> tuple[Batch, torch.cuda.Event]:
-            job, images, flat = loaded.result()
+        def stage(
+            loaded: Future[tuple[BatchIndices, list[torch.Tensor], torch.Tensor]],
+        ) -> tuple[ViewBatch, torch.cuda.Event]:
+            indices, images, flat = loaded.result()
             with torch.cuda.stream(stream):
-                batch = self._batch(job, self.make(job, images, flat))
+                batch = self._batch(indices, self.make(indices, images, flat))
                 return batch, stream.record_event()
 
         try:
-            for batch, made in staged(jobs, load, stage):
+            for batch, staged_event in staged(batches, load, stage):
                 current = torch.cuda.current_stream(device)
-                current.wait_event(made)
+                current.wait_event(staged_event)
                 for tensor in (*batch.views, batch.labels):
                     if tensor is not None:
                         tensor.record_stream(current)  # or its memory would be reused while it is trained on
@@ -207,9 +212,11 @@ def staged(jobs: Iterable[T], load: Callable[[T], Future[Any]], stage: Callable[
     yield from ready
 
 
-def _packed(job: Job, decoded: Sequence[Future[torch.Tensor]]) -> tuple[Job, list[torch.Tensor], torch.Tensor]:
+def _packed(
+    indices: BatchIndices, decoded: Sequence[Future[torch.Tensor]]
+) -> tuple[BatchIndices, list[torch.Tensor], torch.Tensor]:
     images = [future.result() for future in decoded]
-    return job, images, pack(images, pinned=True)
+    return indices, images, pack(images, pinned=True)
 
 
 class DecodedImages:
@@ -250,21 +257,21 @@ class DecodedImages:
                     break
 
 
-class _Made(Dataset[Any]):
-    """What worker processes do: a job in, its views out, or the UserError, which would lose its form if raised."""
+class _RenderedViews(Dataset[Any]):
+    """What worker processes do: a batch in, its views out, or the UserError, which would lose its form if raised."""
 
-    def __init__(self, feed: ViewLoader) -> None:
-        self.feed = feed
+    def __init__(self, loader: ViewLoader) -> None:
+        self.loader = loader
 
-    def __getitem__(self, job: Job) -> list[torch.Tensor] | UserError:
+    def __getitem__(self, indices: BatchIndices) -> list[torch.Tensor] | UserError:
         try:
-            return self.feed.make(job, [self.feed.images.get(row) for row in job.rows.tolist()])
+            return self.loader.make(indices, [self.loader.images.get(row) for row in indices.rows.tolist()])
         except UserError as error:
             return error
 
 
-def _as_it_is(made: Any) -> Any:
-    return made
+def _as_it_is(views: Any) -> Any:
+    return views
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -22,7 +22,7 @@ from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.pretrain import backbones, checkpoints, collapse, evaluation, history, optim, plots
 from dinobench.pretrain import run as runs
-from dinobench.pretrain.loader import Batch, ViewLoader
+from dinobench.pretrain.loader import ViewBatch, ViewLoader
 from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo
 from dinobench.pretrain.views import snapped
 from dinobench.runtime import Runtime
@@ -76,7 +76,9 @@ class Loop:
         self.step_values = StepValues(lag=1 if runtime.device.type == "cuda" else 0)
         self.loss = math.nan
         self._stop, self._stopping = StopRequest(), False
-        self._reported, self._saved, self._writing = 0.0, time.monotonic(), 0.0
+        self._reported, self._writing = 0.0, 0.0
+        #: When the last checkpoint was written, by time.monotonic.
+        self.saved_at = time.monotonic()
         self._warned = ""
         self._writer = history.MetricsWriter(folder, Path(run.results)) if runtime.rank == 0 else None
 
@@ -111,9 +113,9 @@ class Loop:
         began = time.monotonic()
         title = f"Epoch {epoch + 1}/{self.config.epochs}"
         whole, start = self.steps_per_epoch * self.config.batch, first * self.config.batch
-        for _ in console.progress(self._steps(epoch, first, meter, norms), title, whole, start):
+        for _ in console.progress(self.steps(epoch, first, meter, norms), title, whole, start):
             pass
-        self._read(lag=0)
+        self.read_values(lag=0)
         seconds = time.monotonic() - began
         last = self.now(self.at.step - 1)
         row = {
@@ -130,7 +132,7 @@ class Loop:
         self.at = checkpoints.Progress(self.at.step, row)
         kept = self.run.save_every and (epoch + 1) % self.run.save_every == 0
         pause = max(EPOCH_SECONDS, WRITING * self._writing)
-        waited = self.runtime.broadcast(time.monotonic() - self._saved >= pause)
+        waited = self.runtime.broadcast(time.monotonic() - self.saved_at >= pause)
         if waited or kept or self._evaluates(epoch + 1) or epoch + 1 == self.config.epochs:
             self._save()
         if kept and self.runtime.rank == 0:
@@ -138,7 +140,7 @@ class Loop:
                 shutil.copyfile(self.latest, temporary)
         self._close(row)
 
-    def _steps(
+    def steps(
         self, epoch: int, first: int, meter: collapse.EpochMeter, norms: list[torch.Tensor]
     ) -> Iterator[TrainingProgress]:
         """Train through an epoch from its step `first` on."""
@@ -150,7 +152,7 @@ class Loop:
             part += 1
             if not batch.last:
                 continue
-            norms.append(self._update(loss))
+            norms.append(self.update(loss))
             part, loss = 0, torch.zeros_like(loss)
             left = self.steps_per_epoch * self.config.epochs - self.at.step
             pace = (time.monotonic() - began) / (self.at.step - before)
@@ -163,14 +165,14 @@ class Loop:
             elif within and self._writes_now():
                 self._save()
 
-    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, first: int) -> Iterator[ViewBatch]:
         try:
             yield from self.loader.epoch(epoch, first)
         except UserError:
             console.silent = False  # an image that only this process met: the others do not know what to say
             raise
 
-    def _backward(self, batch: Batch, part: int, weight: float, meter: collapse.EpochMeter) -> torch.Tensor:
+    def _backward(self, batch: ViewBatch, part: int, weight: float, meter: collapse.EpochMeter) -> torch.Tensor:
         """Gradients of one part of a step; returns its share of the step's loss."""
         now = self.now(self.at.step)
         with own_randomness(self.runtime.device, self.config.seed, now.step, self.runtime.rank, part):
@@ -180,7 +182,7 @@ class Loop:
         meter.add(output, len(batch.views[0]))
         return output.loss.detach().float() * weight
 
-    def _update(self, loss: torch.Tensor) -> torch.Tensor:
+    def update(self, loss: torch.Tensor) -> torch.Tensor:
         """The optimizer's step and what follows it; returns the gradient's norm."""
         now, processes = self.now(self.at.step), self.runtime.processes
         totals = torch.stack([loss, torch.full_like(loss, float(self._stop.asked))])
@@ -193,12 +195,12 @@ class Loop:
         self.method.after_step(now)
         self.at = checkpoints.Progress(now.step + 1)
         self.step_values.add(now.step, torch.cat([totals, norm[None].to(totals)]))
-        self._read()
+        self.read_values()
         # One process need not ask the others, who learn of it in the next step's totals.
         self._stopping |= processes == 1 and self._stop.asked
         return norm
 
-    def _read(self, lag: int | None = None) -> None:
+    def read_values(self, lag: int | None = None) -> None:
         """Look at steps that are through. Raises UserError when one was not finite."""
         for step, (loss, stop, norm) in self.step_values.take(lag):
             self.loss = loss / self.runtime.processes
@@ -214,17 +216,17 @@ class Loop:
 
     def _writes_now(self) -> bool:
         # Every process has the same state and only the first one's clock counts, so nobody need be asked.
-        return self.runtime.rank == 0 and time.monotonic() - self._saved >= max(SAVE_SECONDS, WRITING * self._writing)
+        return self.runtime.rank == 0 and time.monotonic() - self.saved_at >= max(SAVE_SECONDS, WRITING * self._writing)
 
     def _save(self) -> None:
-        self._read(lag=0)  # what is not finite is not saved
+        self.read_values(lag=0)  # what is not finite is not saved
         if self.runtime.rank == 0:
             began = time.monotonic()
             args = {**dataclasses.asdict(self.config), **dataclasses.asdict(self.run), "arch": self.chosen.arch}
             args |= {"patch_size": self.chosen.patch_size, "method": self.run.method, "config": None}
             checkpoints.save(self.latest, self.method, self.optimizer, args, self.at, self.steps_per_epoch)
             self._writing = time.monotonic() - began
-        self._saved = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def _close(self, row: dict[str, Any]) -> None:
         """What an epoch's end is for besides its weights: evaluations, metrics, a look at them."""
@@ -265,9 +267,9 @@ class Loop:
         raise KeyboardInterrupt
 
     def _build(self, kind: type[Method], classes: int) -> Method:
-        parts = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
+        spec = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
         with own_randomness(torch.device("cpu"), self.config.seed):
-            method = self.runtime.run_on_all(lambda: kind(self.config, parts))
+            method = self.runtime.run_on_all(lambda: kind(self.config, spec))
         method.to(self.runtime.device)
         if self.run.compile:
             for module in method.modules():

@@ -19,9 +19,9 @@ def pretrain(
     out: Annotated[Path | None, typer.Option(help="A new folder for the checkpoints and curves of this run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder; needs nothing else.")] = None,
     arch: Annotated[str, typer.Option(help="vit_tiny, vit_small, ..., resnet50, or a timm model.")] = "vit_small",
-    patch_size: Annotated[int | None, typer.Option(min=1, help="Of a ViT, in pixels; 16 unless said.")] = None,
+    patch_size: Annotated[int | None, typer.Option(min=1, help="Patch size of a ViT in pixels; 16 by default.")] = None,
     image_size: Annotated[int, typer.Option(min=1, help="Side of a global view in pixels.")] = 224,
-    depth: Annotated[int | None, typer.Option(min=1, help="Blocks of a ViT, where not the usual number.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Blocks of a ViT; by default its usual number.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images of a step, over all processes and parts.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, a setting of the method.")] = None,
@@ -33,7 +33,7 @@ def pretrain(
     init: Annotated[Path | None, typer.Option(help="Go on from this full checkpoint, DINO's release's too.")] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Parts that a step is computed in, to save memory.")] = 1,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the backbones.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and views.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and views.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")] = 1,
     precision: Annotated[str | None, typer.Option(help="32, bf16, or auto: bf16 where it is fast.")] = None,
@@ -84,5 +84,5 @@ def pretrain(
     try:
         loop.train()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # it has said where to go on
+        raise SystemExit(130) from None  # the loop's note tells how to go on
     console.note(f"written: {loop.latest}; score it with `dinobench run --ckpt {loop.latest} --protocol knn ...`")

@@ -84,7 +84,7 @@ class TestReservoir:
 
 
 class TestEpochMeter:
-    def outcome(self, value, seed):
+    def output(self, value, seed):
         features = torch.randn(8, 6, generator=generator(seed), requires_grad=True)
         return MethodOutput(
             torch.tensor(value, requires_grad=True),
@@ -94,22 +94,22 @@ class TestEpochMeter:
 
     def test_means_are_over_images(self):
         meter = EpochMeter()
-        meter.add(self.outcome(1.0, 0), 30)
-        meter.add(self.outcome(4.0, 1), 10)
+        meter.add(self.output(1.0, 0), 30)
+        meter.add(self.output(4.0, 1), 10)
         found = meter.summary(same)
         assert found["loss"] == pytest.approx(1.75) and found["accuracy"] == pytest.approx(0.175)
         assert list(found) == [
             "loss", "accuracy", "student_feature_std", "student_effective_rank", "teacher_feature_std",
             "teacher_effective_rank",
         ]  # fmt: skip
-        both = torch.cat([self.outcome(1.0, s).features["student"] for s in (0, 1)]).detach()
+        both = torch.cat([self.output(1.0, s).features["student"] for s in (0, 1)]).detach()
         assert found["student_effective_rank"] == pytest.approx(effective_rank(both))
 
     def test_processes_are_joined(self):
         one, two, whole = EpochMeter(), EpochMeter(), EpochMeter()
         for i in range(6):
-            (one, two)[i % 2].add(self.outcome(float(i), i), 10 + i)
-            whole.add(self.outcome(float(i), i), 10 + i)
+            (one, two)[i % 2].add(self.output(float(i), i), 10 + i)
+            whole.add(self.output(float(i), i), 10 + i)
         parts = []
         one.summary(lambda x: parts.append(x) or x)
         other = iter(parts)
@@ -118,7 +118,7 @@ class TestEpochMeter:
 
     def test_a_step_with_other_stats_is_refused(self):
         meter = EpochMeter()
-        meter.add(self.outcome(1.0, 0), 1)
+        meter.add(self.output(1.0, 0), 1)
         with pytest.raises(ValueError, match="logs loss, an earlier one loss, accuracy"):
             meter.add(MethodOutput(torch.tensor(1.0)), 1)
 
