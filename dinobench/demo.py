@@ -15,20 +15,22 @@ from dinobench.errors import UserError
 from dinobench.runner import run
 from dinobench.types import RunRecord
 
-#: The trained network; the same one before its first step, which has learnt nothing; and no network at all.
+#: Names of the trained network, of the same one before its first step, which has learnt nothing, and of no network.
 TRAINED, START, PIXELS = "dino_demo", "random_vit", "pixels"
+#: What most protocols score, and those that need a network.
 CHECKPOINTS = (TRAINED, START, PIXELS)
 NETWORKS = (TRAINED, START)
 
-#: The digits are 8 x 8 pixels: at twice that a ViT sees all there is, two hundred times sooner than at 224 x 224.
+#: Side in pixels that digits are brought to. They have 8: at twice that a ViT sees all there is, two hundred times
+#: sooner than at 224 x 224.
 SIDE = 16
 
 
 @dataclass(frozen=True)
 class DemoRecipe:
-    """The training of the demo. `settings` are DINO's, with what digits and two CPU cores ask for.
+    """What the demo trains: a ViT, and how. `settings` are DINO's, with what digits and two CPU cores ask for.
 
-    Chosen by k-NN within the train images, a quarter of which asked the others.
+    They were chosen by k-NN within the train images, a quarter of which were the queries.
     """
 
     arch: str = "vit_tiny"
@@ -53,7 +55,7 @@ class DemoRecipe:
             "freeze_last_layer": 0,
             # A digit is no photograph: mirrored it is another one, cut in half often too, and it has no colours.
             "flip_p": 0.0,
-            "grey_p": 0.0,
+            "grayscale_p": 0.0,
             "solarize_p": 0.0,
             "blur_p": (0.0, 0.0, 0.0),
             "jitter": (0.4, 0.4, 0.0, 0.0),
@@ -64,12 +66,13 @@ class DemoRecipe:
     )
 
 
+#: The recipe of `dinobench demo`.
 RECIPE = DemoRecipe()
 
 
 @dataclass(frozen=True)
 class DemoStep:
-    """One protocol of the demo; `settings` make it small enough for a laptop, and the rows say so."""
+    """One protocol of the demo, on `models`. `settings` make it small enough for a laptop; its records show them."""
 
     protocol: str
     data: str
@@ -78,6 +81,7 @@ class DemoStep:
     models: tuple[str, ...] = field(default=CHECKPOINTS)
 
 
+#: Settings that bring images to the side that the demo trains at.
 SMALL = {"resize": SIDE, "crop": SIDE}
 STEPS = (
     DemoStep("knn", "digits", SMALL),
@@ -92,22 +96,22 @@ STEPS = (
 
 
 def demo(out: Path, device: str = "auto", recipe: DemoRecipe = RECIPE) -> list[RunRecord]:
-    """Train, and run every step into `out`; what is finished is taken from there: an interrupted demo goes on."""
-    whole = len(STEPS) + 1
-    console.note(f"[1/{whole}] pretraining a small DINO on digits")
+    """Train, and run every step into `out`. What is finished is not done again: an interrupted demo goes on."""
+    total = len(STEPS) + 1
+    console.note(f"[1/{total}] pretraining a small DINO on digits")
     specs = {PIXELS: PIXELS, **{name: f"{name}={path}" for name, path in pretrain(out, device, recipe).items()}}
-    done = []
-    for number, step in enumerate(STEPS, 2):
-        console.note(f"[{number}/{whole}] {step.protocol} on {step.data}")
-        done += run(
+    records: list[RunRecord] = []
+    for index, step in enumerate(STEPS, 2):
+        console.note(f"[{index}/{total}] {step.protocol} on {step.data}")
+        records += run(
             step.protocol, [specs[name] for name in step.models], step.data,
             profile=step.profile, settings=step.settings, out=out, device=device,
         )  # fmt: skip
-    return done
+    return records
 
 
 def pretrain(out: Path, device: str = "auto", recipe: DemoRecipe = RECIPE) -> dict[str, Path]:
-    """The files of the trained network and of its start, trained in `out`/pretrain as far as that is still to do.
+    """The files of the trained network and of its start by name; trained in `out`/pretrain, or on from what is there.
 
     Raises UserError where `out` holds a training by another recipe.
     """
@@ -121,15 +125,15 @@ def pretrain(out: Path, device: str = "auto", recipe: DemoRecipe = RECIPE) -> di
     started = runtime.start(device)  # in float32, as the evaluations: the network is too small to gain by less
     data = load_dataset("digits")
     config = runs.configure(runs.load_method("dino"), dict(recipe.settings))
-    wanted = runs.Run(
+    chosen = runs.Run(
         "dino", recipe.arch, SIDE, recipe.patch_size, recipe.depth, "digits", dataclasses.asdict(config),
         started.precision, results=str(out), fingerprint=data.train.fingerprint,
     )  # fmt: skip
     if (folder / LATEST).exists():
-        _check_same(folder, runs.read(folder), wanted)
+        _check_same(folder, runs.read(folder), chosen)
     else:
-        runs.begin(folder, wanted)
-    loop = Loop(wanted, folder, started, data)
+        runs.begin(folder, chosen)
+    loop = Loop(chosen, folder, started, data)
     start = folder / "start.pth"
     if loop.at.step == 0:
         _write_start(start, loop.method.student.backbone)
@@ -137,15 +141,15 @@ def pretrain(out: Path, device: str = "auto", recipe: DemoRecipe = RECIPE) -> di
     return {TRAINED: loop.latest, START: start}
 
 
-def _check_same(folder: Path, earlier: Any, wanted: Any) -> None:
+def _check_same(folder: Path, earlier: Any, chosen: Any) -> None:
     """Where the results lie may change from one call to the next, but nothing else."""
-    before, now = (_plain(dataclasses.replace(r, results="")) for r in (earlier, wanted))
+    before, now = (_plain(dataclasses.replace(r, results="")) for r in (earlier, chosen))
     if before != now:
         raise UserError(f"{folder}: holds a training by another recipe; delete it, or choose another --out")
 
 
 def _plain(run: Any) -> Any:
-    """As JSON gives it back, which knows no tuples."""
+    """A run as JSON gives it back, which knows no tuples."""
     return json.loads(json.dumps(dataclasses.asdict(run)))
 
 

@@ -21,15 +21,16 @@ from dinobench.models.architecture import ALIASES, NORM_EPS, usual_heads, vit_na
 from dinobench.models.factory import create
 from dinobench.models.pos_embed import resample_abs_pos_embed
 
-STD = 0.02  # of the truncated normal, facebookresearch/dino `vision_transformer.py`
+#: Deviation of the truncated normal that weights are drawn from (facebookresearch/dino, `vision_transformer.py`).
+STD = 0.02
 
 
 @dataclass(frozen=True)
 class Chosen:
     """An architecture to train. `build(drop_path)` draws its weights from torch's global generator.
 
-    `arch` is how checkpoints call it: DINO's own name where it is one of DINO's models. `told` is whether a reader
-    can tell the architecture from the tensors alone; else `dinobench run` needs `--arch`.
+    `arch` is how checkpoints call it: DINO's own name where it is one of DINO's models. `recognisable` is
+    whether a reader can tell the architecture from the tensors alone; else `dinobench run` needs `--arch`.
     """
 
     arch: str
@@ -37,7 +38,7 @@ class Chosen:
     embed_dim: int
     is_vit: bool
     patch_size: int | None
-    told: bool
+    recognisable: bool
 
 
 class ViT(VisionTransformer):
@@ -72,7 +73,7 @@ class ViT(VisionTransformer):
 def choose(arch: str, image_size: int, patch_size: int | None = None, depth: int | None = None) -> Chosen:
     """The architecture called `arch`: vit_tiny, vit_small ..., resnet18, resnet50, or any timm model's name.
 
-    `patch_size` is 16 for a ViT unless said; `depth` makes a ViT of fewer or more blocks, for small experiments.
+    `patch_size` is 16 for a ViT by default; `depth` makes a ViT of fewer or more blocks, for small experiments.
     Raises UserError for an unknown name and for sizes that do not fit.
     """
     if image_size < 1:
@@ -106,7 +107,7 @@ def _vit(arch: str, image_size: int, patch: int, depth: int | None) -> Chosen:
     # Readers take DINO's names for DINO's depths: another one goes by what it is.
     name = arch if depth == usual else vit_name(width, depth, patch, 0)
     build = functools.partial(ViT, width, depth, patch, image_size)
-    return Chosen(name, build, width, True, patch, told=True)
+    return Chosen(name, build, width, True, patch, recognisable=True)
 
 
 def _timm(arch: str, image_size: int, patch_size: int | None, drop_path: float) -> Any:

@@ -13,7 +13,7 @@ from dinobench.pretrain.resample import on
 
 #: Luma of ITU-R 601-2 in 65536ths, which PIL's conversion to grey adds up in integers (exact in float32).
 LUMA = np.array([19595, 38470, 7471], np.float32)
-#: The numbers of torchvision's ColorJitter for its four changes.
+#: The indices of the four changes in torchvision's ColorJitter.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 #: How far channels fall below the highest at hue h of 0..6, cut to 0..1: red by 2 - |h - 3|, green by |h - 2| - 1, blue
 #: by |h - 4| - 1; rows are the hue subtracted, the factor of its magnitude, and what is added.
@@ -22,7 +22,7 @@ FALLS = np.array([[3, 2, 4], [-1, 1, 1], [2, -1, -1]], np.float32)
 SOLARIZE_FROM = 128
 
 
-def grey(x: torch.Tensor) -> torch.Tensor:
+def grayscale(x: torch.Tensor) -> torch.Tensor:
     """(n, 1, S, S): PIL's mode L."""
     weights = on(LUMA / 65536, x.device).expand(len(x), 1, 3)
     n, _, height, width = x.shape
@@ -32,7 +32,7 @@ def grey(x: torch.Tensor) -> torch.Tensor:
 def jitter_(x: torch.Tensor, order: np.ndarray, factors: np.ndarray, hue: bool = True) -> torch.Tensor:
     """Change brightness, contrast, saturation and hue in place, of each picture in its own order.
 
-    `order` (n, 4): the numbers of the changes as they come; `factors` (n, 4): column i belongs to change i, three
+    `order` (n, 4): the indices of the changes as they come; `factors` (n, 4): column i belongs to change i, three
     factors and a turn of the hue in circles. Without `hue` the colours do not even take PIL's lossy way through 8-bit
     HSV.
     """
@@ -42,7 +42,7 @@ def jitter_(x: torch.Tensor, order: np.ndarray, factors: np.ndarray, hue: bool =
         share = np.where(change == HUE, 1, factors[np.arange(n), change])
         table = np.stack([share, change == SATURATION, change == CONTRAST], axis=1).astype(np.float32)
         factor, coloured, contrasted = on(table, x.device).view(n, 3, 1, 1, 1).unbind(1)
-        luma = grey(x)
+        luma = grayscale(x)
         mean = luma.sum((1, 2, 3), keepdim=True, dtype=torch.int32 if x.device.type == "mps" else torch.float64)
         mean = mean.float().div_(luma[0].numel()).add_(0.5).floor_()
         base = luma.mul_(coloured).add_(mean * contrasted)

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Batch:
+class ViewBatch:
     """A micro-batch on the training's device: `views` of (b, 3, size, size) float32, normalised; `labels` (b,) int64
     or None; `rows` (b,) of the split; `last` ends an optimizer step."""
 
@@ -49,7 +49,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchIndices:
     """A micro-batch yet to be made: these rows in this pass over the data."""
 
     epoch: int
@@ -58,7 +58,7 @@ class Job:
 
 
 class ViewLoader:
-    """The views of `split` in batches of `batch` images over all `processes`, of which this is number `rank`.
+    """The views of `split` in batches of `batch` images over all `processes`, of which this is `rank`.
 
     Each process takes its contiguous share of a batch, in parts of at most `micro_batch` images, as even as can be.
     `workers`: on a CPU the processes that make views, 0 for none beside this one; elsewhere the threads that decode.
@@ -102,34 +102,37 @@ class ViewLoader:
         self.threads = decoding_threads(None if workers is None or self.workers else max(1, workers))
         self.images = ImageCache(split, channels_first, ram_budget(ram_bytes, processes))
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ViewBatch]:
         """This process's micro-batches of an epoch, from a step of it on."""
-        jobs = self._jobs(epoch, first_step)
+        batches = self._indices(epoch, first_step)
         if self.device.type == "cuda":
-            return self._on_gpu(jobs)
-        return self._from_workers(jobs) if self.workers else self._in_line(jobs)
+            return self._on_gpu(batches)
+        return self._from_workers(batches) if self.workers else self._in_line(batches)
 
-    def _jobs(self, epoch: int, first_step: int) -> Iterator[Job]:
+    def _indices(self, epoch: int, first_step: int) -> Iterator[BatchIndices]:
         share = self.batch // self.processes
         parts = -(-share // self.micro_batch)
         cuts = [share * (self.rank * parts + i) // parts for i in range(parts + 1)]
         for step in range(first_step, self.steps_per_epoch):
             rows, _ = self._order(epoch, step)
             for i in range(parts):
-                yield Job(epoch, rows[cuts[i] : cuts[i + 1]], i == parts - 1)
+                yield BatchIndices(epoch, rows[cuts[i] : cuts[i + 1]], i == parts - 1)
 
-    def make(self, job: Job, images: Sequence[torch.Tensor], flat: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The views of a job, uint8, on the device."""
-        passes = np.full(len(job.rows), job.epoch)
-        pictures = ImageBatch(images, self.device, flat)
-        return render(pictures, self.views, seed=self.seed, passes=passes, rows=job.rows)
+    def make(
+        self, indices: BatchIndices, images: Sequence[torch.Tensor], flat: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """The views of a batch, uint8, on the device."""
+        passes = np.full(len(indices.rows), indices.epoch)
+        return render(
+            ImageBatch(images, self.device, flat), self.views, seed=self.seed, passes=passes, rows=indices.rows
+        )
 
-    def _batch(self, job: Job, views: Sequence[torch.Tensor]) -> Batch:
-        labels = torch.from_numpy(np.asarray(self.split.labels)[job.rows].astype(np.int64))
+    def _batch(self, indices: BatchIndices, views: Sequence[torch.Tensor]) -> ViewBatch:
+        labels = torch.from_numpy(np.asarray(self.split.labels)[indices.rows].astype(np.int64))
         if self.device.type == "cuda":
             labels = labels.pin_memory()
         normalised = [normalise(view) for view in views]
-        return Batch(normalised, labels.to(self.device, non_blocking=True), job.rows, job.last)
+        return ViewBatch(normalised, labels.to(self.device, non_blocking=True), indices.rows, indices.last)
 
     def image(self, row: int) -> torch.Tensor:
         """One image (3, H, W) uint8. Raises UserError naming it when it cannot be read."""
@@ -139,25 +142,27 @@ class ViewLoader:
             name = self.split.ids[row]
             raise UserError(f"{name} of {self.split.name} cannot be read ({error}); repair or delete it") from error
 
-    def _decoded(self, jobs: Iterable[Job], ahead: int, overlap: bool) -> Generator[torch.Tensor, None, None]:
-        """The images of the jobs, one after the other."""
-        rows = (row for job in jobs for row in job.rows.tolist())
+    def _decoded(
+        self, batches: Iterable[BatchIndices], ahead: int, overlap: bool
+    ) -> Generator[torch.Tensor, None, None]:
+        """The images of the batches, one after the other."""
+        rows = (row for indices in batches for row in indices.rows.tolist())
         return in_order(self.image, rows, threads=self.threads, ahead=ahead, overlap=overlap)
 
-    def _in_line(self, jobs: Iterable[Job]) -> Iterator[Batch]:
-        plan = list(jobs)
-        with closing(self._decoded(plan, self.micro_batch, overlap=False)) as images:
-            for job in plan:
-                yield self._batch(job, self.make(job, list(islice(images, len(job.rows)))))
+    def _in_line(self, batches: Iterable[BatchIndices]) -> Iterator[ViewBatch]:
+        order = list(batches)
+        with closing(self._decoded(order, self.micro_batch, overlap=False)) as images:
+            for indices in order:
+                yield self._batch(indices, self.make(indices, list(islice(images, len(indices.rows)))))
 
-    def _from_workers(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+    def _from_workers(self, batches: Iterable[BatchIndices]) -> Iterator[ViewBatch]:
         self._fill()  # before the fork, so that one copy of the pixels serves all workers
-        plan = list(jobs)
-        batches = iter(
+        order = list(batches)
+        rendered = iter(
             DataLoader(
-                _Made(self),
+                _RenderedViews(self),
                 batch_size=None,
-                sampler=plan,
+                sampler=order,
                 num_workers=self.workers,
                 collate_fn=_as_it_is,
                 prefetch_factor=AHEAD,
@@ -167,34 +172,34 @@ class ViewLoader:
             )
         )
         try:
-            for job in plan:
-                views = next(batches)
+            for indices in order:
+                views = next(rendered)
                 if isinstance(views, UserError):
                     raise views
-                yield self._batch(job, views)
+                yield self._batch(indices, views)
         finally:
-            del batches  # the workers end with it, also where an error keeps this frame alive
+            del rendered  # the workers end with it, also where an error keeps this frame alive
 
-    def _on_gpu(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+    def _on_gpu(self, batches: Iterable[BatchIndices]) -> Iterator[ViewBatch]:
         device = torch.device("cuda", torch.cuda.current_device() if self.device.index is None else self.device.index)
         stream = torch.cuda.Stream(device)
-        plan = list(jobs)
-        images = self._decoded(plan, (AHEAD + 1) * self.micro_batch, overlap=True)
+        order = list(batches)
+        images = self._decoded(order, (AHEAD + 1) * self.micro_batch, overlap=True)
 
-        def packed(job: Job) -> tuple[Job, list[torch.Tensor], torch.Tensor]:
-            own = list(islice(images, len(job.rows)))
-            return job, own, pack(own, pinned=True)
+        def packed(indices: BatchIndices) -> tuple[BatchIndices, list[torch.Tensor], torch.Tensor]:
+            own = list(islice(images, len(indices.rows)))
+            return indices, own, pack(own, pinned=True)
 
-        def staged(loaded: tuple[Job, list[torch.Tensor], torch.Tensor]) -> tuple[Batch, torch.cuda.Event]:
+        def staged(loaded: tuple[BatchIndices, list[torch.Tensor], torch.Tensor]) -> tuple[ViewBatch, torch.cuda.Event]:
             with torch.cuda.stream(stream):
                 batch = self._batch(loaded[0], self.make(*loaded))
                 return batch, stream.record_event()
 
         # One thread packs, on its own device, or pinning memory would open a context on the first GPU in every process.
         packing = in_order(
-            packed, plan, threads=1, ahead=AHEAD + 1, overlap=True, start=partial(torch.cuda.set_device, device)
+            packed, order, threads=1, ahead=AHEAD + 1, overlap=True, start=partial(torch.cuda.set_device, device)
         )
-        with closing(packing):
+        with closing(images), closing(packing):
             for batch, event in one_ahead(map(staged, packing)):
                 current = torch.cuda.current_stream(device)
                 current.wait_event(event)
@@ -224,15 +229,15 @@ def one_ahead(items: Iterable[T]) -> Iterator[T]:
         yield cast(T, item)
 
 
-class _Made(Dataset[Any]):
-    """What worker processes do: a job in, its views out, or the UserError, which would lose its form if raised."""
+class _RenderedViews(Dataset[Any]):
+    """What worker processes do: a batch in, its views out, or the UserError, which would lose its form if raised."""
 
-    def __init__(self, feed: ViewLoader) -> None:
-        self.feed = feed
+    def __init__(self, loader: ViewLoader) -> None:
+        self.loader = loader
 
-    def __getitem__(self, job: Job) -> list[torch.Tensor] | UserError:
+    def __getitem__(self, indices: BatchIndices) -> list[torch.Tensor] | UserError:
         try:
-            return self.feed.make(job, [self.feed.image(row) for row in job.rows.tolist()])
+            return self.loader.make(indices, [self.loader.image(row) for row in indices.rows.tolist()])
         except UserError as error:
             return error
 

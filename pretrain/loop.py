@@ -6,18 +6,12 @@ that was not. Between processes only one flat bucket of gradients is exchanged a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import shutil
-import signal
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,12 +20,16 @@ from dinobench import console
 from dinobench.distributed import average_over_processes
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
-from dinobench.pretrain import backbones, checkpoints, collapse, optim
+from dinobench.pretrain import backbones, checkpoints, collapse, evaluation, history, optim, plots
 from dinobench.pretrain import run as runs
-from dinobench.pretrain.loader import Batch, ViewLoader
-from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo, View
+from dinobench.pretrain.loader import ViewBatch, ViewLoader
+from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo
+from dinobench.pretrain.views import snapped
 from dinobench.runtime import Runtime
+from dinobench.training.interruption import StopRequest
 from dinobench.training.randomness import own_randomness
+from dinobench.training.resume import TrainingProgress
+from dinobench.training.step_values import StepValues
 from dinobench.types import ImageClassification
 
 #: Work that a crash may cost within a long epoch.
@@ -39,42 +37,7 @@ SAVE_SECONDS = 300.0
 #: Ends of epochs that follow each other sooner than this, or than so many times what writing takes, are not all saved.
 EPOCH_SECONDS, WRITING = 20.0, 20.0
 #: How often an epoch that passes quickly is worth a line on the screen.
-SAY_SECONDS = 10.0
-
-#: (checkpoint file, epochs done) -> metrics by "protocol/network/metric".
-Evaluate = Callable[[Path, int], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A finished step, as console.progress shows it."""
-
-    n: int
-    says: str
-
-
-class Watch:
-    """Numbers of recent steps, read when the device has them: waiting for each step would leave a GPU idle."""
-
-    def __init__(self, lag: int) -> None:
-        self.lag = lag
-        self._pending: deque[tuple[int, torch.Tensor, Any]] = deque()
-
-    def add(self, step: int, values: torch.Tensor) -> None:
-        host = values.detach().to("cpu", non_blocking=True)
-        event = None
-        if values.device.type == "cuda":
-            event = torch.cuda.Event()
-            event.record()
-        self._pending.append((step, host, event))
-
-    def take(self, lag: int | None = None) -> Iterator[tuple[int, list[float]]]:
-        """(step, its numbers), for all but the last `lag` steps."""
-        while len(self._pending) > (self.lag if lag is None else lag):
-            step, host, event = self._pending.popleft()
-            if event is not None:
-                event.synchronize()
-            yield step, host.tolist()
+REPORT_SECONDS = 10.0
 
 
 class Loop:
@@ -89,7 +52,7 @@ class Loop:
         *,
         workers: int | None = None,
         ram_bytes: int | None = None,
-        evaluate: Evaluate | None = None,
+        evaluate: evaluation.Evaluate | None = None,
     ) -> None:
         """Build everything, and go on from the folder's checkpoint if any. Raises UserError for what does not fit."""
         self.run, self.folder, self.runtime, self.evaluate = run, folder, runtime, evaluate
@@ -99,27 +62,25 @@ class Loop:
         self.method = self._build(kind, len(data.classes))
         self.parameters = [p for p in self.method.student.parameters() if p.requires_grad]
         self.optimizer = optim.make_optimizer(self.method.student, self.config)
-        self.feed = ViewLoader(
-            data.train,
-            snapped(kind.views(self.config, run.image_size), self.chosen.patch_size),
-            batch=self.config.batch,
-            micro_batch=-(-self.config.batch // (runtime.processes * run.accumulate)),
-            seed=self.config.seed,
-            device=runtime.device,
-            rank=runtime.rank,
-            processes=runtime.processes,
-            workers=workers,
-            ram_bytes=ram_bytes,
-        )
-        self.steps_per_epoch = self.feed.steps_per_epoch
+        self.loader = ViewLoader(
+            data.train, snapped(kind.views(self.config, run.image_size), self.chosen.patch_size),
+            batch=self.config.batch, micro_batch=-(-self.config.batch // (runtime.processes * run.accumulate)),
+            seed=self.config.seed, device=runtime.device, rank=runtime.rank, processes=runtime.processes,
+            workers=workers, ram_bytes=ram_bytes,
+        )  # fmt: skip
+        self.steps_per_epoch = self.loader.steps_per_epoch
         self.at = runtime.run_on_all(self._load)
-        self.history = runtime.broadcast(runtime.run_on_first(self._history) or [])
-        self.watch = Watch(lag=1 if runtime.device.type == "cuda" else 0)
+        done = self.at.step // self.steps_per_epoch
+        rows = runtime.run_on_first(lambda: history.rewind_metrics(folder / history.METRICS, done))
+        self.history = runtime.broadcast(rows or [])
+        self.step_values = StepValues(lag=1 if runtime.device.type == "cuda" else 0)
         self.loss = math.nan
-        self._stop = self._stopping = False
-        self._said, self._saved, self._writing = 0.0, time.monotonic(), 0.0
+        self._stop, self._stopping = StopRequest(), False
+        self._reported, self._writing = 0.0, 0.0
+        #: When the last checkpoint was written, by time.monotonic.
+        self.saved_at = time.monotonic()
         self._warned = ""
-        self._board = collapse.tensorboard(folder / "tensorboard") if runtime.rank == 0 else None
+        self._writer = history.MetricsWriter(folder, Path(run.results)) if runtime.rank == 0 else None
 
     @property
     def latest(self) -> Path:
@@ -128,21 +89,21 @@ class Loop:
     def now(self, step: int) -> StepInfo:
         return StepInfo(step, step // self.steps_per_epoch, self.steps_per_epoch, self.config.epochs)
 
-    def train(self) -> list[collapse.EpochRow]:
+    def train(self) -> list[history.EpochRow]:
         """Train to the end; returns the rows of metrics.jsonl.
 
         Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises UserError when the loss is not finite any more.
         """
         self.method.train()
-        with self._signals():
+        with self._stop.listening():
             if self.at.row and self.at.step % self.steps_per_epoch == 0:
                 self._close(self.at.row)  # what an interruption kept from being written after the checkpoint
             for epoch in range(self.at.step // self.steps_per_epoch, self.config.epochs):
                 self._epoch(epoch)
         if self.runtime.rank == 0 and self.history:
-            collapse.curves(self.history, self.folder / "curves.png", self.folder.name)
-        if self._board is not None:
-            self._board.close()
+            plots.write_curves(self.history, self.folder / "curves.png", self.folder.name)
+        if self._writer is not None:
+            self._writer.close()
         return self.history
 
     def _epoch(self, epoch: int) -> None:
@@ -152,9 +113,9 @@ class Loop:
         began = time.monotonic()
         title = f"Epoch {epoch + 1}/{self.config.epochs}"
         whole, start = self.steps_per_epoch * self.config.batch, first * self.config.batch
-        for _ in console.progress(self._steps(epoch, first, meter, norms), title, whole, start):
+        for _ in console.progress(self.steps(epoch, first, meter, norms), title, whole, start):
             pass
-        self._read(lag=0)
+        self.read_values(lag=0)
         seconds = time.monotonic() - began
         last = self.now(self.at.step - 1)
         row = {
@@ -171,7 +132,7 @@ class Loop:
         self.at = checkpoints.Progress(self.at.step, row)
         kept = self.run.save_every and (epoch + 1) % self.run.save_every == 0
         pause = max(EPOCH_SECONDS, WRITING * self._writing)
-        waited = self.runtime.broadcast(time.monotonic() - self._saved >= pause)
+        waited = self.runtime.broadcast(time.monotonic() - self.saved_at >= pause)
         if waited or kept or self._evaluates(epoch + 1) or epoch + 1 == self.config.epochs:
             self._save()
         if kept and self.runtime.rank == 0:
@@ -179,7 +140,9 @@ class Loop:
                 shutil.copyfile(self.latest, temporary)
         self._close(row)
 
-    def _steps(self, epoch: int, first: int, meter: collapse.EpochMeter, norms: list[torch.Tensor]) -> Iterator[Step]:
+    def steps(
+        self, epoch: int, first: int, meter: collapse.EpochMeter, norms: list[torch.Tensor]
+    ) -> Iterator[TrainingProgress]:
         """Train through an epoch from its step `first` on."""
         share = self.config.batch // self.runtime.processes
         part, loss = 0, torch.zeros((), device=self.runtime.device)
@@ -189,11 +152,11 @@ class Loop:
             part += 1
             if not batch.last:
                 continue
-            norms.append(self._update(loss))
+            norms.append(self.update(loss))
             part, loss = 0, torch.zeros_like(loss)
             left = self.steps_per_epoch * self.config.epochs - self.at.step
             pace = (time.monotonic() - began) / (self.at.step - before)
-            yield Step(self.config.batch, f"loss {self.loss:.4f}, {_clock(left * pace)} left in all")
+            yield TrainingProgress(self.config.batch, f"loss {self.loss:.4f}, {_clock(left * pace)} left in all")
             within = self.at.step % self.steps_per_epoch
             if self._stopping:
                 if within:
@@ -202,27 +165,27 @@ class Loop:
             elif within and self._writes_now():
                 self._save()
 
-    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, first: int) -> Iterator[ViewBatch]:
         try:
-            yield from self.feed.epoch(epoch, first)
+            yield from self.loader.epoch(epoch, first)
         except UserError:
             console.silent = False  # an image that only this process met: the others do not know what to say
             raise
 
-    def _backward(self, batch: Batch, part: int, weight: float, meter: collapse.EpochMeter) -> torch.Tensor:
+    def _backward(self, batch: ViewBatch, part: int, weight: float, meter: collapse.EpochMeter) -> torch.Tensor:
         """Gradients of one part of a step; returns its share of the step's loss."""
         now = self.now(self.at.step)
         with own_randomness(self.runtime.device, self.config.seed, now.step, self.runtime.rank, part):
             with self.runtime.autocast():
-                outcome = self.method(batch.views, batch.labels, now)
-            (outcome.loss * weight).backward()
-        meter.add(outcome, len(batch.views[0]))
-        return outcome.loss.detach().float() * weight
+                output = self.method(batch.views, batch.labels, now)
+            (output.loss * weight).backward()
+        meter.add(output, len(batch.views[0]))
+        return output.loss.detach().float() * weight
 
-    def _update(self, loss: torch.Tensor) -> torch.Tensor:
+    def update(self, loss: torch.Tensor) -> torch.Tensor:
         """The optimizer's step and what follows it; returns the gradient's norm."""
         now, processes = self.now(self.at.step), self.runtime.processes
-        totals = torch.stack([loss, torch.full_like(loss, float(self._stop))])
+        totals = torch.stack([loss, torch.full_like(loss, float(self._stop.asked))])
         totals = average_over_processes(self.parameters, totals, processes)
         self.method.before_step(now)
         norm = optim.clip_each(self.parameters, self.config.clip)
@@ -231,21 +194,21 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(now)
         self.at = checkpoints.Progress(now.step + 1)
-        self.watch.add(now.step, torch.cat([totals, norm[None].to(totals)]))
-        self._read()
+        self.step_values.add(now.step, torch.cat([totals, norm[None].to(totals)]))
+        self.read_values()
         # One process need not ask the others, who learn of it in the next step's totals.
-        self._stopping |= processes == 1 and self._stop
+        self._stopping |= processes == 1 and self._stop.asked
         return norm
 
-    def _read(self, lag: int | None = None) -> None:
+    def read_values(self, lag: int | None = None) -> None:
         """Look at steps that are through. Raises UserError when one was not finite."""
-        for step, (loss, stop, norm) in self.watch.take(lag):
+        for step, (loss, stop, norm) in self.step_values.take(lag):
             self.loss = loss / self.runtime.processes
             self._stopping |= stop > 0
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = "loss" if not math.isfinite(loss) else "gradient"
-                found = self.runtime.broadcast(self.latest.exists())
-                good = f"{self.latest} is the last good checkpoint" if found else "no checkpoint had been written yet"
+                saved = self.runtime.broadcast(self.latest.exists())
+                good = f"{self.latest} is the last good checkpoint" if saved else "no checkpoint had been written yet"
                 raise UserError(
                     f"the {what} of step {step} (epoch {self.now(step).epoch + 1}) is not finite; {good}; start again "
                     "with a lower lr, a longer warm-up or --precision 32"
@@ -253,17 +216,17 @@ class Loop:
 
     def _writes_now(self) -> bool:
         # Every process has the same state and only the first one's clock counts, so nobody need be asked.
-        return self.runtime.rank == 0 and time.monotonic() - self._saved >= max(SAVE_SECONDS, WRITING * self._writing)
+        return self.runtime.rank == 0 and time.monotonic() - self.saved_at >= max(SAVE_SECONDS, WRITING * self._writing)
 
     def _save(self) -> None:
-        self._read(lag=0)  # what is not finite is not saved
+        self.read_values(lag=0)  # what is not finite is not saved
         if self.runtime.rank == 0:
             began = time.monotonic()
             args = {**dataclasses.asdict(self.config), **dataclasses.asdict(self.run), "arch": self.chosen.arch}
             args |= {"patch_size": self.chosen.patch_size, "method": self.run.method, "config": None}
             checkpoints.save(self.latest, self.method, self.optimizer, args, self.at, self.steps_per_epoch)
             self._writing = time.monotonic() - began
-        self._saved = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def _close(self, row: dict[str, Any]) -> None:
         """What an epoch's end is for besides its weights: evaluations, metrics, a look at them."""
@@ -275,9 +238,9 @@ class Loop:
             row = {**row, **self.evaluate(self.latest, epoch)}
             self.method.train()
         self.history.append(row)
-        if self.runtime.rank == 0:
-            self._write(row)
-            self._say(row)
+        if self._writer is not None:
+            self._writer.write(row)
+            self._report(row)
         if self._stopping and epoch < self.config.epochs:
             self._save()
             self._interrupted()
@@ -285,28 +248,12 @@ class Loop:
     def _evaluates(self, epoch: int) -> bool:
         return bool(self.evaluate) and (epoch % self.run.every == 0 or epoch == self.config.epochs)
 
-    def _write(self, row: dict[str, Any]) -> None:
-        path = self.folder / runs.METRICS
-        try:
-            collapse.append_metrics(path, row)
-            with atomic_path(Path(self.run.results) / "training" / f"{self.folder.name}.jsonl") as temporary:
-                temporary.write_bytes(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
-        if self._board is not None:
-            for name, value in row.items():
-                self._board.add_scalar(name, value, row["step"])
-
-    def _say(self, row: dict[str, Any]) -> None:
-        first: dict[str, str] = {}  # of a protocol's metrics on a network, the primary one
-        for name, value in row.items():
-            if name.count("/") == 2:
-                first.setdefault(name.rpartition("/")[0], f"{name} {value:.2f}")
-        scores = list(first.values())
-        if scores or time.monotonic() - self._said >= SAY_SECONDS or row["epoch"] == self.config.epochs:
-            self._said = time.monotonic()
-            said = [f"loss {row.get('loss', math.nan):.4f}", f"{row['images_per_s']:.1f} images/s", *scores]
-            console.note(f"epoch {row['epoch']}/{self.config.epochs}: {', '.join(said)}")
+    def _report(self, row: dict[str, Any]) -> None:
+        scores = evaluation.primary_scores(row)
+        if scores or time.monotonic() - self._reported >= REPORT_SECONDS or row["epoch"] == self.config.epochs:
+            self._reported = time.monotonic()
+            words = [f"loss {row.get('loss', math.nan):.4f}", f"{row['images_per_s']:.1f} images/s", *scores]
+            console.note(f"epoch {row['epoch']}/{self.config.epochs}: {', '.join(words)}")
         verdict = collapse.verdict(self.history, getattr(self.config, "out_dim", None)) or ""
         if verdict and verdict.partition(":")[0] != self._warned:
             console.warn(f"epoch {row['epoch']}: {verdict}")
@@ -319,29 +266,10 @@ class Loop:
         )
         raise KeyboardInterrupt
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the training after its step, a second one at once."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _build(self, kind: type[Method], classes: int) -> Method:
-        parts = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
+        spec = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
         with own_randomness(torch.device("cpu"), self.config.seed):
-            method = self.runtime.run_on_all(lambda: kind(self.config, parts))
+            method = self.runtime.run_on_all(lambda: kind(self.config, spec))
         method.to(self.runtime.device)
         if self.run.compile:
             for module in method.modules():
@@ -359,25 +287,6 @@ class Loop:
         if at.step and not at.row:
             console.note(f"{path}: going on from step {at.step}, epoch {at.step // self.steps_per_epoch + 1}")
         return at
-
-    def _history(self) -> list[collapse.EpochRow]:
-        """The rows up to where the checkpoint is; later ones are trained again."""
-        done = self.at.step // self.steps_per_epoch
-        path = self.folder / runs.METRICS
-        rows = collapse.read_metrics(path)
-        kept = [r for r in rows if r["epoch"] <= done]
-        if len(kept) < len(rows):
-            path.unlink()
-            for row in kept:
-                collapse.append_metrics(path, row)
-        return kept
-
-
-def snapped(views: tuple[View, ...], patch: int | None) -> tuple[View, ...]:
-    """Sizes brought to the nearest multiple of the patch size, of one patch at least."""
-    if patch is None:
-        return views
-    return tuple(dataclasses.replace(v, size=max(1, round(v.size / patch)) * patch) for v in views)
 
 
 def _clock(seconds: float) -> str:

@@ -8,17 +8,19 @@ import torch.nn.functional as F
 from dinobench.distributed import rank
 
 
-def contrast(queries: torch.Tensor, keys: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def info_nce_in_batch(
+    queries: torch.Tensor, keys: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """InfoNCE (arXiv 1807.03748, equation 4) of queries (B, d) against keys (n, d) of which those at
-    rank × B + 0 .. B − 1 are theirs -> (loss, accuracy), scalars. Float32 whatever the precision around it.
+    rank × B + 0 .. B − 1 are the queries' own -> (loss, accuracy), scalars. Float32 whatever the precision around it.
 
     >>> contrast(torch.eye(2), torch.eye(2), 0.5)[0].item() == -torch.tensor([2.0, 0.0]).log_softmax(0)[0].item()
     True
     """
     with torch.autocast(queries.device.type, enabled=False):
         logits = F.normalize(queries.float(), dim=1) @ F.normalize(keys.float(), dim=1).T / temperature
-    wanted = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
-    return F.cross_entropy(logits, wanted), accuracy(logits, wanted)
+    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
+    return F.cross_entropy(logits, own), accuracy(logits, own)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from dinobench.types import setting
 
 @dataclass(frozen=True)
 class View:
-    """One kind of random view of an image, made `count` times: crop, flip, jitter, grey, blur, solarise, normalise.
+    """A kind of random view of an image, made `count` times: crop, flip, jitter, grayscale, blur, solarise, normalise.
 
     `scale`: the crop's share of the image's area. `jitter`: strengths of brightness, contrast, saturation and hue.
     `blur_radius`: range of the Gaussian's standard deviation in pixels (PIL's `radius`). What ends in `_p` is a
@@ -35,7 +35,7 @@ class View:
     flip_p: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     jitter_p: float = 0.0
-    grey_p: float = 0.0
+    grayscale_p: float = 0.0
     blur_p: float = 0.0
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
@@ -46,7 +46,7 @@ def asymmetric_views(size: int, crop_min: float) -> tuple[View, View]:
 
     (Grill et al. 2020, arXiv 2006.07733, Table 6.)
     """
-    first = View(size=size, scale=(crop_min, 1.0), jitter_p=0.8, grey_p=0.2, blur_p=1.0)
+    first = View(size=size, scale=(crop_min, 1.0), jitter_p=0.8, grayscale_p=0.2, blur_p=1.0)
     return first, replace(first, blur_p=0.1, solarize_p=0.2)
 
 
@@ -64,10 +64,12 @@ class MethodConfig:
     warmup_epochs: int = setting(10, "Epochs in which the learning rate rises linearly from 0.", "arXiv 2104.14294")
     weight_decay: float = setting(0.04, "AdamW's weight decay at the start.", "arXiv 2104.14294")
     weight_decay_end: float = setting(0.4, "Weight decay that its cosine ends at.", "arXiv 2104.14294")
-    optimizer: Literal["adamw", "sgd"] = setting("adamw", "sgd (momentum .9) is the paper's choice for ResNets.")
+    optimizer: Literal["adamw", "sgd"] = setting(
+        "adamw", "Optimizer; sgd (momentum .9) is the paper's choice for ResNets."
+    )
     clip: float = setting(3.0, "Largest gradient norm of each parameter tensor; 0 for no clipping.", "dino, utils.py")
     drop_path: float = setting(0.1, "Stochastic depth of the student's ViT.", "arXiv 2104.14294")
-    seed: int = setting(0, "Of weights, order and views.")
+    seed: int = setting(0, "Seed of weights, order and views.")
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Method(nn.Module):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    #: The method's frozen Config, a subclass of Training; every field a documented setting.
+    #: The method's frozen Config, a subclass of MethodConfig; every field a documented setting.
     config_type: ClassVar[type[MethodConfig]] = MethodConfig
     #: Whether images come with class labels.
     labels: ClassVar[bool] = False
@@ -160,10 +162,10 @@ class Method(nn.Module):
     student: nn.Module
     teacher: nn.Module | None
 
-    def __init__(self, config: Any, parts: NetworkSpec) -> None:
+    def __init__(self, config: Any, spec: NetworkSpec) -> None:
         super().__init__()
-        self.config, self.parts = config, parts
-        self.teacher = None  # not on the class: what is found there hides a submodule of the name
+        self.config, self.spec = config, spec
+        self.teacher = None  # not on the class, where it would hide a submodule of the name
 
     @staticmethod
     def views(config: Any, image_size: int) -> tuple[View, ...]:
@@ -186,18 +188,18 @@ class Method(nn.Module):
 
 
 @torch.no_grad()
-def update_ema(average: nn.Module, online: nn.Module, momentum: float, buffers: bool = True) -> None:
-    """average ← momentum × average + (1 − momentum) × online, parameters by name; buffers (batch norm's) copied.
+def update_ema(teacher: nn.Module, student: nn.Module, momentum: float, buffers: bool = True) -> None:
+    """teacher ← momentum × teacher + (1 − momentum) × student, parameters by name; buffers (batch norm's) copied.
 
-    Parameters of `online` that `average` lacks (a predictor) are left out. `buffers` False is for an average that
+    Parameters of `student` that `teacher` lacks (a predictor) are left out. `buffers` False is for a teacher that
     gathers statistics of its own in training mode.
     """
-    trained = dict(online.named_parameters())
-    names, targets = zip(*average.named_parameters(), strict=True)
-    torch._foreach_lerp_([t.data for t in targets], [trained[n].detach() for n in names], 1 - momentum)
+    trained = dict(student.named_parameters())
+    names, averages = zip(*teacher.named_parameters(), strict=True)
+    torch._foreach_lerp_([p.data for p in averages], [trained[n].detach() for n in names], 1 - momentum)
     if not buffers:
         return
-    theirs = dict(online.named_buffers())
-    for name, buffer in average.named_buffers():
-        if name in theirs:
-            buffer.copy_(theirs[name])
+    current = dict(student.named_buffers())
+    for name, buffer in teacher.named_buffers():
+        if name in current:
+            buffer.copy_(current[name])

@@ -13,7 +13,9 @@ from torch import nn
 
 from dinobench.pretrain.method import MethodConfig, StepInfo, scheduled
 
-MOMENTUM = 0.9  # of SGD
+#: Momentum of SGD.
+MOMENTUM = 0.9
+#: What is added to a norm before a gradient is divided by it.
 CLIP_EPS = 1e-6
 
 
@@ -31,7 +33,7 @@ def dino_parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
 
 
 def make_optimizer(student: nn.Module, config: MethodConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over `parameter_groups`, in torch's fused form; rates are set at every step."""
+    """AdamW or SGD over `dino_parameter_groups`, in torch's fused form; rates are set at every step."""
     groups = [g for g in dino_parameter_groups(student) if g["params"]]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, weight_decay=config.weight_decay, fused=True)

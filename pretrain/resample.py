@@ -85,13 +85,13 @@ def pack(images: Sequence[torch.Tensor], pinned: bool = False) -> torch.Tensor:
 
 
 def crop_and_resize(
-    pictures: ImageBatch, which: np.ndarray, boxes: np.ndarray, flip: np.ndarray, size: int
+    images: ImageBatch, which: np.ndarray, boxes: np.ndarray, flip: np.ndarray, size: int
 ) -> torch.Tensor:
     """(n, 3, size, size) float32 of whole numbers 0..255: each box, cut before it is resized, mirrored where `flip`.
 
     Crops of like area are padded and resized together, so that one large image costs its own memory and no more.
     """
-    device = pictures.device
+    device = images.device
     out = torch.empty(len(which), 3, size, size, device=device)
     budget = CROP_PIXELS_CPU if device.type == "cpu" else CROP_PIXELS_GPU
     tall, wide = boxes[:, 2], boxes[:, 3]
@@ -100,7 +100,7 @@ def crop_and_resize(
     for first in (False, True):
         some = np.flatnonzero(down_first == first)
         for part in (some[group] for group in _groups(tall[some], wide[some], budget)):
-            x = pictures.cut(which[part], boxes[part])
+            x = images.cut(which[part], boxes[part])
             down = resize_matrices(tall[part], size, x.shape[2], device)
             across = resize_matrices(wide[part], size, x.shape[3], device, flip[part])
             x = _across(_down(x, down), across) if first else _down(_across(x, across), down)

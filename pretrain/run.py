@@ -13,11 +13,11 @@ from dinobench.config import resolve_config
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.pretrain.checkpoints import LATEST
+from dinobench.pretrain.history import METRICS
 from dinobench.pretrain.method import Method, MethodConfig
 
 GROUP = "dinobench.methods"
 SETTINGS = "run.json"
-METRICS = "metrics.jsonl"
 SCHEMA = 1
 
 

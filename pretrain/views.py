@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from dinobench.pretrain.colour import grey, jitter_, solarize
+from dinobench.pretrain.colour import grayscale, jitter_, solarize
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import ImageBatch, blur, crop_and_resize, on
 from dinobench.training.augment import ATTEMPTS
@@ -25,7 +25,7 @@ COLOUR_PIXELS_CPU, COLOUR_PIXELS_GPU = 1 << 17, 1 << 23
 
 # Which random number of a view is used for what.
 AREA, ASPECT = 0, ATTEMPTS
-TOP, LEFT, FLIP, JITTER, GREY, BLUR, RADIUS, SOLARIZE = range(2 * ATTEMPTS, 2 * ATTEMPTS + 8)
+TOP, LEFT, FLIP, JITTER, GRAYSCALE, BLUR, RADIUS, SOLARIZE = range(2 * ATTEMPTS, 2 * ATTEMPTS + 8)
 FACTORS = SOLARIZE + 1
 ORDER = FACTORS + 4
 DRAWS = ORDER + 4
@@ -46,8 +46,8 @@ def make(
     set that each image is taken for. Pixels are normalised by ImageNet's mean and deviation. What an image becomes
     depends on seed, pass, row and view alone.
     """
-    pictures = ImageBatch(images, device)
-    return [normalise(view) for view in render(pictures, views, seed=seed, passes=passes, rows=rows)]
+    batch = ImageBatch(images, device)
+    return [normalise(view) for view in render(batch, views, seed=seed, passes=passes, rows=rows)]
 
 
 def normalise(view: torch.Tensor) -> torch.Tensor:
@@ -60,23 +60,29 @@ def normalise(view: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def render(
-    pictures: ImageBatch, views: Sequence[View], *, seed: int, passes: np.ndarray, rows: np.ndarray
+    images: ImageBatch, views: Sequence[View], *, seed: int, passes: np.ndarray, rows: np.ndarray
 ) -> list[torch.Tensor]:
     """`make` before it normalises: (B, 3, size, size) uint8 each."""
     copies = [view for view in views for _ in range(view.count)]
     n = len(rows)
-    made: list[torch.Tensor] = [torch.empty(0)] * len(copies)
-    with _exact(pictures.device):
+    rendered: list[torch.Tensor] = [torch.empty(0)] * len(copies)
+    with _exact(images.device):
         for size in sorted({view.size for view in copies}):
-            numbers = [i for i, view in enumerate(copies) if view.size == size]
-            plans = [
-                draw(copies[i], i, pictures.heights, pictures.widths, seed=seed, passes=passes, rows=rows)
-                for i in numbers
+            indices = [i for i, view in enumerate(copies) if view.size == size]
+            drawn = [
+                draw(copies[i], i, images.heights, images.widths, seed=seed, passes=passes, rows=rows) for i in indices
             ]
-            pixels = apply(pictures, np.tile(np.arange(n), len(numbers)), ViewParameters.join(plans), size)
-            for i, view in zip(numbers, pixels.split(n), strict=True):
-                made[i] = view
-    return made
+            pixels = apply(images, np.tile(np.arange(n), len(indices)), ViewParameters.join(drawn), size)
+            for i, view in zip(indices, pixels.split(n), strict=True):
+                rendered[i] = view
+    return rendered
+
+
+def snapped(views: tuple[View, ...], patch: int | None) -> tuple[View, ...]:
+    """Sizes brought to the nearest multiple of the patch size, of one patch at least."""
+    if patch is None:
+        return views
+    return tuple(replace(v, size=max(1, round(v.size / patch)) * patch) for v in views)
 
 
 @contextmanager
@@ -95,12 +101,12 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """What happens to each of n pictures; arrays with n rows.
+    """What happens to each of n images; arrays with n rows.
 
-    `boxes` (n, 4): top, left, height, width. `jitter`, `flip`, `grey`, `blur`, `solarize` (n,) bool: whether.
-    `order` (n, 4): the numbers 0..3 of brightness, contrast, saturation, hue in the order in which they come;
-    `factors` (n, 4): theirs, by number; `hue` (n,) bool: False where its range is empty, which leaves it out.
-    `radius` (n,): of the blur in pixels.
+    `boxes` (n, 4): top, left, height, width. `jitter`, `flip`, `grayscale`, `blur`, `solarize` (n,) bool: what happens.
+    `order` (n, 4): the indices 0..3 of brightness, contrast, saturation, hue in the order in which they come;
+    `factors` (n, 4): each change's, by index; `hue` (n,) bool: False where its range is empty, which leaves it out.
+    `radius` (n,): of the blur's Gaussian, in pixels.
     """
 
     boxes: np.ndarray
@@ -109,21 +115,21 @@ class ViewParameters:
     order: np.ndarray
     factors: np.ndarray
     hue: np.ndarray
-    grey: np.ndarray
+    grayscale: np.ndarray
     blur: np.ndarray
     radius: np.ndarray
     solarize: np.ndarray
 
     @staticmethod
-    def join(plans: Sequence[ViewParameters]) -> ViewParameters:
+    def join(drawn: Sequence[ViewParameters]) -> ViewParameters:
         return ViewParameters(
-            *(np.concatenate([getattr(plan, f.name) for plan in plans]) for f in fields(ViewParameters))
+            *(np.concatenate([getattr(part, f.name) for part in drawn]) for f in fields(ViewParameters))
         )
 
 
 def draw(
     view: View,
-    number: int,
+    index: int,
     heights: np.ndarray,
     widths: np.ndarray,
     *,
@@ -131,8 +137,8 @@ def draw(
     passes: np.ndarray,
     rows: np.ndarray,
 ) -> ViewParameters:
-    """The random parameters of one view of n images; `number` counts the views of an image, copies included."""
-    u = uniforms(seed, passes, rows, number)
+    """The random parameters of one view of n images; `index` counts the views of an image, copies included."""
+    u = uniforms(seed, passes, rows, index)
     n = len(u)
     *strengths, turn = view.jitter
     low = np.array([max(0.0, 1 - s) for s in strengths] + [-turn])
@@ -144,17 +150,17 @@ def draw(
         order=np.argsort(u[:, ORDER : ORDER + 4], axis=1),
         factors=low + u[:, FACTORS : FACTORS + 4] * (high - low),
         hue=np.full(n, turn > 0),
-        grey=u[:, GREY] < view.grey_p,
+        grayscale=u[:, GRAYSCALE] < view.grayscale_p,
         blur=u[:, BLUR] < view.blur_p,
         radius=view.blur_radius[0] + u[:, RADIUS] * (view.blur_radius[1] - view.blur_radius[0]),
         solarize=u[:, SOLARIZE] < view.solarize_p,
     )
 
 
-def uniforms(seed: int, passes: np.ndarray, rows: np.ndarray, number: int) -> np.ndarray:
+def uniforms(seed: int, passes: np.ndarray, rows: np.ndarray, index: int) -> np.ndarray:
     """(n, DRAWS) float64, uniform in [0, 1): splitmix64 (Steele et al. 2014) keyed by everything a view depends on."""
     key = _mix(np.full(len(rows), seed & (2**64 - 1), np.uint64))
-    for part in (np.asarray(passes), np.asarray(rows), np.full(len(rows), number)):
+    for part in (np.asarray(passes), np.asarray(rows), np.full(len(rows), index)):
         key = _mix(key + part.astype(np.uint64))
     # The golden ratio's fraction in 64 bits, splitmix64's step from one number to the next.
     steps = np.arange(1, DRAWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -192,28 +198,29 @@ def crop_boxes(
     return np.stack([top, left, h, w], axis=1).astype(np.int64)
 
 
-def apply(pictures: ImageBatch, which: np.ndarray, plan: ViewParameters, size: int) -> torch.Tensor:
-    """Carry out a plan on images `which` (n,) of `pictures`: (n, 3, size, size) uint8."""
-    x = crop_and_resize(pictures, which, plan.boxes, plan.flip, size)
+def apply(images: ImageBatch, which: np.ndarray, parameters: ViewParameters, size: int) -> torch.Tensor:
+    """Carry out the parameters on images `which` (n,) of `images`: (n, 3, size, size) uint8."""
+    x = crop_and_resize(images, which, parameters.boxes, parameters.flip, size)
     at_once = max(1, (COLOUR_PIXELS_CPU if x.device.type == "cpu" else COLOUR_PIXELS_GPU) // size**2)
     pixels = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
     for start in range(0, len(which), at_once):
         part = slice(start, start + at_once)
         pixels[part] = _recolour(
-            x[part], ViewParameters(*(getattr(plan, f.name)[part] for f in fields(ViewParameters)))
+            x[part], ViewParameters(*(getattr(parameters, f.name)[part] for f in fields(ViewParameters)))
         )
     return pixels
 
 
-def _recolour(x: torch.Tensor, plan: ViewParameters) -> torch.Tensor:
+def _recolour(x: torch.Tensor, parameters: ViewParameters) -> torch.Tensor:
     """Everything after the crop, in place; (n, 3, S, S) float32 of whole numbers."""
+    p = parameters
     # A hue whose range is empty is left out, as PIL's way through HSV would change pixels all the same.
     changes: list[tuple[np.ndarray, Callable[[torch.Tensor, np.ndarray], torch.Tensor]]] = [
-        (plan.jitter & plan.hue, lambda part, at: jitter_(part, plan.order[at], plan.factors[at])),
-        (plan.jitter & ~plan.hue, lambda part, at: jitter_(part, plan.order[at], plan.factors[at], hue=False)),
-        (plan.grey, lambda part, at: grey(part).expand_as(part)),
-        (plan.blur, lambda part, at: blur(part, plan.radius[at])),
-        (plan.solarize, lambda part, at: solarize(part)),
+        (p.jitter & p.hue, lambda part, at: jitter_(part, p.order[at], p.factors[at])),
+        (p.jitter & ~p.hue, lambda part, at: jitter_(part, p.order[at], p.factors[at], hue=False)),
+        (p.grayscale, lambda part, at: grayscale(part).expand_as(part)),
+        (p.blur, lambda part, at: blur(part, p.radius[at])),
+        (p.solarize, lambda part, at: solarize(part)),
     ]
     for chosen, change in changes:
         at = np.flatnonzero(chosen)

@@ -1,6 +1,6 @@
 """How this machine does against the limits of pretraining: the loop beside the bare networks, real data beside none.
 
-Everything is DINO's loop as a user runs it: its feed, its networks, its optimizer and what it logs.
+Everything is DINO's loop as a user runs it: its loader, its networks, its optimizer and what it logs.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def training(shape: Shape, folder: Path, started: runtime.Runtime) -> Any:
 
 
 @dataclass
-class Ready:
-    """A feed that has its batches already: tensors on the device."""
+class ReadyBatches:
+    """A loader that has its batches already: tensors on the device."""
 
     batches: list[Any]
 
@@ -87,27 +87,27 @@ class Ready:
         return iter(self.batches)
 
 
-def random_batches(loop: Any, steps: int) -> Ready:
-    """Batches like the feed's, of noise; one in memory is enough."""
-    example = next(iter(loop.feed.epoch(0)))
+def random_batches(loop: Any, steps: int) -> ReadyBatches:
+    """Batches like the loader's, of noise; one in memory is enough."""
+    example = next(iter(loop.loader.epoch(0)))
     views = [torch.randn_like(v) for v in example.views]
-    return Ready([dataclasses.replace(example, views=views)] * steps)
+    return ReadyBatches([dataclasses.replace(example, views=views)] * steps)
 
 
-def epoch_of(loop: Any, feed: Any) -> Callable[[], None]:
-    """An epoch of the loop's own code on a feed, without what follows an epoch."""
+def epoch_of(loop: Any, loader: Any) -> Callable[[], None]:
+    """An epoch of the loop's own code on a loader, without what follows an epoch."""
     from dinobench.pretrain.checkpoints import Progress
     from dinobench.pretrain.collapse import EpochMeter
 
     def train() -> None:
-        real, loop.feed = loop.feed, feed
-        loop.at, loop._saved = Progress(EPOCH * loop.steps_per_epoch), time.monotonic()
+        real, loop.loader = loop.loader, loader
+        loop.at, loop.saved_at = Progress(EPOCH * loop.steps_per_epoch), time.monotonic()
         try:
-            for _ in loop._steps(EPOCH, 0, EpochMeter(), []):
+            for _ in loop.steps(EPOCH, 0, EpochMeter(), []):
                 pass
-            loop._read(lag=0)
+            loop.read_values(lag=0)
         finally:
-            loop.feed = real
+            loop.loader = real
 
     return train
 
@@ -125,21 +125,21 @@ def overhead(loop: Any, shape: Shape, repeats: int) -> list[BenchRow]:
             loss.backward()
             loop.optimizer.zero_grad(set_to_none=True)
 
-    a, b = in_turn([epoch_of(loop, ready), bare], repeats * shape.steps // block)
-    ours, limit = (f"{1000 * s / block:.0f} ms a step" for s in (a, b))
-    what = f"{describe(loop, shape)}: loop on given views"
-    return [BenchRow(what, ours, f"{limit} forward and backward alone", a / b, "at most 1.10", a / b <= 1.1)]
+    whole_step, bare_step = in_turn([epoch_of(loop, ready), bare], repeats * shape.steps // block)
+    ours, limit = (f"{1000 * s / block:.0f} ms a step" for s in (whole_step, bare_step))
+    what, ratio = f"{describe(loop, shape)}: loop on given views", whole_step / bare_step
+    return [BenchRow(what, ours, f"{limit} forward and backward alone", ratio, "at most 1.10", ratio <= 1.1)]
 
 
 def throughput(loop: Any, shape: Shape, repeats: int) -> list[BenchRow]:
     """Images per second from photographs, decoded once before the clock starts, over those of tensors of noise."""
-    real, noise = in_turn([epoch_of(loop, loop.feed), epoch_of(loop, random_batches(loop, shape.steps))], repeats)
+    real, noise = in_turn([epoch_of(loop, loop.loader), epoch_of(loop, random_batches(loop, shape.steps))], repeats)
     images, ratio = shape.batch * shape.steps, noise / real
-    asked = loop.runtime.device.type != "cpu"  # where the CPU makes views it does not train meanwhile
+    limited = loop.runtime.device.type != "cpu"  # where the CPU makes views it does not train meanwhile
     return [
         BenchRow("the same on real data, views included", f"{images / real:.1f} images/s",
             f"{images / noise:.1f} images/s tensors on the device", ratio,
-            "at least 0.85" if asked else "(for comparison)", ratio >= 0.85 if asked else None)
+            "at least 0.85" if limited else "(for comparison)", ratio >= 0.85 if limited else None)
     ]  # fmt: skip
 
 
@@ -158,14 +158,14 @@ def shares(loop: Any) -> list[BenchRow]:
         clock = time.perf_counter()
 
     loop.at = Progress(EPOCH * loop.steps_per_epoch)
-    for batch in loop.feed.epoch(EPOCH):
+    for batch in loop.loader.epoch(EPOCH):
         done("views")
         with loop.runtime.autocast():
             loss = loop.method(batch.views, batch.labels, loop.now(loop.at.step)).loss
         done("forward")
         loss.backward()
         done("backward")
-        loop._update(loss.detach().float())
+        loop.update(loss.detach().float())
         done("optimizer")
     steps, total = loop.steps_per_epoch, sum(parts.values())
     return [
@@ -177,9 +177,9 @@ def shares(loop: Any) -> list[BenchRow]:
 
 
 def describe(loop: Any, shape: Shape) -> str:
-    """What is trained, on what, with the views that the feed makes."""
+    """What is trained, on what, with the views that the loader makes."""
     counts: dict[int, int] = {}
-    for view in loop.feed.views:
+    for view in loop.loader.views:
         counts[view.size] = counts.get(view.size, 0) + view.count
     views = " + ".join(f"{count} x {size}" for size, count in counts.items())
     depth = f" depth {shape.depth}" if shape.depth else ""

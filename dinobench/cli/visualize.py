@@ -1,4 +1,4 @@
-"""`dinobench score` and `dinobench visualize`: masks of anybody's, scored; attention and propagation, to look at."""
+"""`dinobench score` and `dinobench visualize`: masks of anybody's, scored; attention, propagation, collapse drawn."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import typer
 
 from dinobench import console
-from dinobench.cli.display import runs
+from dinobench.cli.display import runs as display
 from dinobench.errors import UserError
 
 score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
-visualize_app = typer.Typer(help="Pictures of what a backbone attends to and follows.", no_args_is_help=True)
+visualize_app = typer.Typer(
+    help="Pictures of what backbones attend to and follow, and how they collapse.", no_args_is_help=True
+)
 
 Ckpt = Annotated[str, typer.Option(help="A file, timm:<model> or random:<model>.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")]
@@ -39,7 +41,7 @@ def score_davis(
     chosen = videos.split(",") if videos else None
     found = load_dataset(data, "videos", progress=console.progress)
     objects, summary = score_folder(predictions, found, chosen, progress=console.progress)
-    console.text(runs.scores_json(objects, summary)) if json else runs.scores(objects, summary)
+    console.text(display.scores_json(objects, summary)) if json else display.scores(objects, summary)
 
 
 @visualize_app.command("attention")
@@ -108,6 +110,21 @@ def visualize_davis(
     truths = [chosen.mask(i) for i in range(len(chosen))]
     title = f"{backbone.info.name}, {video}"
     _write(output, figures.propagation_gif(frames, predictions, truths, title, fps=fps))
+
+
+@visualize_app.command("collapse")
+def visualize_collapse(
+    runs: Annotated[list[str], typer.Argument(help="Folders of pretrainings, or their .jsonl; name=path renames one.")],
+    output: Output,
+    outputs: Annotated[int | None, typer.Option(min=2, help="K, outputs of DINO's head: draws log K.")] = None,
+) -> None:
+    """The teacher's entropy and KL(teacher ‖ student) of several pretrainings side by side: the paper's Figure 7."""
+    from dinobench.pretrain.history import named_history
+    from dinobench.pretrain.plots import collapse_figure
+    from dinobench.report import figures
+
+    histories = dict(named_history(run) for run in runs)
+    _write(output, figures.figure_png(collapse_figure(histories, outputs)))
 
 
 def _write(output: Path, content: bytes) -> None:

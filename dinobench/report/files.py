@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -55,13 +54,15 @@ class Picture:
 
 def trainings(results: Path, records: Sequence[RunRecord]) -> list[TrainingHistory]:
     """From `<results>/training/*.jsonl`, and `metrics.jsonl` beside the checkpoints that are still where they were."""
-    files = {path.stem: path for path in sorted((results / "training").glob("*.jsonl"))}
+    from dinobench.pretrain.history import METRICS, TRAININGS
+
+    files = {path.stem: path for path in sorted((results / TRAININGS).glob("*.jsonl"))}
     for path in sorted({r.checkpoint.path for r in records if r.checkpoint.sha256}):
-        metrics = Path(path).parent / "metrics.jsonl"
+        metrics = Path(path).parent / METRICS
         if _is_file(Path(path)) and _is_file(metrics):
             files.setdefault(metrics.resolve().parent.name, metrics)
-    found = [_training(name, path) for name, path in files.items()]
-    return [t for t in found if t is not None]
+    histories = [_training(name, path) for name, path in files.items()]
+    return [t for t in histories if t is not None]
 
 
 def _is_file(path: Path) -> bool:
@@ -72,21 +73,14 @@ def _is_file(path: Path) -> bool:
 
 
 def _training(name: str, path: Path) -> TrainingHistory | None:
+    from dinobench.pretrain.history import parse_metrics
+
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        rows, unreadable = parse_metrics(path.read_bytes())
     except OSError:
         return None
-    lines, skipped = [], 0
-    for line in filter(str.strip, text.splitlines()):
-        try:
-            parsed = json.loads(line)
-        except ValueError:
-            parsed = None
-        if isinstance(parsed, dict):
-            lines.append({str(k): float(v) for k, v in parsed.items() if _is_number(v)})
-        else:
-            skipped += 1
-    return TrainingHistory(name, lines, skipped) if any(lines) else None
+    lines = [{str(k): float(v) for k, v in row.items() if _is_number(v)} for row in rows]
+    return TrainingHistory(name, lines, len(unreadable)) if any(lines) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -49,17 +49,17 @@ class BYOL(Method):
     config_type = Config
     student: PredictingNetwork
 
-    def __init__(self, config: Config, parts: NetworkSpec) -> None:
-        super().__init__(config, parts)
-        dims = (parts.embed_dim, config.hidden, config.out)
+    def __init__(self, config: Config, spec: NetworkSpec) -> None:
+        super().__init__(config, spec)
+        dims = (spec.embed_dim, config.hidden, config.out)
         self.student = PredictingNetwork(
-            sync_batch_norms(parts.backbone(config.drop_path)), mlp(dims), mlp((config.out, config.hidden, config.out))
+            sync_batch_norms(spec.backbone(config.drop_path)), mlp(dims), mlp((config.out, config.hidden, config.out))
         )
-        self.teacher = momentum_teacher(self.student, parts.backbone, mlp(dims))
+        self.teacher = momentum_teacher(self.student, spec.backbone, mlp(dims))
 
     @staticmethod
     def views(config: Config, image_size: int) -> tuple[View, ...]:
-        """Two unlike ones: see `unlike_views`."""
+        """The two of `asymmetric_views`."""
         return asymmetric_views(image_size, config.crop_min)
 
     def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: StepInfo) -> MethodOutput:

@@ -53,12 +53,16 @@ class Config(MethodConfig):
     global_scale: tuple[float, ...] = setting((0.4, 1.0), "Share of the image's area in a global view.", RELEASE)
     local_scale: tuple[float, ...] = setting((0.05, 0.4), "Share of the image's area in a local view.", RELEASE)
     flip_p: float = setting(0.5, "Probability of a horizontal flip.", RELEASE)
-    jitter: tuple[float, ...] = setting((0.4, 0.4, 0.2, 0.1), "Brightness, contrast, saturation, hue.", RELEASE)
+    jitter: tuple[float, ...] = setting(
+        (0.4, 0.4, 0.2, 0.1), "Strengths of jitter: brightness, contrast, saturation, hue.", RELEASE
+    )
     jitter_p: float = setting(0.8, "Probability of the colour jitter.", RELEASE)
-    grey_p: float = setting(0.2, "Probability of greyscale.", RELEASE)
-    blur_p: tuple[float, ...] = setting((1.0, 0.1, 0.5), "Of a blur: first and second global, local views.", RELEASE)
+    grayscale_p: float = setting(0.2, "Probability of grayscale.", RELEASE)
+    blur_p: tuple[float, ...] = setting(
+        (1.0, 0.1, 0.5), "Probabilities of a blur: first and second global, local views.", RELEASE
+    )
     blur_radius: tuple[float, ...] = setting((0.1, 2.0), "Range of the blur's radius in pixels.", RELEASE)
-    solarize_p: float = setting(0.2, "Of solarisation, second global view only.", RELEASE)
+    solarize_p: float = setting(0.2, "Probability of solarisation, second global view only.", RELEASE)
 
     out_dim: int = setting(65536, "K, dimensions of the head's output.", PAPER)
     hidden_dim: int = setting(2048, "Width of the head's hidden layers.", PAPER)
@@ -71,14 +75,26 @@ class Config(MethodConfig):
 
     loss: Literal["ce", "mse"] = setting("ce", "Cross-entropy, or squared error of normalised outputs.", PAPER)
     centering: Literal["on", "off", "sinkhorn"] = setting("on", "What keeps one dimension from winning.", PAPER)
-    sharpening: bool = setting(True, "off: the teacher's temperature is the student's.", PAPER + ", Figure 7")
-    center_momentum: float = setting(0.9, "Of the running mean of teacher outputs.", RELEASE)
-    student_temperature: float = setting(0.1, "Of the student's softmax.", PAPER)
-    teacher_temperature: float = setting(0.04, "Of the teacher's softmax after warm-up (.07 in the paper).", RELEASE)
-    warmup_teacher_temperature: float = setting(0.04, "Of the teacher's softmax in the first epoch.", RELEASE)
-    warmup_teacher_temperature_epochs: int = setting(0, "Epochs of its rise (30 in the paper).", RELEASE)
-    momentum_teacher: bool = setting(True, "off: the teacher is a copy of the student, without gradient.", PAPER)
-    momentum: float = setting(0.996, "Of the teacher's moving average at the start; its cosine ends at 1.", PAPER)
+    sharpening: bool = setting(
+        True, "Sharpen the teacher's outputs; off: its temperature is the student's.", PAPER + ", Figure 7"
+    )
+    center_momentum: float = setting(0.9, "Momentum of the running mean of teacher outputs.", RELEASE)
+    student_temperature: float = setting(0.1, "Temperature of the student's softmax.", PAPER)
+    teacher_temperature: float = setting(
+        0.04, "Temperature of the teacher's softmax after warm-up (.07 in the paper).", RELEASE
+    )
+    warmup_teacher_temperature: float = setting(
+        0.04, "Temperature of the teacher's softmax in the first epoch.", RELEASE
+    )
+    warmup_teacher_temperature_epochs: int = setting(
+        0, "Epochs in which that temperature rises (30 in the paper).", RELEASE
+    )
+    momentum_teacher: bool = setting(
+        True, "Average the student into the teacher; off: it is a copy of the student, without gradient.", PAPER
+    )
+    momentum: float = setting(
+        0.996, "Momentum of the teacher's moving average at the start; its cosine ends at 1.", PAPER
+    )
 
     def __post_init__(self) -> None:
         lengths = {"global_scale": 2, "local_scale": 2, "jitter": 4, "blur_p": 3, "blur_radius": 2}
@@ -104,8 +120,8 @@ class Dino(Method):
     student: Network
     teacher: Network
 
-    def __init__(self, config: Config, parts: NetworkSpec) -> None:
-        super().__init__(config, parts)
+    def __init__(self, config: Config, spec: NetworkSpec) -> None:
+        super().__init__(config, spec)
         self.student = self._network(config.drop_path, config.predictor)
         self.teacher = self._network(0.0, predictor=False)
         update_ema(self.teacher, self.student, 0.0)
@@ -113,13 +129,13 @@ class Dino(Method):
         self.centering = Center(config.out_dim, config.center_momentum)
 
     def _network(self, drop_path: float, predictor: bool) -> Network:
-        c, parts = self.config, self.parts
-        batch_norm = c.head_batch_norm if c.head_batch_norm is not None else not parts.is_vit
+        c, spec = self.config, self.spec
+        batch_norm = c.head_batch_norm if c.head_batch_norm is not None else not spec.is_vit
         head = DinoHead(
-            parts.embed_dim, c.out_dim, c.hidden_dim, c.bottleneck_dim, c.head_layers,
+            spec.embed_dim, c.out_dim, c.hidden_dim, c.bottleneck_dim, c.head_layers,
             SyncedBatchNorm if batch_norm else None, c.norm_last_layer, predictor,
         )  # fmt: skip
-        return Network(sync_batch_norms(parts.backbone(drop_path)), head)
+        return Network(sync_batch_norms(spec.backbone(drop_path)), head)
 
     @staticmethod
     def views(config: Config, image_size: int) -> tuple[View, ...]:
@@ -131,7 +147,8 @@ class Dino(Method):
         def view(count: int, size: int, scale: Sequence[float], blur_p: float, solarize_p: float = 0.0) -> View:
             return View(
                 count, size, (scale[0], scale[1]), flip_p=c.flip_p, jitter=jitter, jitter_p=c.jitter_p,
-                grey_p=c.grey_p, blur_p=blur_p, blur_radius=(c.blur_radius[0], c.blur_radius[1]), solarize_p=solarize_p,
+                grayscale_p=c.grayscale_p, blur_p=blur_p,
+                blur_radius=(c.blur_radius[0], c.blur_radius[1]), solarize_p=solarize_p,
             )  # fmt: skip
 
         first, second, local = c.blur_p
@@ -149,13 +166,13 @@ class Dino(Method):
         predicted, student_features = self.student(views)
         seen, predicted = seen.float(), predicted.float().unflatten(0, (len(views), images))  # (V, B, K)
         self.centering.add(seen)
-        logits = self._centred(seen) / self._temperature(now)
+        logits = self._center(seen) / self._temperature(now)
         targets = sinkhorn(logits) if self.config.centering == "sinkhorn" else logits.softmax(dim=-1)
         targets = targets.unflatten(0, (2, images))
         ce = cross_entropy(targets, predicted / self.config.student_temperature)
         loss = ce
         if self.config.loss == "mse":
-            loss = squared_error(self._centred(seen).unflatten(0, (2, images)), predicted)
+            loss = squared_error(self._center(seen).unflatten(0, (2, images)), predicted)
         uncertainty = entropy(targets)
         stats = {"teacher_entropy": uncertainty, "kl": ce.detach() - uncertainty}
         if images >= ENOUGH_IMAGES:
@@ -166,7 +183,7 @@ class Dino(Method):
             {"student": student_features[: 2 * images].detach(), "teacher": teacher_features},
         )
 
-    def _centred(self, outputs: torch.Tensor) -> torch.Tensor:
+    def _center(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs - self.centering.center if self.config.centering == "on" else outputs
 
     def _temperature(self, now: StepInfo) -> float:

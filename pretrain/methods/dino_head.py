@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-STD = 0.02  # of the truncated normal, facebookresearch/dino
+#: Deviation of the truncated normal that weights are drawn from (facebookresearch/dino).
+STD = 0.02
 
 
 class WeightNormLinear(nn.Module):
@@ -51,9 +52,9 @@ class DinoHead(nn.Module):
         super().__init__()
         widths = [embed_dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
         parts: list[nn.Module] = []
-        for number, (a, b) in enumerate(pairwise(widths), 1):
+        for layer, (a, b) in enumerate(pairwise(widths), 1):
             parts.append(nn.Linear(a, b))
-            if number < layers:
+            if layer < layers:
                 parts += [norm(b)] if norm else []
                 parts.append(nn.GELU())
         # one layer is called `mlp`, not `mlp.0`, in the released files

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from dinobench.distributed import processes
 
-SINKHORN_ITERATIONS = 3  # arXiv 2006.09882, section 4
+#: Rounds of Sinkhorn-Knopp (arXiv 2006.09882, section 4).
+SINKHORN_ITERATIONS = 3
 
 
 def teacher_temperature(epoch: int, warmup: float, final: float, warmup_epochs: int) -> float:

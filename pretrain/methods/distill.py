@@ -35,10 +35,14 @@ class Config(MethodConfig):
     """Settings of distillation."""
 
     teacher: str = setting("", "The frozen teacher: a checkpoint file, or timm:MODEL.")
-    teacher_temperature: float = setting(0.04, "Of the targets' softmax.", "arXiv 2104.14294 (its teacher's)")
-    student_temperature: float = setting(1.0, "Of the student's softmax; its linear head can learn any other.")
+    teacher_temperature: float = setting(
+        0.04, "Temperature of the targets' softmax.", "arXiv 2104.14294 (its teacher's)"
+    )
+    student_temperature: float = setting(
+        1.0, "Temperature of the student's softmax; its linear head can learn any other."
+    )
     prototypes: int = setting(4096, "Random directions, for a teacher whose file has no DINO head.")
-    center_momentum: float = setting(0.9, "Of the teacher outputs' running mean.", "arXiv 2104.14294")
+    center_momentum: float = setting(0.9, "Momentum of the running mean of teacher outputs.", "arXiv 2104.14294")
     crop_min: float = setting(0.25, "Smallest crop's share of the image.", "arXiv 2106.05237, section 3.2")
 
     def __post_init__(self) -> None:
@@ -70,16 +74,16 @@ class Distill(Method):
     config_type = Config
     student: Network
 
-    def __init__(self, config: Config, parts: NetworkSpec) -> None:
-        super().__init__(config, parts)
+    def __init__(self, config: Config, spec: NetworkSpec) -> None:
+        super().__init__(config, spec)
         if not config.teacher:
             raise UserError("distill needs a teacher: give its checkpoint with --set teacher=FILE (or timm:MODEL)")
         self._frozen = load_backbone(config.teacher)  # no nn.Module itself, so that it is no part of this one
         patch = self._frozen.patch_size if "attention" in self._frozen.capabilities else None
-        if patch and parts.image_size % patch:
+        if patch and spec.image_size % patch:
             raise UserError(
-                f"{config.teacher}: its patches of {patch} pixels do not divide --image-size {parts.image_size}; "
-                f"use {max(1, round(parts.image_size / patch)) * patch}"
+                f"{config.teacher}: its patches of {patch} pixels do not divide --image-size {spec.image_size}; "
+                f"use {max(1, round(spec.image_size / patch)) * patch}"
             )
         head = teacher_head(config.teacher, self._frozen.info.key)
         self._outputs: tuple[nn.Module] = (head or Prototypes(self._frozen.embed_dim, config.prototypes),)
@@ -88,7 +92,7 @@ class Distill(Method):
         with torch.no_grad():
             outputs = self._outputs[0](torch.zeros(1, self._frozen.embed_dim)).shape[1]
         self.centering = Center(outputs, config.center_momentum)
-        self.student = Network(sync_batch_norms(parts.backbone(config.drop_path)), nn.Linear(parts.embed_dim, outputs))
+        self.student = Network(sync_batch_norms(spec.backbone(config.drop_path)), nn.Linear(spec.embed_dim, outputs))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Distill:
         """Moves to another device move the teacher too."""
@@ -104,8 +108,7 @@ class Distill(Method):
     def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: StepInfo) -> MethodOutput:
         """Views: one of (B, 3, S, S)."""
         with torch.no_grad():
-            seen = self._frozen.features(views[0])
-            outputs = self._outputs[0](seen).float()
+            outputs = self._outputs[0](self._frozen.features(views[0])).float()
             self.centering.add(outputs)
             targets = ((outputs - self.centering.center) / self.config.teacher_temperature).softmax(dim=1)
         predicted, features = self.student(views)
@@ -128,10 +131,10 @@ def teacher_head(spec: str, key: str) -> DinoHead | None:
     if spec.startswith(("timm:", "random:", "pixels")) or not key.endswith("backbone"):
         return None
     prefix = f"{key.removesuffix('backbone')}head."
-    found = {n.removeprefix(prefix): t for n, t in read_checkpoint(spec).tensors.items() if n.startswith(prefix)}
+    inside = {n.removeprefix(prefix): t for n, t in read_checkpoint(spec).tensors.items() if n.startswith(prefix)}
     names = {"last_layer.parametrizations.weight.original0": "last_layer.weight_g",
              "last_layer.parametrizations.weight.original1": "last_layer.weight_v"}  # fmt: skip
-    tensors = {names.get(n, n): t.float() if t.is_floating_point() else t for n, t in found.items()}
+    tensors = {names.get(n, n): t.float() if t.is_floating_point() else t for n, t in inside.items()}
     if "last_layer.weight_v" not in tensors:
         return None
     try:

@@ -37,7 +37,7 @@ class Config(MethodConfig):
 
     hidden: int = setting(2048, "Hidden width of the head.", f"{SOURCE}, section 3")
     out: int = setting(128, "Width of queries and keys.", "arXiv 1911.05722, section 3.3")
-    temperature: float = setting(0.2, "Of the softmax.", f"{SOURCE}, table 2")
+    temperature: float = setting(0.2, "Temperature of the softmax.", f"{SOURCE}, table 2")
     momentum: float = setting(0.999, "Teacher's momentum.", "arXiv 1911.05722, section 3.3")
     queue: int = setting(
         65_536, "Keys in the queue; below the data set's size, or an image meets its own old keys.", SOURCE
@@ -45,7 +45,7 @@ class Config(MethodConfig):
     crop_min: float = setting(0.2, "Smallest crop's share of the image.", "arXiv 1911.05722, section 3.3")
 
 
-def info_nce(
+def info_nce_with_queue(
     queries: torch.Tensor, keys: torch.Tensor, negatives: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries (B, d), their keys (B, d), negatives (K, d), all of unit length -> (loss, accuracy), scalars.
@@ -68,18 +68,18 @@ class MoCoV2(Method):
     queue: torch.Tensor
     pointer: torch.Tensor
 
-    def __init__(self, config: Config, parts: NetworkSpec) -> None:
-        super().__init__(config, parts)
-        dims = (parts.embed_dim, config.hidden, config.out)
-        self.student = Network(sync_batch_norms(parts.backbone(config.drop_path)), mlp(dims, norm=False))
-        self.teacher = momentum_teacher(self.student, parts.backbone, mlp(dims, norm=False))
+    def __init__(self, config: Config, spec: NetworkSpec) -> None:
+        super().__init__(config, spec)
+        dims = (spec.embed_dim, config.hidden, config.out)
+        self.student = Network(sync_batch_norms(spec.backbone(config.drop_path)), mlp(dims, norm=False))
+        self.teacher = momentum_teacher(self.student, spec.backbone, mlp(dims, norm=False))
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.out), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self._waiting: list[torch.Tensor] = []  # keys of this step, which may come in accumulated parts
 
     @staticmethod
     def views(config: Config, image_size: int) -> tuple[View, ...]:
-        """Two alike: MoCo's crop, flip, jitter and grey, with MoCo v2's blur."""
+        """Two alike: MoCo's crop, flip, jitter and grayscale, with MoCo v2's blur."""
         return (
             View(
                 count=2,
@@ -87,7 +87,7 @@ class MoCoV2(Method):
                 scale=(config.crop_min, 1.0),
                 jitter=(0.4, 0.4, 0.4, 0.1),
                 jitter_p=0.8,
-                grey_p=0.2,
+                grayscale_p=0.2,
                 blur_p=0.5,
             ),
         )
@@ -99,10 +99,10 @@ class MoCoV2(Method):
         with torch.no_grad():
             key, teacher_features = self.teacher(views[1:])
             key = F.normalize(key.float(), dim=1)
-        loss, found = info_nce(F.normalize(query.float(), dim=1), key, self.queue, self.config.temperature)
+        loss, hits = info_nce_with_queue(F.normalize(query.float(), dim=1), key, self.queue, self.config.temperature)
         if self.training:
             self._waiting.append(key)
-        return MethodOutput(loss, {"accuracy": found}, {"student": features.detach(), "teacher": teacher_features})
+        return MethodOutput(loss, {"accuracy": hits}, {"student": features.detach(), "teacher": teacher_features})
 
     def after_step(self, now: StepInfo) -> None:
         assert self.teacher is not None

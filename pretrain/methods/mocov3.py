@@ -11,7 +11,7 @@ from torch import nn
 
 from dinobench.distributed import gather
 from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher
-from dinobench.pretrain.losses import contrast
+from dinobench.pretrain.losses import info_nce_in_batch
 from dinobench.pretrain.method import (
     Method,
     MethodConfig,
@@ -45,7 +45,7 @@ class Config(MethodConfig):
     drop_path: float = setting(0.0, "Stochastic depth of the student's ViT.", CODE)
     hidden: int = setting(4096, "Hidden width of projector and predictor.", f"{SOURCE}, section 4.3")
     out: int = setting(256, "Width of queries and keys.", f"{SOURCE}, section 4.3")
-    temperature: float = setting(0.2, "Of the softmax.", CODE)
+    temperature: float = setting(0.2, "Temperature of the softmax.", CODE)
     momentum: float = setting(0.99, "Teacher's momentum at the start; its cosine ends at 1.", CODE)
     freeze_patches: bool = setting(
         True, "Leave a ViT's patch projection at its random start.", f"{SOURCE}, section 4.2"
@@ -64,23 +64,23 @@ class MoCoV3(Method):
     config_type = Config
     student: PredictingNetwork
 
-    def __init__(self, config: Config, parts: NetworkSpec) -> None:
-        super().__init__(config, parts)
-        backbone = sync_batch_norms(parts.backbone(config.drop_path))
-        if parts.is_vit and config.freeze_patches:
+    def __init__(self, config: Config, spec: NetworkSpec) -> None:
+        super().__init__(config, spec)
+        backbone = sync_batch_norms(spec.backbone(config.drop_path))
+        if spec.is_vit and config.freeze_patches:
             freeze_patch_projection(backbone)
 
         def projector() -> nn.Module:  # three layers for ViTs, two for ResNets (moco/builder.py)
-            layers = 2 if parts.is_vit else 1
-            return mlp((parts.embed_dim, *[config.hidden] * layers, config.out), last_norm="plain")
+            layers = 2 if spec.is_vit else 1
+            return mlp((spec.embed_dim, *[config.hidden] * layers, config.out), last_norm="plain")
 
-        predictor = mlp((config.out, config.hidden, config.out), last_norm="plain" if parts.is_vit else "")
+        predictor = mlp((config.out, config.hidden, config.out), last_norm="plain" if spec.is_vit else "")
         self.student = PredictingNetwork(backbone, projector(), predictor)
-        self.teacher = momentum_teacher(self.student, parts.backbone, projector())
+        self.teacher = momentum_teacher(self.student, spec.backbone, projector())
 
     @staticmethod
     def views(config: Config, image_size: int) -> tuple[View, ...]:
-        """Two unlike ones: see `unlike_views`."""
+        """The two of `asymmetric_views`."""
         return asymmetric_views(image_size, config.crop_min)
 
     def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: StepInfo) -> MethodOutput:
@@ -92,7 +92,7 @@ class MoCoV3(Method):
         queries = [self.student.predictor(p) for p in projected]
         temperature = self.config.temperature
         (a, right_a), (b, right_b) = (
-            contrast(q, gather(k), temperature) for q, k in zip(queries, reversed(keys), strict=True)
+            info_nce_in_batch(q, gather(k), temperature) for q, k in zip(queries, reversed(keys), strict=True)
         )
         return MethodOutput(
             2 * temperature * (a + b),

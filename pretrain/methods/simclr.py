@@ -28,7 +28,9 @@ class Config(MethodConfig):
 
     hidden: int = setting(2048, "Hidden width of the projector.", f"{SOURCE}, section 4.2 (a ResNet-50's width)")
     out: int = setting(128, "Width of the projections.", f"{SOURCE}, section 4.2")
-    temperature: float = setting(0.1, "Of the softmax; 0.5 for small data sets.", f"{SOURCE}, appendices B.7 and B.9")
+    temperature: float = setting(
+        0.1, "Temperature of the softmax; 0.5 for small data sets.", f"{SOURCE}, appendices B.7 and B.9"
+    )
     jitter: float = setting(1.0, "Strength of the colour jitter; 0.5 for small images.", f"{SOURCE}, appendices A, B.9")
     blur_p: float = setting(0.5, "Probability of blur; 0 for small images.", f"{SOURCE}, appendices A and B.9")
     crop_min: float = setting(0.08, "Smallest crop's share of the image.", f"{SOURCE}, appendix A")
@@ -42,8 +44,8 @@ def nt_xent(z: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Te
     """
     n = len(z)
     with torch.autocast(z.device.type, enabled=False):
-        mine = F.normalize(z.float(), dim=1)
-        similarity = mine @ gather_with_gradient(mine).T / temperature
+        unit = F.normalize(z.float(), dim=1)
+        similarity = unit @ gather_with_gradient(unit).T / temperature
     row = torch.arange(n, device=z.device)
     similarity = similarity.masked_fill(F.one_hot(row + rank() * n, similarity.shape[1]).bool(), float("-inf"))
     positive = row.roll(n // 2) + rank() * n
@@ -57,10 +59,10 @@ class SimCLR(Method):
     summary = "contrasts two views of an image with all other images of the batch"
     config_type = Config
 
-    def __init__(self, config: Config, parts: NetworkSpec) -> None:
-        super().__init__(config, parts)
-        head = mlp((parts.embed_dim, config.hidden, config.out))
-        self.student = Network(sync_batch_norms(parts.backbone(config.drop_path)), head)
+    def __init__(self, config: Config, spec: NetworkSpec) -> None:
+        super().__init__(config, spec)
+        head = mlp((spec.embed_dim, config.hidden, config.out))
+        self.student = Network(sync_batch_norms(spec.backbone(config.drop_path)), head)
 
     @staticmethod
     def views(config: Config, image_size: int) -> tuple[View, ...]:
@@ -73,7 +75,7 @@ class SimCLR(Method):
                 scale=(config.crop_min, 1.0),
                 jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s),
                 jitter_p=0.8,
-                grey_p=0.2,
+                grayscale_p=0.2,
                 blur_p=config.blur_p,
             ),
         )
@@ -81,8 +83,8 @@ class SimCLR(Method):
     def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: StepInfo) -> MethodOutput:
         """Views: two of (B, 3, S, S)."""
         projected, features = self.student(views)
-        loss, found = nt_xent(projected, self.config.temperature)
-        return MethodOutput(loss, {"accuracy": found}, {"student": features.detach()})
+        loss, hits = nt_xent(projected, self.config.temperature)
+        return MethodOutput(loss, {"accuracy": hits}, {"student": features.detach()})
 
 
 METHOD = SimCLR

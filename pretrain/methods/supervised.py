@@ -31,12 +31,12 @@ class Supervised(Method):
     config_type = Config
     labels = True
 
-    def __init__(self, config: Config, parts: NetworkSpec) -> None:
-        super().__init__(config, parts)
-        head = nn.Linear(parts.embed_dim, parts.classes)
+    def __init__(self, config: Config, spec: NetworkSpec) -> None:
+        super().__init__(config, spec)
+        head = nn.Linear(spec.embed_dim, spec.classes)
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
-        self.student = Network(sync_batch_norms(parts.backbone(config.drop_path)), head)
+        self.student = Network(sync_batch_norms(spec.backbone(config.drop_path)), head)
 
     @staticmethod
     def views(config: Config, image_size: int) -> tuple[View, ...]:

@@ -68,12 +68,12 @@ def fit(method: Method, steps: int, n: int = 32, lr: float = 1e-3) -> list[float
     losses = []
     for step in range(steps):
         views, labels = batch(n, views=VIEWS[method.name])
-        outcome = method(views, labels if method.labels else None, now(step))
+        output = method(views, labels if method.labels else None, now(step))
         optimizer.zero_grad()
-        outcome.loss.backward()
+        output.loss.backward()
         optimizer.step()
         method.after_step(now(step))
-        losses.append(outcome.loss.item())
+        losses.append(output.loss.item())
     return losses
 
 
@@ -85,8 +85,8 @@ def trained(name, backbone, rank=0, processes=1):
     for step in range(2):
         views, labels = batch(8, seed=step, views=VIEWS[name])
         mine = [v.chunk(processes)[rank] for v in views]
-        outcome = method(mine, labels.chunk(processes)[rank] if method.labels else None, now(step))
-        loss, *gradients = outcome.loss.detach(), *torch.autograd.grad(outcome.loss, parameters)
+        output = method(mine, labels.chunk(processes)[rank] if method.labels else None, now(step))
+        loss, *gradients = output.loss.detach(), *torch.autograd.grad(output.loss, parameters)
         for tensor in (loss, *gradients):
             if processes > 1:
                 torch.distributed.all_reduce(tensor)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dinobench.errors import UserError
-from dinobench.pretrain import collapse
+from dinobench.pretrain import plots
 from dinobench.pretrain.collapse import EpochMeter, Reservoir, effective_rank, feature_std, verdict
 from dinobench.pretrain.method import MethodOutput
 
@@ -84,7 +84,7 @@ class TestReservoir:
 
 
 class TestEpochMeter:
-    def outcome(self, value, seed):
+    def output(self, value, seed):
         features = torch.randn(8, 6, generator=generator(seed), requires_grad=True)
         return MethodOutput(
             torch.tensor(value, requires_grad=True),
@@ -94,22 +94,22 @@ class TestEpochMeter:
 
     def test_means_are_over_images(self):
         meter = EpochMeter()
-        meter.add(self.outcome(1.0, 0), 30)
-        meter.add(self.outcome(4.0, 1), 10)
+        meter.add(self.output(1.0, 0), 30)
+        meter.add(self.output(4.0, 1), 10)
         found = meter.summary(same)
         assert found["loss"] == pytest.approx(1.75) and found["accuracy"] == pytest.approx(0.175)
         assert list(found) == [
             "loss", "accuracy", "student_feature_std", "student_effective_rank", "teacher_feature_std",
             "teacher_effective_rank",
         ]  # fmt: skip
-        both = torch.cat([self.outcome(1.0, s).features["student"] for s in (0, 1)]).detach()
+        both = torch.cat([self.output(1.0, s).features["student"] for s in (0, 1)]).detach()
         assert found["student_effective_rank"] == pytest.approx(effective_rank(both))
 
     def test_processes_are_joined(self):
         one, two, whole = EpochMeter(), EpochMeter(), EpochMeter()
         for i in range(6):
-            (one, two)[i % 2].add(self.outcome(float(i), i), 10 + i)
-            whole.add(self.outcome(float(i), i), 10 + i)
+            (one, two)[i % 2].add(self.output(float(i), i), 10 + i)
+            whole.add(self.output(float(i), i), 10 + i)
         parts = []
         one.summary(lambda x: parts.append(x) or x)
         other = iter(parts)
@@ -118,7 +118,7 @@ class TestEpochMeter:
 
     def test_a_step_with_other_stats_is_refused(self):
         meter = EpochMeter()
-        meter.add(self.outcome(1.0, 0), 1)
+        meter.add(self.output(1.0, 0), 1)
         with pytest.raises(ValueError, match="logs loss, an earlier one loss, accuracy"):
             meter.add(MethodOutput(torch.tensor(1.0)), 1)
 
@@ -176,37 +176,37 @@ class TestVerdict:
 class TestMetrics:
     def test_rows_come_back(self, tmp_path):
         path = tmp_path / "run" / "metrics.jsonl"
-        assert collapse.read_metrics(path) == []
+        assert history.read_metrics(path) == []
         rows = [{"epoch": 0, "loss": 1.5, "knn/teacher/top1@k20": 31.0}, {"epoch": 1, "loss": math.inf, "lr": None}]
         for row in rows:
-            collapse.append_metrics(path, row)
-        assert collapse.read_metrics(path) == [rows[0], {"epoch": 1, "loss": None, "lr": None}]
+            history.append_metrics(path, row)
+        assert history.read_metrics(path) == [rows[0], {"epoch": 1, "loss": None, "lr": None}]
         for line in path.read_text().splitlines():
             json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
     def test_a_torn_last_line_is_left_out_and_repaired(self, tmp_path):
         path = tmp_path / "metrics.jsonl"
-        collapse.append_metrics(path, {"epoch": 0, "loss": 1.0})
+        history.append_metrics(path, {"epoch": 0, "loss": 1.0})
         whole = path.read_bytes()
         for torn in (b'{"epoch": 1, "lo', b'{"epoch": 1}', "{é".encode()[:2]):
             path.write_bytes(whole + torn)
-            assert collapse.read_metrics(path) == [{"epoch": 0, "loss": 1.0}]
-        collapse.append_metrics(path, {"epoch": 1, "loss": 0.5})
-        assert [r["epoch"] for r in collapse.read_metrics(path)] == [0, 1]
+            assert history.read_metrics(path) == [{"epoch": 0, "loss": 1.0}]
+        history.append_metrics(path, {"epoch": 1, "loss": 0.5})
+        assert [r["epoch"] for r in history.read_metrics(path)] == [0, 1]
         assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 2
 
     def test_a_repeated_epoch_counts_once(self, tmp_path):
         path = tmp_path / "metrics.jsonl"
         for epoch, loss in ((0, 1.0), (1, 0.9), (2, 0.8), (1, 0.7), (2, 0.6)):
-            collapse.append_metrics(path, {"epoch": epoch, "loss": loss})
-        assert [(r["epoch"], r["loss"]) for r in collapse.read_metrics(path)] == [(0, 1.0), (1, 0.7), (2, 0.6)]
+            history.append_metrics(path, {"epoch": epoch, "loss": loss})
+        assert [(r["epoch"], r["loss"]) for r in history.read_metrics(path)] == [(0, 1.0), (1, 0.7), (2, 0.6)]
 
     @pytest.mark.parametrize("bad", ["nonsense", "[1, 2]"])
     def test_other_damage_is_named(self, tmp_path, bad):
         path = tmp_path / "metrics.jsonl"
         path.write_text(f'{{"epoch": 0}}\n{bad}\n{{"epoch": 1}}\n')
         with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is not a JSON object; remove the line"):
-            collapse.read_metrics(path)
+            history.read_metrics(path)
 
 
 def curve(epochs, **keys):
@@ -215,19 +215,19 @@ def curve(epochs, **keys):
 
 def test_curves_draw_what_is_there(tmp_path, monkeypatch):
     drawn = []
-    line = collapse._line
-    monkeypatch.setattr(collapse, "_line", lambda a, h, key, label: (drawn.append(key), line(a, h, key, label)))
+    line = plots._line
+    monkeypatch.setattr(plots, "_line", lambda a, h, key, label: (drawn.append(key), line(a, h, key, label)))
     rows = curve(
         5, loss=lambda e: math.nan if e == 2 else 1 / (e + 1), lr=float, teacher_entropy=lambda e: 3.0, kl=float,
         student_feature_std=lambda e: 0.1 * e, images_per_second=float, unknown=lambda e: "text",
     )  # fmt: skip
     rows[4] |= {"knn/teacher/top1@k20": 50.0, "knn/student/top1@k20": 45.0}
-    collapse.curves(rows, tmp_path / "curves.png", "dino")
+    plots.curves(rows, tmp_path / "curves.png", "dino")
     assert drawn == [
         "loss", "teacher_entropy", "kl", "student_feature_std", "lr", "knn/teacher/top1@k20", "knn/student/top1@k20",
     ]  # fmt: skip
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
-    collapse.curves([], tmp_path / "none.png")
+    plots.curves([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -237,7 +237,7 @@ def test_the_two_collapses_beside_each_other(tmp_path):
         "no centring": curve(4, teacher_entropy=lambda e: 2.0**-e, kl=lambda e: 2.0**-e),
         "no sharpening": curve(4, teacher_entropy=lambda e: 8.3, kl=lambda e: 0.01),
     }
-    collapse.collapse_figure(runs, tmp_path / "collapse.png", outputs=4096)
+    plots.collapse_figure(runs, tmp_path / "collapse.png", outputs=4096)
     image = np.asarray(Image.open(tmp_path / "collapse.png").convert("RGB"))
     colourful = (image.max(axis=2).astype(int) - image.min(axis=2)) > 60
     assert len({tuple(c // 32) for c in image[colourful][::7]}) >= 3  # a colour for each run
@@ -247,4 +247,4 @@ def test_tensorboard_is_optional(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # makes importing it fail
-    assert collapse.tensorboard(tmp_path) is None
+    assert history.tensorboard(tmp_path) is None

@@ -13,7 +13,7 @@ from torch import nn
 from dinobench import distributed
 from dinobench.pretrain import heads, sync_batch_norm
 from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher
-from dinobench.pretrain.losses import contrast
+from dinobench.pretrain.losses import info_nce_in_batch
 from dinobench.pretrain.method import update_ema
 from dinobench.pretrain.sync_batch_norm import SyncedBatchNorm
 
@@ -64,7 +64,7 @@ def test_the_sums_over_processes_are_right_in_one(momentum, monkeypatch):
 def test_contrast_prefers_its_own_keys():
     torch.manual_seed(0)
     q, k = torch.randn(6, 4), torch.randn(9, 4)
-    loss, right = contrast(q, k, 0.3)
+    loss, right = info_nce_in_batch(q, k, 0.3)
     expected, hits = 0.0, 0
     for i in range(6):
         cosines = [float(torch.dot(q[i], key) / q[i].norm() / key.norm()) / 0.3 for key in k]
@@ -76,8 +76,8 @@ def test_contrast_prefers_its_own_keys():
 def test_contrast_is_float32_under_autocast():
     q, k = torch.randn(4, 8), torch.randn(4, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = contrast(q, k, 0.1)[0]
-    assert found.dtype == torch.float32 and torch.equal(found, contrast(q, k, 0.1)[0])
+        found = info_nce_in_batch(q, k, 0.1)[0]
+    assert found.dtype == torch.float32 and torch.equal(found, info_nce_in_batch(q, k, 0.1)[0])
 
 
 def test_a_momentum_teacher_starts_as_the_student_and_learns_nothing():

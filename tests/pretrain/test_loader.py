@@ -13,7 +13,7 @@ from dinobench.pretrain.loader import AHEAD, ViewLoader, one_ahead
 from dinobench.pretrain.method import View
 
 CPU = torch.device("cpu")
-VIEWS = (View(size=12, jitter_p=0.8, blur_p=0.5), View(count=2, size=6, scale=(0.05, 0.4), grey_p=0.2))
+VIEWS = (View(size=12, jitter_p=0.8, blur_p=0.5), View(count=2, size=6, scale=(0.05, 0.4), grayscale_p=0.2))
 
 
 @pytest.fixture(autouse=True)

@@ -198,9 +198,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(epoch, started, digits, tmp_pat
     original = Dino.forward
 
     def forward(self, views, labels, now):
-        outcome = original(self, views, labels, now)
+        output = original(self, views, labels, now)
         bad = now.step == 3 * epoch + 1
-        return MethodOutput(outcome.loss * float("nan") if bad else outcome.loss, outcome.stats, outcome.features)
+        return MethodOutput(output.loss * float("nan") if bad else output.loss, output.stats, output.features)
 
     monkeypatch.setattr(Dino, "forward", forward)
     monkeypatch.setattr(loop, "EPOCH_SECONDS", 0.0)

@@ -79,7 +79,7 @@ def by_pil(image: Image.Image, plan: ViewParameters, i: int, size: int) -> np.nd
         for change in plan.order[i]:
             if change != 3 or plan.hue[i]:
                 image = CHANGES[change](image, float(plan.factors[i, change]))
-    if plan.grey[i]:
+    if plan.grayscale[i]:
         image = F.rgb_to_grayscale(image, 3)
     if plan.blur[i]:
         image = image.filter(ImageFilter.GaussianBlur(radius=float(plan.radius[i])))
@@ -95,7 +95,7 @@ def difference(ours, theirs) -> np.ndarray:
 ONE_CHANGE = {
     "crop": {},
     "enlarged": {"size": 150},
-    "grey": {"grey_p": 1.0},
+    "grayscale": {"grayscale_p": 1.0},
     "brightness": {"jitter_p": 1.0, "jitter": (0.4, 0, 0, 0)},
     "contrast": {"jitter_p": 1.0, "jitter": (0, 0.4, 0, 0)},
     "saturation": {"jitter_p": 1.0, "jitter": (0, 0, 0.4, 0)},
@@ -117,7 +117,7 @@ def test_pixels_of_each_change_are_pil_s(change):
 
 def test_pixels_of_the_whole_chain_are_pil_s():
     """Pixels that a resize leaves a level off can be given another hue by the 8-bit HSV: some in a hundred thousand."""
-    view = View(size=64, scale=(0.2, 1.0), jitter_p=0.8, grey_p=0.2, blur_p=0.5, solarize_p=0.2)
+    view = View(size=64, scale=(0.2, 1.0), jitter_p=0.8, grayscale_p=0.2, blur_p=0.5, solarize_p=0.2)
     images = pictures(SIZES[:5], 40)
     plan, ours = planned(view, images)
     off = np.stack([difference(ours[i], by_pil(images[i], plan, i, 64)) for i in range(40)])
@@ -213,7 +213,7 @@ def test_the_fallback_is_torchvision_s():
 
 
 def test_parameters_are_distributed_as_torchvision_s():
-    view = View(jitter_p=0.8, grey_p=0.2, blur_p=0.5, solarize_p=0.1)
+    view = View(jitter_p=0.8, grayscale_p=0.2, blur_p=0.5, solarize_p=0.1)
     side, n = np.full(MANY, 50), np.arange(MANY)
     plan = draw(view, 1, side, side, seed=5, passes=0 * n, rows=n)
     jitter = T.ColorJitter(*view.jitter)
@@ -224,9 +224,15 @@ def test_parameters_are_distributed_as_torchvision_s():
     counts = [np.sum((plan.order == order).all(axis=1)) for order in permutations(range(4))]
     assert sum(counts) == MANY and stats.chisquare(counts).pvalue > 1e-4
     assert stats.kstest(plan.radius, stats.uniform(0.1, 1.9).cdf).pvalue > 1e-4
-    for happened, p in ((plan.flip, 0.5), (plan.jitter, 0.8), (plan.grey, 0.2), (plan.blur, 0.5), (plan.solarize, 0.1)):
+    for happened, p in (
+        (plan.flip, 0.5),
+        (plan.jitter, 0.8),
+        (plan.grayscale, 0.2),
+        (plan.blur, 0.5),
+        (plan.solarize, 0.1),
+    ):
         assert stats.binomtest(int(happened.sum()), MANY, p).pvalue > 1e-4
-    both = np.stack([plan.flip, plan.jitter, plan.grey, plan.blur, plan.solarize]).astype(float)
+    both = np.stack([plan.flip, plan.jitter, plan.grayscale, plan.blur, plan.solarize]).astype(float)
     assert np.abs(np.corrcoef(both) - np.eye(5)).max() < 4 / math.sqrt(MANY)
 
 
@@ -247,9 +253,9 @@ def test_random_numbers_are_uniform_and_independent():
 
 
 VIEWS = (
-    View(size=32, scale=(0.4, 1.0), jitter_p=0.8, grey_p=0.2, blur_p=1.0),
-    View(size=32, scale=(0.4, 1.0), jitter_p=0.8, grey_p=0.2, blur_p=0.1, solarize_p=0.2),
-    View(count=3, size=16, scale=(0.05, 0.4), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
+    View(size=32, scale=(0.4, 1.0), jitter_p=0.8, grayscale_p=0.2, blur_p=1.0),
+    View(size=32, scale=(0.4, 1.0), jitter_p=0.8, grayscale_p=0.2, blur_p=0.1, solarize_p=0.2),
+    View(count=3, size=16, scale=(0.05, 0.4), jitter_p=0.8, grayscale_p=0.2, blur_p=0.5),
 )
 
 

@@ -160,7 +160,7 @@ def test_views_of_the_paper():
     assert (second.blur_p, second.solarize_p) == (0.1, 0.2)
     assert (local.count, local.size, local.scale, local.blur_p, local.solarize_p) == (8, 96, (0.05, 0.4), 0.5, 0.0)
     for view in (first, second, local):
-        assert (view.flip_p, view.jitter, view.jitter_p, view.grey_p) == (0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2)
+        assert (view.flip_p, view.jitter, view.jitter_p, view.grayscale_p) == (0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2)
         assert (view.blur_radius, view.ratio) == ((0.1, 2.0), (3 / 4, 4 / 3))
     assert len(Dino.views(Config(local_crops=0), 224)) == 2
 
@@ -177,11 +177,11 @@ def test_teacher_starts_as_the_student_without_gradients_or_stochastic_depth():
 
 def test_loss_splits_into_entropy_and_kl_and_gradients_reach_the_student_alone():
     dino = small()
-    outcome = dino(views(), None, now())
-    outcome.loss.backward()
-    assert float(outcome.stats["teacher_entropy"] + outcome.stats["kl"]) == pytest.approx(float(outcome.loss.detach()))
-    assert 0 <= float(outcome.stats["teacher_entropy"]) <= math.log(16) and outcome.stats["kl"] > 0
-    assert {n: f.shape for n, f in outcome.features.items()} == {"student": (8, 8), "teacher": (8, 8)}
+    output = dino(views(), None, now())
+    output.loss.backward()
+    assert float(output.stats["teacher_entropy"] + output.stats["kl"]) == pytest.approx(float(output.loss.detach()))
+    assert 0 <= float(output.stats["teacher_entropy"]) <= math.log(16) and output.stats["kl"] > 0
+    assert {n: f.shape for n, f in output.features.items()} == {"student": (8, 8), "teacher": (8, 8)}
     trained = [p for p in dino.student.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.any() for p in trained)
     assert all(p.grad is None for p in dino.teacher.parameters())
@@ -246,10 +246,10 @@ def test_ablations_train(changes):
     optimizer = torch.optim.SGD([p for p in dino.student.parameters() if p.requires_grad], 0.5)
     losses = []
     for step in range(5):
-        outcome = dino(views(local=dino.config.local_crops), None, now(step))
-        losses.append(float(outcome.loss.detach()))
+        output = dino(views(local=dino.config.local_crops), None, now(step))
+        losses.append(float(output.loss.detach()))
         optimizer.zero_grad()
-        outcome.loss.backward()
+        output.loss.backward()
         optimizer.step()
         dino.after_step(now(step))
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
@@ -258,7 +258,7 @@ def test_ablations_train(changes):
 def test_without_centering_or_sharpening_the_targets_say_so():
     dino = small(centering="off")
     dino.centering.center.fill_(5.0)
-    assert torch.equal(dino._centred(torch.ones(1, 16)), torch.ones(1, 16))
+    assert torch.equal(dino._center(torch.ones(1, 16)), torch.ones(1, 16))
     assert small(sharpening=False).logged(now())["teacher_temperature"] == 0.1
     assert float(entropy(torch.full((2, 3, 16), 1 / 16))) == pytest.approx(math.log(16))
 

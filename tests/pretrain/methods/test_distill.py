@@ -45,12 +45,12 @@ def test_distillation_of_a_dino_file_uses_its_head(tmp_path):
     assert method.student.head.out_features == 48
     torch.testing.assert_close(method._outputs[0](features), head(features).detach())
 
-    outcome = method([view], None, now())
+    output = method([view], None, now())
     targets = (head(features) / 0.04).softmax(1).detach()
     logits = method.student([view])[0].detach()
-    torch.testing.assert_close(outcome.loss.detach(), -(targets * logits.log_softmax(1)).sum(1).mean())
-    split = outcome.stats["target_entropy"] + outcome.stats["kl"]
-    torch.testing.assert_close(split, outcome.loss.detach())
+    torch.testing.assert_close(output.loss.detach(), -(targets * logits.log_softmax(1)).sum(1).mean())
+    split = output.stats["target_entropy"] + output.stats["kl"]
+    torch.testing.assert_close(split, output.loss.detach())
     method.after_step(now())
     torch.testing.assert_close(method.centering.center, 0.1 * head(features).detach().mean(0, keepdim=True))
 

@@ -18,7 +18,7 @@ from torch import nn
 from dinobench.config import parse, plain
 from dinobench.pretrain.method import Method, MethodConfig
 from dinobench.pretrain.methods.byol import loss as byol_loss
-from dinobench.pretrain.methods.mocov2 import info_nce
+from dinobench.pretrain.methods.mocov2 import info_nce_with_queue
 from dinobench.pretrain.methods.simclr import nt_xent
 from dinobench.registry import available
 
@@ -75,32 +75,32 @@ def test_info_nce_by_plain_loops():
         negatives = [float(q[i] @ old) / 0.2 for old in queue]
         total += -positive + math.log(sum(math.exp(s) for s in [positive, *negatives]))
         hits += positive > max(negatives)
-    loss, right = info_nce(q, k, queue, 0.2)
+    loss, right = info_nce_with_queue(q, k, queue, 0.2)
     assert loss.item() == pytest.approx(total / 3, rel=1e-5) and right.item() == pytest.approx(hits / 3)
 
 
 def test_byol_predicts_the_other_view():
     method = make("byol")
     views, _ = batch(8)
-    outcome = method(views, None, now())
+    output = method(views, None, now())
     with torch.no_grad():
         predicted = [method.student.predictor(method.student([v])[0]) for v in views]
         targets = [method.teacher([v])[0] for v in views]
         expected = byol_loss(predicted[0], targets[1]) + byol_loss(predicted[1], targets[0])
-    torch.testing.assert_close(outcome.loss.detach(), expected)
-    assert outcome.stats["cosine"].item() == pytest.approx(1 - expected.item() / 4)
+    torch.testing.assert_close(output.loss.detach(), expected)
+    assert output.stats["cosine"].item() == pytest.approx(1 - expected.item() / 4)
 
 
 def test_mocov3_is_symmetric_and_scaled():
     """2 T times the cross-entropies of both directions, as in algorithm 1 of the paper."""
     method = make("mocov3", temperature=0.3)
     views, _ = batch(8)
-    outcome = method(views, None, now())
+    output = method(views, None, now())
     with torch.no_grad():
         q = [F.normalize(method.student.predictor(method.student([v])[0]), dim=1) for v in views]
         k = [F.normalize(method.teacher([v])[0], dim=1) for v in views]
         each = [F.cross_entropy(q[i] @ k[1 - i].T / 0.3, torch.arange(8)) for i in (0, 1)]
-    torch.testing.assert_close(outcome.loss.detach(), 2 * 0.3 * (each[0] + each[1]))
+    torch.testing.assert_close(output.loss.detach(), 2 * 0.3 * (each[0] + each[1]))
 
 
 def test_supervised_is_smoothed_cross_entropy():
@@ -108,9 +108,9 @@ def test_supervised_is_smoothed_cross_entropy():
     (view,), labels = batch(8, views=1)
     logits = method.student([view])[0].detach()
     targets = 0.8 * F.one_hot(labels, 4) + 0.2 / 4
-    outcome = method([view], labels, now())
-    torch.testing.assert_close(outcome.loss.detach(), -(targets * logits.log_softmax(1)).sum(1).mean())
-    assert outcome.stats["accuracy"].item() == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    output = method([view], labels, now())
+    torch.testing.assert_close(output.loss.detach(), -(targets * logits.log_softmax(1)).sum(1).mean())
+    assert output.stats["accuracy"].item() == pytest.approx((logits.argmax(1) == labels).float().mean().item())
 
 
 # Networks
@@ -140,9 +140,9 @@ def test_views(name):
     if name in ("byol", "mocov3"):
         assert [(v.blur_p, v.solarize_p) for v in views] == [(1.0, 0.0), (0.1, 0.2)]
     if name in ("supervised", "distill"):
-        assert (views[0].jitter_p, views[0].grey_p, views[0].blur_p, views[0].flip_p) == (0, 0, 0, 0.5)
+        assert (views[0].jitter_p, views[0].grayscale_p, views[0].blur_p, views[0].flip_p) == (0, 0, 0, 0.5)
     else:
-        assert {(v.jitter_p, v.grey_p) for v in views} == {(0.8, 0.2)}
+        assert {(v.jitter_p, v.grayscale_p) for v in views} == {(0.8, 0.2)}
     assert views[0].scale[0] == method.config.crop_min
 
 
@@ -151,11 +151,11 @@ def test_views(name):
 def test_outcomes_and_gradients(name, backbone):
     method = make(name, backbone)
     views, labels = batch(8, views=VIEWS[name])
-    outcome = method(views, labels if method.labels else None, now())
-    outcome.loss.backward()
-    assert outcome.loss.ndim == 0 and outcome.loss.requires_grad
-    assert all(s.ndim == 0 and not s.requires_grad for s in outcome.stats.values())
-    for features in outcome.features.values():
+    output = method(views, labels if method.labels else None, now())
+    output.loss.backward()
+    assert output.loss.ndim == 0 and output.loss.requires_grad
+    assert all(s.ndim == 0 and not s.requires_grad for s in output.stats.values())
+    for features in output.features.values():
         assert features.shape[1] == 64 and len(features) in (8, 16) and not features.requires_grad
     assert all(p.grad is not None for p in method.student.parameters() if p.requires_grad)
     trained = {id(p) for p in method.student.parameters()}

@@ -1,0 +1,37 @@
+"""What the steps of a training computed, read without holding up the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class StepValues:
+    """Numbers of recent steps, read when the device has them: waiting for each step would leave a GPU idle.
+
+    The last `lag` steps are left to the device.
+    """
+
+    def __init__(self, lag: int) -> None:
+        self.lag = lag
+        self._pending: deque[tuple[int, torch.Tensor, Any]] = deque()
+
+    def add(self, step: int, values: torch.Tensor) -> None:
+        """The numbers (n,) of a step, on any device."""
+        host = values.detach().to("cpu", non_blocking=True)
+        event = None
+        if values.device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record()
+        self._pending.append((step, host, event))
+
+    def take(self, lag: int | None = None) -> Iterator[tuple[int, list[float]]]:
+        """(step, its numbers), once each and in order, for all but the last `lag` steps."""
+        while len(self._pending) > (self.lag if lag is None else lag):
+            step, host, event = self._pending.popleft()
+            if event is not None:
+                event.synchronize()
+            yield step, host.tolist()

@@ -1,0 +1,85 @@
+"""Scoring while training: any protocol on the teacher and the student of a checkpoint, every few epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinobench import console, registry
+from dinobench.config import resolve_config
+from dinobench.pretrain import backbones, checkpoints
+from dinobench.pretrain.run import Run
+from dinobench.runtime import Runtime
+from dinobench.types import RunRecord
+
+#: An image is resized to so many times its crop before scoring, as 256 is to 224.
+RESIZE = 256 / 224
+
+#: (checkpoint file, epochs done) -> metrics by "protocol/network/metric", as in "knn/teacher/top1@k20".
+Evaluate = Callable[[Path, int], dict[str, float]]
+#: dinobench.runner.run with its device chosen. The runner stands above this package, so that callers hand it in.
+Score = Callable[..., Sequence[RunRecord]]
+
+
+def check(run: Run) -> None:
+    """Raises UserError now, and not after the first epochs, when a protocol or a setting of it is unknown."""
+    for name in run.evals:
+        _settings(name, run)
+
+
+def _settings(name: str, run: Run) -> dict[str, Any]:
+    """What the user set; else the images come at the size that the run trains at."""
+    protocol = registry.load(name)
+    chosen: dict[str, Any] = dict(run.eval_settings)
+    config = next(iter(protocol.profiles.values()))
+    if {"resize", "crop"} <= {f.name for f in dataclasses.fields(config)} and not {"resize", "crop"} & chosen.keys():
+        chosen |= {"resize": round(RESIZE * run.image_size), "crop": run.image_size}
+    resolve_config(protocol, None, chosen)
+    return chosen
+
+
+def evaluator(run: Run, name: str, score: Score, runtime: Runtime) -> Evaluate:
+    """What scores the checkpoints of `run`: records like any other, called NAME-eEPOCH-NETWORK, and their metrics."""
+    chosen = backbones.choose(run.arch, run.image_size, run.patch_size, run.depth)
+    arch = None if chosen.recognisable else run.arch
+
+    def evaluate(path: Path, epoch: int) -> dict[str, float]:
+        state = checkpoints.read(path)
+        networks = [n for n in ("teacher", "student") if isinstance(state.get(n), Mapping)]
+        tf32 = torch.backends.cudnn.allow_tf32
+        scores: dict[str, float] = {}
+        for protocol in run.evals:
+            for network in networks:
+                records = score(
+                    protocol, f"{name}-e{epoch:03d}-{network}={path}", run.data, settings=_settings(protocol, run),
+                    out=run.results, key=network, arch=arch, cache=False, seed=int(run.config["seed"]),
+                )  # fmt: skip
+                scores |= _by_key(protocol, network, records)
+        # What a run changes for itself goes back to what the training has.
+        torch.backends.cudnn.allow_tf32 = tf32
+        console.silent = runtime.rank > 0
+        return scores
+
+    return evaluate
+
+
+def _by_key(protocol: str, network: str, records: Sequence[RunRecord]) -> dict[str, float]:
+    """Metrics by "protocol/network/metric", a record's primary one first."""
+    return {
+        f"{protocol}/{network}/{name}": r.metrics[name].value
+        for r in records
+        for name in sorted(r.metrics, key=lambda name: name != r.primary)
+    }
+
+
+def primary_scores(row: Mapping[str, Any]) -> list[str]:
+    """Of an epoch's row, the primary metric of each protocol on each network, as in "knn/teacher/top1@k20 81.25"."""
+    first: dict[str, str] = {}
+    for key, value in row.items():
+        if key.count("/") == 2:
+            first.setdefault(key.rpartition("/")[0], f"{key} {value:.2f}")
+    return list(first.values())
