@@ -13,7 +13,7 @@ from typing import Any
 from dinobench import console
 from dinobench.errors import UserError
 from dinobench.runner import run
-from dinobench.types import RunRecord
+from dinobench.types import ComputeOptions, RunRecord
 
 #: Names of the trained network, of the same one before its first step, which has learnt nothing, and of no network.
 TRAINED, START, PIXELS = "dino_demo", "random_vit", "pixels"
@@ -105,7 +105,7 @@ def demo(out: Path, device: str = "auto", recipe: DemoRecipe = RECIPE) -> list[R
         console.note(f"[{index}/{total}] {step.protocol} on {step.data}")
         records += run(
             step.protocol, [specs[name] for name in step.models], step.data,
-            profile=step.profile, settings=step.settings, out=out, device=device,
+            profile=step.profile, settings=step.settings, out=out, compute=ComputeOptions(device=device),
         )  # fmt: skip
     return records
 

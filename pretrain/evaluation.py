@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,18 @@ from typing import Any
 import torch
 
 from dinobench import console, registry
-from dinobench.config import resolve_config
+from dinobench.config import resolve_config, settings_of
 from dinobench.pretrain import backbones, checkpoints
 from dinobench.pretrain.run import Run
 from dinobench.runtime import Runtime
-from dinobench.types import RunRecord
+from dinobench.types import ComputeOptions, LoadOptions, RunRecord
 
 #: An image is resized to so many times its crop before scoring, as 256 is to 224.
 RESIZE = 256 / 224
 
 #: (checkpoint file, epochs done) -> metrics by "protocol/network/metric", as in "knn/teacher/top1@k20".
 Evaluate = Callable[[Path, int], dict[str, float]]
-#: dinobench.runner.run with its device chosen. The runner stands above this package, so that callers hand it in.
+#: dinobench.runner.run. The runner stands above this package, so that callers hand it in.
 Score = Callable[..., Sequence[RunRecord]]
 
 
@@ -36,13 +35,13 @@ def _settings(name: str, run: Run) -> dict[str, Any]:
     protocol = registry.load(name)
     chosen: dict[str, Any] = dict(run.eval_settings)
     config = next(iter(protocol.profiles.values()))
-    if {"resize", "crop"} <= {f.name for f in dataclasses.fields(config)} and not {"resize", "crop"} & chosen.keys():
+    if {"resize", "crop"} <= settings_of(config).keys() and not {"resize", "crop"} & chosen.keys():
         chosen |= {"resize": round(RESIZE * run.image_size), "crop": run.image_size}
     resolve_config(protocol, None, chosen)
     return chosen
 
 
-def evaluator(run: Run, name: str, score: Score, runtime: Runtime) -> Evaluate:
+def evaluator(run: Run, name: str, score: Score, runtime: Runtime, compute: ComputeOptions) -> Evaluate:
     """What scores the checkpoints of `run`: records like any other, called NAME-eEPOCH-NETWORK, and their metrics."""
     chosen = backbones.choose(run.arch, run.image_size, run.patch_size, run.depth)
     arch = None if chosen.recognisable else run.arch
@@ -56,7 +55,8 @@ def evaluator(run: Run, name: str, score: Score, runtime: Runtime) -> Evaluate:
             for network in networks:
                 records = score(
                     protocol, f"{name}-e{epoch:03d}-{network}={path}", run.data, settings=_settings(protocol, run),
-                    out=run.results, key=network, arch=arch, cache=False, seed=int(run.config["seed"]),
+                    out=run.results, seed=int(run.config["seed"]), compute=compute,
+                    loading=LoadOptions(key=network, arch=arch),
                 )  # fmt: skip
                 scores |= _by_key(protocol, network, records)
         # What a run changes for itself goes back to what the training has.

@@ -104,7 +104,7 @@ def features(arch: str, images: int, repeats: int, device: str) -> list[BenchRow
     """Extraction from JPEG files through the feature service, against the bare model on tensors already in memory."""
     from dinobench import runtime
     from dinobench.data.transforms import ImageTransform
-    from dinobench.features.service import FeatureService
+    from dinobench.features.service import BATCH, FeatureService
     from dinobench.models.loading import load_backbone
     from dinobench.types import FeatureRequest
 
@@ -113,9 +113,9 @@ def features(arch: str, images: int, repeats: int, device: str) -> list[BenchRow
     with tempfile.TemporaryDirectory() as folder:
         split = photos_like_imagenet(Path(folder), images)
         request = FeatureRequest(ImageTransform())
-        service = FeatureService(started, Path(folder))
-        x = torch.randn(service.batch_size, 3, 224, 224, device=started.device)
-        counts = [min(service.batch_size, images - i) for i in range(0, images, service.batch_size)]
+        batch = BATCH[started.device.type != "cpu"]
+        x = torch.randn(batch, 3, 224, 224, device=started.device)
+        counts = [min(batch, images - i) for i in range(0, images, batch)]
         calls = iter(range(10_000))
 
         def ours() -> None:

@@ -96,18 +96,23 @@ def run(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
     ram_cache: Annotated[float | None, typer.Option(min=0, help="GB for decoded images in training.")] = None,
-    save_masks: Annotated[Path | None, typer.Option(help="davis: write the masks here, as indexed PNGs.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder to keep the files in that a run makes: davis masks, finetune models.")
+    ] = None,
 ) -> None:
     """Score checkpoints with protocols and write records, per-item scores and the leaderboard."""
     from dinobench.config import parse_settings
     from dinobench.runner import run as run_protocols
+    from dinobench.types import ComputeOptions, LoadOptions
 
     done = run_protocols(
-        protocol, ckpt, data, profile=profile, settings=parse_settings(set_ or []), out=out, arch=arch, key=key,
-        heads=heads, allow_partial=allow_partial, device=device, devices=devices, precision=precision, seed=seed,
-        force=force, cache=not no_cache, skip_broken=skip_broken, batch_size=batch_size, workers=workers,
-        ram_cache=ram_cache,
-        artifacts=save_masks,
+        protocol, ckpt, data, profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
+        force=force, skip_broken=skip_broken,
+        loading=LoadOptions(arch=arch, key=key, heads=heads, allow_partial=allow_partial),
+        compute=ComputeOptions(
+            device=device, devices=devices, precision=precision, batch_size=batch_size, workers=workers,
+            ram_gb=ram_cache, cache=not no_cache,
+        ),
     )  # fmt: skip
     if console.silent:
         return

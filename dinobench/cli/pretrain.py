@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +46,7 @@ def pretrain(
     from dinobench.pretrain import evaluation
     from dinobench.pretrain import run as runs
     from dinobench.pretrain.loop import Loop
+    from dinobench.types import ComputeOptions
 
     if resume is not None:
         if method or data or out or set_ or eval_ or init or epochs or batch or seed is not None:
@@ -76,10 +76,10 @@ def pretrain(
         started.run_on_first(lambda: runs.begin(folder, run))
     elif run.fingerprint != dataset.train.fingerprint:
         raise UserError(f"{run.data}: not the images that {folder} was trained on; a resumed run needs the same")
-    score = functools.partial(runner.run, device=device, devices=devices)
+    compute = ComputeOptions(device=device, devices=devices, cache=False)
     loop = Loop(
         run, folder, started, dataset, workers=workers, ram_bytes=None if ram_cache is None else int(ram_cache * 1e9),
-        evaluate=evaluation.evaluator(run, folder.resolve().name, score, started) if run.evals else None,
+        evaluate=evaluation.evaluator(run, folder.resolve().name, runner.run, started, compute) if run.evals else None,
     )  # fmt: skip
     try:
         loop.train()

@@ -18,7 +18,7 @@ from dinobench.compare.explain import Explanation
 from dinobench.config import settings_of
 from dinobench.errors import UserError
 from dinobench.registry import load
-from dinobench.types import RunRecord
+from dinobench.types import ComputeOptions, RunRecord
 
 #: Minutes that the runs together may take unless the user allows more, judged by how long A took.
 MINUTES = 10.0
@@ -166,7 +166,8 @@ def _score(
     profile = found.a.profile.partition("+")[0]
     done = run(
         found.a.protocol, setup.ckpt, data, profile=profile if profile in load(found.a.protocol).profiles else None,
-        settings=setup.settings, seed=setup.seed, precision=setup.precision, device=device, out=out,
+        settings=setup.settings, seed=setup.seed, out=out,
+        compute=ComputeOptions(device=device, precision=setup.precision),
     )  # fmt: skip
     if not done:
         raise UserError("not applicable to this backbone")

@@ -35,6 +35,8 @@ TYPED = [part for name, value in TINY.items() for part in ("--set", f"{name}={va
 class Part:
     """The first images of a split."""
 
+    in_memory = False
+
     def __init__(self, split, n):
         self.split, self.n, self.name, self.fingerprint = split, n, split.name, f"{split.fingerprint}/{n}"
         self.ids, self.labels = split.ids[:n], split.labels[:n]
