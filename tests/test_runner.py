@@ -16,8 +16,9 @@ from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.results.records import read, read_all
 from dinobench.runner import with_intervals
-from dinobench.types import FeatureRequest, Metric, Result, setting
+from dinobench.types import ComputeOptions, FeatureRequest, Metric, Result, setting
 
+CPU = ComputeOptions(device="cpu")
 SMALL = {"resize": 32, "crop": 32, "k": (1, 3)}
 
 
@@ -113,7 +114,7 @@ def made(monkeypatch):
 
 
 def test_run_returns_the_records_it_writes(tmp_path, made):
-    (record,) = dinobench.run("made", "pixels", out=tmp_path, device="cpu")
+    (record,) = dinobench.run("made", "pixels", out=tmp_path, compute=CPU)
     assert isinstance(record, dinobench.RunRecord) and read(tmp_path, record.run_id) == record
     assert (record.protocol, record.protocol_version, record.profile) == ("made", 3, "only")
     assert record.config == {"layers": 1, "mean_patches": False} and record.primary == "positive"
@@ -122,16 +123,16 @@ def test_run_returns_the_records_it_writes(tmp_path, made):
 
 def test_nothing_is_written_when_not_asked(tmp_path, made, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(dinobench.run("made", "pixels", out=None, device="cpu")) == 1
+    assert len(dinobench.run("made", "pixels", out=None, compute=CPU)) == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_each_cell_starts_from_the_seed(tmp_path, made):
     ckpts = ["a=pixels", "b=pixels"]
-    first = dinobench.run("made", ckpts, out=None, device="cpu", seed=7)
+    first = dinobench.run("made", ckpts, out=None, compute=CPU, seed=7)
     assert first[0].notes == first[1].notes
-    assert dinobench.run("made", ckpts[1], out=None, device="cpu", seed=7)[0].notes == first[1].notes
-    assert dinobench.run("made", ckpts[1], out=None, device="cpu", seed=8)[0].notes != first[1].notes
+    assert dinobench.run("made", ckpts[1], out=None, compute=CPU, seed=7)[0].notes == first[1].notes
+    assert dinobench.run("made", ckpts[1], out=None, compute=CPU, seed=8)[0].notes != first[1].notes
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_each_cell_starts_from_the_seed(tmp_path, made):
 def test_cells_that_a_backbone_cannot_fill_are_not_applicable(tmp_path, made, capsys, spec, requires, settings, lacks):
     made(requires=requires)
     ckpts = [f"small={spec}", "random:vit_tiny_patch16_224"]
-    (record,) = dinobench.run("made", ckpts, out=tmp_path, device="cpu", settings=settings)
+    (record,) = dinobench.run("made", ckpts, out=tmp_path, compute=CPU, settings=settings)
     assert record.checkpoint.arch.startswith("vit_tiny")
     assert re.search(rf"made is not applicable to small \(\w+\): no {lacks}", capsys.readouterr().err)
     assert len(read_all(tmp_path)[0]) == 1
@@ -153,7 +154,7 @@ def test_cells_that_a_backbone_cannot_fill_are_not_applicable(tmp_path, made, ca
 
 def test_a_protocol_may_find_out_late_what_a_backbone_lacks(tmp_path, made, capsys):
     made(fails=UnsupportedCapability("pixels16 has no depth"))
-    assert dinobench.run("made", "pixels", out=tmp_path, device="cpu") == []
+    assert dinobench.run("made", "pixels", out=tmp_path, compute=CPU) == []
     assert "made is not applicable: pixels16 has no depth" in capsys.readouterr().err
 
 
@@ -161,7 +162,13 @@ def test_several_protocols_share_one_pass(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(console, "progress", lambda items, text, total=None: (seen.append(text), iter(items))[1])
     ckpts = ["one=pixels", "two=pixels:4"]
-    found = dinobench.run(["knn", "knn"], ckpts, out=None, device="cpu", settings=SMALL, cache=False)
+    found = dinobench.run(
+        ["knn", "knn"],
+        ckpts,
+        out=None,
+        settings=SMALL,
+        compute=ComputeOptions(device="cpu", cache=False),
+    )
     assert [r.checkpoint.name for r in found] == ["one", "two", "one", "two"]
     assert [s for s in seen if "Extracting" in s and "one, two" in s].__len__() == 2  # train and test
 
@@ -173,7 +180,7 @@ def test_several_protocols_share_one_pass(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_bad_arguments_raise_user_errors(arguments, words):
     with pytest.raises(UserError, match=words):
-        dinobench.run(**{"protocol": "knn", "ckpt": "pixels", "out": None, "device": "cpu", **arguments})
+        dinobench.run(**{"protocol": "knn", "ckpt": "pixels", "out": None, "compute": CPU, **arguments})
 
 
 def test_provenance_of_this_checkout():

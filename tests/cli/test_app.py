@@ -202,7 +202,7 @@ def test_list(command):
     code, out, _ = command("list")
     assert code == 0 and re.search(r"knn .*top1@k20 .*dinobench", out)
     code, out, _ = command("list", "profiles")
-    assert code == 0 and re.search(r"temperature +0\.07 .*T in exp", out)
+    assert code == 0 and re.search(r"temperature +0\.07 .*temperature T of the weights exp", out)
     code, out, _ = command("list", "layouts")
     assert code == 0 and "imagefolder (classification)" in out and "digits" in out
 

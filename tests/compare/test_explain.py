@@ -11,7 +11,7 @@ from dinobench.cli import compare
 from dinobench.compare import ablation, explain
 from dinobench.errors import UserError
 from dinobench.results import records
-from dinobench.types import MetricValue, RunRecord
+from dinobench.types import ComputeOptions, MetricValue, RunRecord
 
 CONFIG = {"k": [20], "temperature": 0.07, "weighting": "exp", "n_per_class": 0, "tries": 1, "resize": 256, "crop": 224,
           "interpolation": "bicubic"}  # fmt: skip
@@ -42,7 +42,7 @@ def test_settings_come_first_with_what_the_protocol_says_of_them():
         "version of torch", "version of timm", "device", "git_commit",
     ]  # fmt: skip
     assert [d.name for d in found.differences if d.bars] == ["temperature", "crop", "dataset_fingerprint"]
-    assert found.differences[0].meaning == "T in exp(cosine / T)"
+    assert found.differences[0].meaning == "temperature T of the weights exp(cosine / T)"
     assert not found.comparable and any("temperature" in r for r in found.reasons)
 
 
@@ -102,7 +102,7 @@ def test_the_command_in_words_and_as_json(results, capsys):
 def linear(weights: float = 0, **effects: float):
     """A run that scores 50 and what its settings, seed and checkpoint add; `both` is for crop and temperature."""
 
-    def fake(protocol, ckpt, data, *, profile, settings, seed, precision, device, out):
+    def fake(protocol, ckpt, data, *, profile, settings, seed, compute, out):
         changed = {k for k in CONFIG if settings[k] != CONFIG[k]}
         if changed == {"tries"}:
             raise UserError("knn: several tries need n_per_class")
@@ -165,7 +165,11 @@ def test_flipping_real_runs(tmp_path, capsys, monkeypatch):
     """Two real runs on the embedded digits: all flips together are B, to the last digit."""
     from dinobench.runner import run as run_protocols
 
-    out, same = tmp_path / "results", {"data": "digits", "device": "cpu", "out": tmp_path / "results"}
+    out = tmp_path / "results"
+    same = {"data": "digits", "compute": ComputeOptions(device="cpu"), "out": out}
+        tmp_path / "results",
+        {"data": "digits", "compute": ComputeOptions(device="cpu"), "out": tmp_path / "results"},
+    )
     (a,) = run_protocols("knn", "pixels:8", settings={"k": "20"}, **same)
     (b,) = run_protocols("knn", "pixels:4", settings={"k": "20", "n_per_class": 5, "tries": 2}, seed=1, **same)
     found = ablation.ablate(explain.explain(a, b), device="cpu", out=tmp_path / "flips")

@@ -130,8 +130,10 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(step, whole, start
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_steps_in_parts_give_what_whole_ones_give(parts, whole, started, digits, tmp_path):
-    a_loop(tmp_path / "run", started, digits, drop_path="0", epochs="1").train()
-    a_loop(tmp_path / "parts", started, digits, drop_path="0", epochs="1", accumulate=parts).train()
+    # Not AdamW, whose first steps follow the signs of gradients that are rounding errors (a key's bias has none).
+    plain = {"drop_path": "0", "epochs": "1", "optimizer": "sgd", "lr": "4"}
+    a_loop(tmp_path / "run", started, digits, **plain).train()
+    a_loop(tmp_path / "parts", started, digits, accumulate=parts, **plain).train()
     one, two = (weights(tmp_path / n / "checkpoint.pth") for n in ("run", "parts"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
@@ -272,7 +274,7 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["dinobench", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            main.main()
+            main()
         assert not console.silent
         return int(stopped.value.code or 0), capsys.readouterr().err
 

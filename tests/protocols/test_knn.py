@@ -18,7 +18,7 @@ import dinobench
 from dinobench.algorithms.nearest_neighbours import search
 from dinobench.protocols.knn import Config, _draw, metrics, profiles, run, vote
 from dinobench.results.records import read_items
-from dinobench.types import Features, ImageClassification
+from dinobench.types import ComputeOptions, Features, ImageClassification
 
 NUMBERS = json.loads((GOLDEN / "numbers.json").read_text())["knn"]
 
@@ -77,7 +77,7 @@ def cifar(shared_data, tmp_path_factory):
 def test_golden_cifar10_subset(cifar, tmp_path):
     golden = json.loads((GOLDEN / "knn_cifar10_subset.json").read_text())
     weights = save(vit(width=192, depth=12, patch=16, image=224), tmp_path / "vit_tiny.pth")
-    (record,) = dinobench.run("knn", weights, str(cifar), out=tmp_path / "out", device="cpu")
+    (record,) = dinobench.run("knn", weights, str(cifar), out=tmp_path / "out", compute=ComputeOptions(device="cpu"))
     for k, (top1, top5) in golden["top1_top5_by_k"].items():
         for name, expected in ((f"top1@k{k}", top1), (f"top5@k{k}", top5)):
             assert record.metrics[name].value == pytest.approx(expected, abs=100 / 200 + 1e-9), name
