@@ -38,10 +38,10 @@ class FileSplit:
 
 @dataclass(eq=False)
 class ArraySplit:
-    """Images in memory: `images` (n, H, W, 3) uint8 RGB, `labels` (n,) int64."""
+    """Images in memory: `images` n of (H, W, 3) uint8 RGB, one array where all have one size; `labels` (n,) int64."""
 
     name: str
-    images: np.ndarray
+    images: np.ndarray | Sequence[np.ndarray]
     ids: Sequence[str]
     labels: np.ndarray
     fingerprint: str

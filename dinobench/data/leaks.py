@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,8 +11,8 @@ import numpy as np
 LEAK = "leaked images: "
 
 
-def digests(images: np.ndarray) -> np.ndarray:
-    """(n, 32) uint8: the SHA-256 of each image of an array (n, ...), as `fingerprint.hash_files` has it of files."""
+def digests(images: Iterable[np.ndarray]) -> np.ndarray:
+    """(n, 32) uint8: the SHA-256 of each image's bytes, as `fingerprint.hash_files` has it of files."""
     rows = (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images)
     return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dinobench import data
-from dinobench.data import layouts, load_dataset
+from dinobench.data import EmbeddedSet, known_layouts, load_dataset
 from dinobench.errors import UserError
 
 
@@ -137,10 +137,12 @@ def test_kinds_are_open_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "NAME = 'pair'\nSUMMARY = 'two files. No more.'\n"
         "def recognises(path): return (path / 'pair.txt').exists()\n"
         "def load(path, name): return (name, path.name)\n"
-        "EMBEDDED = {'made': lambda name: ('made', name)}\n"
+        "def make(name): return ('made', name)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(data.KINDS, "pairs", ("dinobench_test_layout",))
+    embedded = EmbeddedSet("dinobench_test_layout:make", "the word `made`. No path.")
+    monkeypatch.setitem(data.EMBEDDED, "pairs", {"made": embedded})
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "pair.txt").touch()
     assert load_dataset("p=here", "pairs") == ("p", "here")
@@ -149,11 +151,12 @@ def test_kinds_are_open_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_dataset("here")
     with pytest.raises(UserError, match=r"'pair' \(did you mean 'pairs'\?\); known: classification"):
         load_dataset("here", "pair")
-    assert ("pairs", "pair", "two files. No more.") in list(layouts())
+    listed = [("pairs", "made", "the word `made`. No path."), ("pairs", "pair", "two files. No more.")]
+    assert [layout for layout in known_layouts() if layout[0] == "pairs"] == listed
 
 
 def test_layouts_are_listed_with_their_trees() -> None:
-    found = {name: summary for kind, name, summary in layouts() if kind == "classification"}
+    found = {name: summary for kind, name, summary in known_layouts() if kind == "classification"}
     assert list(found) == ["digits", "cifar", "csv", "imagefolder"]
     assert all(len(summary) > 80 and "\n" not in summary for summary in found.values())
     assert found["imagefolder"].startswith("train/<class>/")

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from dinobench.data.image_split import array_split, from_arrays
 from dinobench.types import ImageClassification
 
 NAME = "digits"
-SUMMARY = (
-    "the word `digits`, no path: scikit-learn's handwritten digits. "
-    "1,797 real grey images of 8 x 8 pixels in ten classes, from the test set of the UCI collection 'Optical "
-    "Recognition of Handwritten Digits'; the first 1,347 are train, the last 450 test."
-)
 TRAIN = 1347  # three quarters of 1,797; in the set's own order, so that there is nothing to seed
 
 
-def recognises(path: Path) -> bool:
-    """Never: embedded data have no path."""
-    return False
-
-
-def load(path: Path, name: str) -> ImageClassification:
-    """The digits, whatever the path."""
-    return digits(name)
-
-
-def digits(name: str = "digits") -> ImageClassification:
+def digits(name: str = NAME) -> ImageClassification:
     """scikit-learn's digits as RGB, their 17 grey levels stretched to 0..255."""
     from sklearn.datasets import load_digits
 
@@ -41,6 +24,3 @@ def digits(name: str = "digits") -> ImageClassification:
         for split, part in (("train", slice(None, TRAIN)), ("test", slice(TRAIN, None)))
     )
     return from_arrays(name, NAME, [str(digit) for digit in bunch.target_names], train, test)
-
-
-EMBEDDED = {"digits": digits}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from dinobench.data.embedded.shapes import draw, grain, moved, scatter
@@ -11,10 +9,6 @@ from dinobench.data.fingerprint import of_array
 from dinobench.data.video import ArrayVideo, VideoSet
 
 NAME = "shape-videos"
-SUMMARY = (
-    "the word `shapes`, no path: drawn shapes that move, turn, grow and pass each other, with exact masks. "
-    "Four videos of ten frames of 240 x 320 pixels with one to three objects."
-)
 HEIGHT, WIDTH, FRAMES = 240, 320, 10
 OBJECTS = (1, 2, 2, 3)
 
@@ -41,16 +35,3 @@ def _video(number: int, objects: int) -> ArrayVideo:
         shapes = [moved(shape, *step) for shape, step in zip(shapes, steps, strict=True)]
     pixels, labels = (np.stack(part) for part in zip(*frames, strict=True))
     return ArrayVideo(f"shapes-{number}", tuple(f"{i:05d}" for i in range(FRAMES)), pixels, labels)
-
-
-def recognises(path: Path) -> bool:
-    """Never: embedded data have no path."""
-    return False
-
-
-def load(path: Path, name: str) -> VideoSet:
-    """The videos, whatever the path."""
-    return videos(name)
-
-
-EMBEDDED = {"shapes": videos}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,10 +16,6 @@ from dinobench.data.fingerprint import of_array
 from dinobench.data.masks import Masks, from_labels
 
 NAME = "shapes"
-SUMMARY = (
-    "the word `shapes`, no path: drawn discs, squares, triangles, crosses and rings with exact masks. "
-    "24 images with two to four objects, whose classes are the kinds of shape; nothing is random but by a fixed seed."
-)
 KINDS = ("disc", "square", "triangle", "cross", "ring")
 COLORS = np.array(
     [[214, 69, 65], [65, 131, 215], [245, 171, 53], [38, 166, 91], [155, 89, 182], [54, 215, 183]], np.uint8
@@ -142,18 +137,5 @@ def moved(shape: Shape, dx: float, dy: float, turn: float, growth: float) -> Sha
     return replace(shape, x=shape.x + dx, y=shape.y + dy, angle=shape.angle + turn, radius=shape.radius * growth)
 
 
-def recognises(path: Path) -> bool:
-    """Never: embedded data have no path."""
-    return False
-
-
-def load(path: Path, name: str) -> ShapeImages:
-    """The shapes, whatever the path."""
-    return images(name)
-
-
 def _number(image_id: str) -> int:
     return int(image_id.rsplit("/", 1)[1])
-
-
-EMBEDDED = {"shapes": images}

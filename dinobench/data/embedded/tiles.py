@@ -8,40 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from dinobench.data import fingerprint
 from dinobench.data.edits import EDITS, crop_share, edited, recompress
+from dinobench.data.image_split import ArraySplit
 from dinobench.data.layouts import copydays, landmarks
 
+NAME = "tiles"
 COLUMNS, ROWS = 4, 3  # tiles per photo, of 160 x 142 pixels
+#: The first edit of each strong copy, in rotation.
 STRONG_KINDS = ("flip", "crop", "blur", "noise", "colour", "text", "picture", "border", "grey", "screen", "rotate")
 
 
-@dataclass(frozen=True, eq=False)
-class MemorySplit:
-    """Images of any sizes in memory: `images` are (H, W, 3) uint8 RGB, `labels` (n,) int64."""
-
-    name: str
-    images: tuple[np.ndarray, ...]
-    ids: Sequence[str]
-    labels: np.ndarray
-    fingerprint: str
-    in_memory: ClassVar[bool] = True
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def load(self, index: int) -> Image.Image:
-        """The RGB image."""
-        return Image.fromarray(self.images[index])
-
-
-def copies(name: str = "tiles") -> copydays.Copies:
+def copies(name: str = NAME) -> copydays.Copies:
     """24 tiles as originals; of each a strong copy and one at JPEG quality 3."""
     tiles = [tile for _, _, tile in _tiles()]
     names = [f"{i:04d}" for i in range(len(tiles))]
@@ -56,10 +38,10 @@ def copies(name: str = "tiles") -> copydays.Copies:
         _split("strong", strong, [f"strong/{n}01" for n in names], index),
         _split("jpegqual/3", pressed, [f"jpegqual/3/{n}00" for n in names], index),
     )
-    return copydays.assemble(name, "tiles", original, blocks, None, None)
+    return copydays.assemble(name, NAME, original, blocks, None, None)
 
 
-def places(name: str = "tiles") -> landmarks.Landmarks:
+def places(name: str = NAME) -> landmarks.Landmarks:
     """Twelve tiles as places: a query showing each in its surroundings, and six views of it in the database.
 
     Three views are easy (compression, colour, a slight crop), two hard (a slant, a screen's look), and one is a sliver
@@ -68,8 +50,8 @@ def places(name: str = "tiles") -> landmarks.Landmarks:
     queries: list[Image.Image] = []
     views: list[Image.Image] = []
     boxes, truth = [], []
-    for number, (photo, box, tile) in enumerate(list(_tiles())[::2]):
-        rng = np.random.default_rng(1000 + number)
+    for index, (photo, box, tile) in enumerate(list(_tiles())[::2]):
+        rng = np.random.default_rng(1000 + index)
         left, top, right, bottom = box
         around = (max(0, left - 40), max(0, top - 40), min(photo.width, right + 40), min(photo.height, bottom + 40))
         queries.append(photo.crop(around))
@@ -82,7 +64,7 @@ def places(name: str = "tiles") -> landmarks.Landmarks:
         truth.append({"easy": easy, "hard": hard, "junk": junk})
     database = _split("database", views, [f"view/{i:03d}" for i in range(len(views))])
     asked = _split("queries", queries, [f"query/{i:03d}" for i in range(len(queries))])
-    return landmarks.assemble(name, "tiles", "tiles", database, asked, np.array(boxes, dtype=float), tuple(truth))
+    return landmarks.assemble(name, NAME, NAME, database, asked, np.array(boxes, dtype=float), tuple(truth))
 
 
 def _tiles() -> Iterator[tuple[Image.Image, tuple[int, int, int, int], Image.Image]]:
@@ -100,11 +82,11 @@ def _tiles() -> Iterator[tuple[Image.Image, tuple[int, int, int, int], Image.Ima
 
 def _split(
     name: str, images: Sequence[Image.Image], ids: Sequence[str], labels: np.ndarray | None = None
-) -> MemorySplit:
+) -> ArraySplit:
     arrays = tuple(np.asarray(image.convert("RGB")) for image in images)
     digests = np.stack([np.frombuffer(_hash(array), np.uint8) for array in arrays])
     kinds = np.full(len(ids), -1) if labels is None else labels
-    return MemorySplit(name, arrays, tuple(ids), kinds.astype(np.int64), fingerprint.of_files(ids, digests))
+    return ArraySplit(name, arrays, tuple(ids), kinds.astype(np.int64), fingerprint.of_files(ids, digests))
 
 
 def _hash(array: np.ndarray) -> bytes:
