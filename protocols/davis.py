@@ -7,30 +7,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
 from dinobench.algorithms.label_propagation import propagate
 from dinobench.data.transforms import IMAGENET_MEAN
-from dinobench.data.video import Video, VideoSet
+from dinobench.data.video import Video, VideoSet, label_png, read_object_mask
 from dinobench.errors import BrokenImage, UserError
 from dinobench.features.extraction import cut_to_multiple, forward_batches
 from dinobench.metrics.segmentation import frame_scores
-from dinobench.metrics.video import (
-    METRICS,
-    STATISTICS,
-    averages,
-    label_png,
-    object_statistics,
-    object_table,
-    scored_frames,
-)
+from dinobench.metrics.video import METRICS, STATISTICS, averages, object_statistics, object_table, scored_frames
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 DINO = "facebookresearch/dino, eval_video_segmentation.py"
@@ -94,7 +91,7 @@ def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Res
         for video in shard:
             try:
                 for index, labels in enumerate(label_maps(backbone, video, config, ctx)):
-                    if index in scored_frames(video):
+                    if index in scored_frames(len(video)):
                         scores[video.name].append(frame_scores(labels, video.mask(index), video.objects))
                     yield video, index, labels
             except BrokenImage:
@@ -115,7 +112,9 @@ def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Res
         raise UserError(f"{data.name}: every video has frames or masks that cannot be read")
     values = [np.zeros((0, len(STATISTICS)))]
     values += [object_statistics(*map(np.array, zip(*rows, strict=True))) for rows in scores.values()]
-    table = object_table(kept, ctx.gather(torch.from_numpy(np.concatenate(values))).numpy())
+    table = object_table(
+        [(video.name, video.objects) for video in kept], ctx.gather(torch.from_numpy(np.concatenate(values))).numpy()
+    )
     return Result(averages(table), table, cluster="video")
 
 
@@ -209,3 +208,42 @@ def labels_of(masks: torch.Tensor, patch: int, size: tuple[int, int]) -> np.ndar
         best = torch.maximum(best, full[channel])
     labels = winner.cpu().numpy()
     return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def score_folder(
+    predictions: str | Path,
+    data: VideoSet,
+    videos: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Callable[..., Iterator[Any]] | None = None,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Scores of `predictions`/<video>/<frame>.png: (rows per object as fractions, summary in percent).
+
+    All videos of `data` unless named; frames are scored in `workers` threads (all cores by default; decoding and OpenCV
+    leave Python's lock). An object without a pixel in a prediction is empty. Raises UserError naming the first file
+    that is missing, damaged, in colour, of another size, or has labels above the object count.
+    """
+    folder = Path(predictions)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the one that holds a folder of PNG masks per video")
+    chosen = data.select(list(videos or ()))
+    for video in chosen:
+        if not (folder / video.name).is_dir():
+            raise UserError(f"{folder / video.name}: no such folder; add its masks or name the videos to score")
+    jobs = [(video, index) for video in chosen for index in scored_frames(len(video))]
+
+    def score(job: tuple[Video, int]) -> tuple[np.ndarray, np.ndarray]:
+        video, index = job
+        prediction = read_object_mask(folder / video.name / f"{video.names[index]}.png", video)
+        return frame_scores(prediction, video.mask(index), video.objects)
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        done: Iterable[tuple[np.ndarray, np.ndarray]] = pool.map(score, jobs)
+        scores = list(progress(done, "Scoring masks", len(jobs)) if progress else done)
+    values, start = [], 0
+    for video in chosen:
+        part = scores[start : start + len(scored_frames(len(video)))]
+        start += len(part)
+        values.append(object_statistics(np.array([j for j, _ in part]), np.array([f for _, f in part])))
+    table = object_table([(video.name, video.objects) for video in chosen], np.concatenate(values))
+    return table, averages(table)

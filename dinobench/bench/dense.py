@@ -18,7 +18,7 @@ from dinobench.context import LocalContext
 from dinobench.data.embedded.shapes import draw, grain, moved, scatter
 from dinobench.data.embedded.shapes import images as shape_images
 from dinobench.data.layouts import davis as davis_layout
-from dinobench.metrics.video import label_png, score_folder
+from dinobench.data.video import label_png
 from dinobench.models.loading import load_backbone
 from dinobench.types import Backbone
 
@@ -111,6 +111,8 @@ def protocol(backbone: Backbone, folder: Path, repeats: int, device: torch.devic
 
 def scoring(folder: Path, repeats: int) -> list[BenchRow]:
     """J and F per frame and object on one core, both PNG files read: processor time, so that a busy machine is fair."""
+    from dinobench.protocols.davis import score_folder
+
     data = davis_layout.load(folder, "drawn")
     single = data.videos[0]
     for index in range(len(single)):  # the truth, displaced as a fair prediction is

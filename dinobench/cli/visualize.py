@@ -36,7 +36,7 @@ def score_davis(
 ) -> None:
     """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""
     from dinobench.data import load_dataset
-    from dinobench.metrics.video import score_folder
+    from dinobench.protocols.davis import score_folder
 
     chosen = videos.split(",") if videos else None
     found = load_dataset(data, "videos", progress=console.progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Protocol
 
 import cv2
@@ -167,3 +168,27 @@ def require_labels(path: object, image: Image.Image) -> None:
 def different_size(path: object, found: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
     """The message for a file of another size; sizes are (height, width)."""
     return f"{path}: {found[1]} x {found[0]} pixels, but {of} has {wanted[1]} x {wanted[0]}; give all one size"
+
+
+def palette() -> list[int]:
+    """DAVIS's colours, which are PASCAL VOC's: bits 0, 1, 2 of the label go to the high bits of R, G, B, and so on.
+
+    >>> palette()[:15]
+    [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
+    """
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            if 3 * bit + channel < 8:
+                set_ = (np.arange(256) >> (3 * bit + channel)) & 1
+                colours[:, channel] |= (set_ << (7 - bit)).astype(np.uint8)
+    return colours.ravel().tolist()
+
+
+def label_png(labels: np.ndarray) -> bytes:
+    """A label map (H, W) uint8 as an indexed PNG with DAVIS's palette, readable by the official scorer."""
+    image = Image.fromarray(labels)
+    image.putpalette(palette())
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -21,9 +21,9 @@ from dinobench.config import resolve_config
 from dinobench.context import LocalContext
 from dinobench.data.embedded import shapes
 from dinobench.data.layouts import coco, voc
+from dinobench.data.video import label_png
 from dinobench.errors import UserError
 from dinobench.metrics.segmentation import jaccard, kept_mass_masks
-from dinobench.metrics.video import label_png
 from dinobench.protocols import attention
 from dinobench.protocols.attention import Config, PatchCounts, jaccard_of_shares, patch_counts, run
 from dinobench.report import figures

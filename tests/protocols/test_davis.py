@@ -24,12 +24,12 @@ from dinobench.config import resolve_config
 from dinobench.context import LocalContext
 from dinobench.data.embedded import shape_videos
 from dinobench.data.layouts import davis as layout
-from dinobench.data.video import ArrayVideo, read_labels
+from dinobench.data.video import label_png, palette, read_labels
 from dinobench.errors import BrokenImage, UserError
 from dinobench.metrics.segmentation import frame_scores, statistics
-from dinobench.metrics.video import averages, label_png, object_statistics, object_table, palette, score_folder
+from dinobench.metrics.video import averages, object_statistics, object_table
 from dinobench.protocols import davis
-from dinobench.protocols.davis import Config, first_masks, label_maps, labels_of, network_input, run
+from dinobench.protocols.davis import Config, first_masks, label_maps, labels_of, network_input, run, score_folder
 from dinobench.runner import with_intervals
 
 CPU = torch.device("cpu")
@@ -215,8 +215,7 @@ def test_a_video_with_a_frame_that_cannot_be_read_is_left_out_as_a_whole(shapes_
 def test_means_do_not_depend_on_the_order_of_frames():
     rng = np.random.default_rng(0)
     j, f, order = rng.random((20, 2)), rng.random((20, 2)), rng.permutation(20)
-    video = ArrayVideo("v", (), np.zeros((0,)), np.full((1, 1, 1), 2, np.uint8))
-    a, b = (averages(object_table([video], object_statistics(x, y))) for x, y in ((j, f), (j[order], f[order])))
+    a, b = (averages(object_table([("v", 2)], object_statistics(x, y))) for x, y in ((j, f), (j[order], f[order])))
     for name in ("J&F", "J_mean", "J_recall", "F_mean", "F_recall"):
         assert a[name] == pytest.approx(b[name])
 
