@@ -41,6 +41,7 @@ from dinobench.types import (
     ComputeOptions,
     EvalProtocol,
     FeatureRequest,
+    ImageClassification,
     ImageSplit,
     LoadOptions,
     Metric,
@@ -213,7 +214,8 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     started_at, began = datetime.now(UTC), time.monotonic()
     result = evaluation.protocol.run(evaluation.backbone, evaluation.data, evaluation.resolved.config, ctx)
     duration = time.monotonic() - began
-    if leak := getattr(evaluation.data, "leak", None):
+    leak = evaluation.data.leak if isinstance(evaluation.data, ImageClassification) else None
+    if leak:
         result.notes.append(leak)
     if result.items is not None and result.cluster:
         result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
@@ -250,6 +252,7 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
         dinobench_version=dinobench.__version__,
         git_commit=commit,
         git_dirty=dirty,
+        leak=leak,
         lower_is_better=tuple(
             name for name in values if any(fnmatchcase(name, m.name) and not m.higher_is_better for m in declared)
         ),

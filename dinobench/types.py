@@ -355,3 +355,4 @@ class RunRecord:
     git_commit: str | None
     git_dirty: bool | None
     lower_is_better: tuple[str, ...] = ()  # metrics of which less is better
+    leak: str | None = None  # what to say of test images that are in train too

@@ -15,54 +15,12 @@ from typing import TYPE_CHECKING, Any
 from dinobench.config import Setting, plain, settings_of
 from dinobench.errors import UserError, nearest
 from dinobench.registry import load
-from dinobench.results.comparability import differences, key
+from dinobench.results.comparability import Difference, differences, reasons
 from dinobench.results.records import read_file, read_items
 from dinobench.types import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Fields of a record in the order in which they decide, each with what it means; settings go before all of them.
-FIELDS: tuple[tuple[str, str], ...] = (
-    ("protocol", "what was measured"),
-    ("protocol_version", "rises whenever a protocol's numbers change"),
-    ("primary", "the metric that leads"),
-    ("dataset_fingerprint", "of the images, their order and labels"),
-    ("dataset_layout", "how the data set is laid out on disk"),
-    ("dataset", "what the data set is called"),
-    ("broken_images", "images that could not be read and were left out"),
-    ("checkpoint.weights_digest", "of the backbone's tensors"),
-    ("checkpoint.arch", "architecture"),
-    ("checkpoint.heads", "attention heads"),
-    ("checkpoint.patch_size", "side of a patch in pixels"),
-    ("checkpoint.missing", "tensors that the file lacked"),
-    ("checkpoint.unexpected", "tensors of the file that were not used"),
-    ("seed", "of random weights, draws and intervals"),
-    ("precision", "of the arithmetic"),
-    ("versions", "of Python and the libraries that can move a number"),
-    ("device", "what it ran on"),
-    ("processes", "how many shared the work"),
-    ("dinobench_version", "of dinobench"),
-    ("checkpoint.method", "how the weights were trained"),
-    ("checkpoint.key", "which network of the file"),
-    ("checkpoint.epoch", "of the training"),
-    ("checkpoint.format", "of the file"),
-    ("checkpoint.path", "where the file was"),
-    ("checkpoint.name", "what the model is called"),
-    ("git_commit", "of dinobench's source"),
-    ("git_dirty", "whether the source had uncommitted changes"),
-)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A field whose value is not the same. `bars` says that it is one of those that forbid to compare the two."""
-
-    name: str
-    a: Any
-    b: Any
-    meaning: str = ""
-    bars: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,24 +59,16 @@ class Explanation:
 def explain(a: RunRecord, b: RunRecord, scores: tuple[pd.DataFrame | None, pd.DataFrame | None] = (None, None)
             ) -> Explanation:  # fmt: skip
     """Compare two records field by field, and their per-item scores where both kept them."""
-    reasons = tuple(differences(a, b))
     metric = a.primary if a.primary in b.metrics and a.protocol == b.protocol else ""
-    found = (*_settings(a, b), *_fields(a, b))
-    return Explanation(a, b, reasons, found, metric, _items(*scores, metric) if metric else None)
-
-
-def _settings(a: RunRecord, b: RunRecord) -> list[Difference]:
-    """Settings that differ, those that decide the number first; the meaning is the one that the protocol declares."""
-    if a.protocol != b.protocol or a.config == b.config:
-        return []  # and what importing a protocol costs is saved
-    declared = _declared(a.protocol)
-    found = []
-    for name in dict.fromkeys([*a.config, *b.config]):
-        here, there = a.config.get(name), b.config.get(name)
-        if here != there:
-            meaning = declared[name].doc if name in declared else ""
-            found.append(Difference(name, here, there, meaning, a.config_hash != b.config_hash))
-    return sorted(found, key=lambda d: not d.bars)
+    fields = differences(a, b)
+    if any(d.setting for d in fields):  # else what importing a protocol costs is saved
+        declared = _declared(a.protocol)
+        fields = [
+            dataclasses.replace(d, meaning=declared[d.name].doc) if d.setting and d.name in declared else d
+            for d in fields
+        ]
+    items = _items(*scores, metric) if metric else None
+    return Explanation(a, b, tuple(reasons(a, b)), tuple(fields), metric, items)
 
 
 def _declared(protocol: str) -> dict[str, Setting]:
@@ -127,39 +77,6 @@ def _declared(protocol: str) -> dict[str, Setting]:
         return settings_of(next(iter(load(protocol).profiles.values())))
     except UserError:
         return {}
-
-
-def _fields(a: RunRecord, b: RunRecord) -> list[Difference]:
-    found = []
-    for name, meaning in FIELDS:
-        here, there = _value(a, name), _value(b, name)
-        if name == "versions":
-            found += [
-                Difference(f"version of {lib}", here.get(lib), there.get(lib), meaning)
-                for lib in dict.fromkeys([*here, *there])
-                if here.get(lib) != there.get(lib)
-            ]
-        elif here != there:
-            found.append(Difference(name, here, there, meaning, _bars(a, b, name)))
-    return found
-
-
-def _value(record: RunRecord, name: str) -> Any:
-    value: Any = record
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _bars(a: RunRecord, b: RunRecord, name: str) -> bool:
-    """Whether the field is part of what must be equal: B with A's value would be one step nearer to A."""
-    if name.startswith("checkpoint."):
-        nearer = dataclasses.replace(
-            b, checkpoint=dataclasses.replace(b.checkpoint, **{name.partition(".")[2]: _value(a, name)})
-        )
-    else:
-        nearer = dataclasses.replace(b, **{name: _value(a, name)})
-    return bool(key(nearer) != key(b))
 
 
 def _items(a: pd.DataFrame | None, b: pd.DataFrame | None, metric: str) -> Items | None:

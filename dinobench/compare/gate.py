@@ -22,7 +22,7 @@ from scipy import stats
 
 from dinobench.compare.pair import aligned, scores
 from dinobench.errors import UserError
-from dinobench.results.comparability import differences, higher_is_better, key, match, read_results
+from dinobench.results.comparability import higher_is_better, key, match, read_results, reasons
 from dinobench.stats.paired_tests import POWER, PairedTest, bounds, holm, paired_test
 from dinobench.types import RunRecord
 
@@ -157,8 +157,8 @@ def gate(
     before, broken_before = read_results(baseline)
     after, broken_after = read_results(results)
     matched = match(before, after, lambda r: (r.checkpoint.name, key(r)))
-    vanished = tuple(_lonely(r, after, "its counterpart differs in") for r in matched.only_a)
-    new = tuple(_lonely(r, before, "the baseline differs in") for r in matched.only_b)
+    vanished = tuple(_without_counterpart(r, after, "its counterpart differs in") for r in matched.only_a)
+    new = tuple(_without_counterpart(r, before, "the baseline differs in") for r in matched.only_b)
     if not matched.pairs:
         raise UserError(f"{results} has no counterpart of any row of {baseline}, such as {vanished[0]}")
     rows = [_row(baseline, old, results, now, margin, alpha) for old, now in matched.pairs]
@@ -168,15 +168,15 @@ def gate(
     )
 
 
-def _lonely(record: RunRecord, others: Sequence[RunRecord], lead: str) -> str:
+def _without_counterpart(record: RunRecord, others: Sequence[RunRecord], lead: str) -> str:
     """A row without a counterpart, and what keeps the nearest one of its model, protocol and data set apart."""
     name = f"{record.checkpoint.name} · {record.protocol} · {record.profile} · {record.dataset}"
     near = [r for r in others if (r.checkpoint.name, r.protocol) == (record.checkpoint.name, record.protocol)]
     near = [r for r in near if r.dataset == record.dataset] or near
     if not near:
         return name
-    reasons = min((differences(record, other) for other in near), key=len)
-    return f"{name}: {lead} {'; '.join(reasons)}" if reasons else f"{name}: seed {record.seed}, {record.precision}"
+    apart = min((reasons(record, other) for other in near), key=len)
+    return f"{name}: {lead} {'; '.join(apart)}" if apart else f"{name}: seed {record.seed}, {record.precision}"
 
 
 def _row(baseline: Path, old: RunRecord, results: Path, now: RunRecord, margin: float, alpha: float) -> GateRow:

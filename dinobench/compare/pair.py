@@ -12,7 +12,7 @@ import pandas as pd
 
 from dinobench.errors import UserError, unknown_name
 from dinobench.results import records
-from dinobench.results.comparability import differences, higher_is_better, match, read_results
+from dinobench.results.comparability import higher_is_better, match, read_results, reasons
 from dinobench.stats.paired_tests import BinaryPairs, PairedTest, holm, paired_test
 from dinobench.types import RunRecord
 
@@ -152,16 +152,16 @@ def select(found: Sequence[RunRecord], which: str, results: Path) -> list[RunRec
 
 def _closest(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> str:
     """What keeps the two runs apart that have the most in common."""
-    reasons = min(
-        (differences(one, other) for one in a for other in b), key=lambda d: (d[0][:9] == "protocol:", len(d))
-    )
-    return "; ".join(reasons) or "a run of another seed or precision has been compared"
+    same = [(one, other) for one in a for other in b if one.protocol == other.protocol]
+    pairs = same or [(one, other) for one in a for other in b]
+    apart = min((reasons(one, other) for one, other in pairs), key=len)
+    return "; ".join(apart) or "a run of another seed or precision has been compared"
 
 
 def compare(results_a: Path, a: RunRecord, results_b: Path, b: RunRecord) -> PairResult:
     """Two runs, item by item. Raises UserError when they are not comparable or scored different items."""
-    if reasons := differences(a, b):
-        raise UserError(f"{a.run_id} and {b.run_id} are not comparable: {'; '.join(reasons)}")
+    if apart := reasons(a, b):
+        raise UserError(f"{a.run_id} and {b.run_id} are not comparable: {'; '.join(apart)}")
     notes = ["both have the same weights"] if a.checkpoint.weights_digest == b.checkpoint.weights_digest else []
     if a.seed != b.seed or a.precision != b.precision:
         notes.append(f"seed {a.seed} and {b.seed}, precision {a.precision} and {b.precision}")

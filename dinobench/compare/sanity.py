@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dinobench.data.leaks import LEAK
 from dinobench.results.comparability import higher_is_better, key
 from dinobench.types import RunRecord
 
@@ -40,9 +39,8 @@ def flags(results: Path, found: Sequence[RunRecord]) -> dict[str, list[str]]:
 def _alone(group: Sequence[RunRecord], chance: _Chance) -> Iterable[tuple[RunRecord, str]]:
     """What one record tells by itself: leaks, nothing wrong, nothing right, no better than guessing."""
     for record in group:
-        for note in record.notes:
-            if note.startswith(LEAK):
-                yield record, note
+        if record.leak:
+            yield record, record.leak
         metric, value = record.primary, record.metrics[record.primary]
         if value.unit != "%" or not higher_is_better(record, metric):
             continue

@@ -19,7 +19,7 @@ from typing import Any
 from dinobench.compare.published import PublishedScore
 from dinobench.compare.writers import DECIMALS, Cell, Header, Table, transposed
 from dinobench.errors import UserError, unknown_name
-from dinobench.results.comparability import differences, higher_is_better, key
+from dinobench.results.comparability import higher_is_better, key, reasons
 from dinobench.types import MetricValue, RunRecord
 
 #: What rows or columns can be led by: whose scores they are, and scores of what.
@@ -217,7 +217,7 @@ def _reasons(test: Test, main: Test, grouped: Mapping[Test, Sequence[RunRecord]]
     """The letters of what a column is: why it stands apart from another, or what was changed in its profile."""
     if test != main:
         first, this = grouped[main][0], grouped[test][0]
-        why = differences(first, this)
+        why = reasons(first, this)
         more = f"; and {len(why) - NAMED} more" if len(why) > NAMED else ""
         alike = main.labels("profile") == test.labels("profile")
         name = main.profile if alike else main.labels("profile")[0]

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-#: How a record's note about them begins.
-LEAK = "leaked images: "
-
 
 def digests(images: Iterable[np.ndarray]) -> np.ndarray:
     """(n, 32) uint8: the SHA-256 of each image's bytes, as `fingerprint.hash_files` has it of files."""
@@ -34,8 +31,9 @@ def leaked(train: np.ndarray, test: np.ndarray) -> np.ndarray:
     return np.array([i for i, row in enumerate(test) if row.tobytes() in known] if known else [], np.int64)
 
 
-def note(ids: Sequence[str], found: np.ndarray) -> str | None:
-    """The note for a record about `found` (k,), indices into the test images' `ids`; None when there are none."""
-    if not len(found):
+def note(ids: Sequence[str], leaks: np.ndarray) -> str | None:
+    """The note for a record about `leaks` (k,), indices into the test images' `ids`; None when there are none."""
+    if not len(leaks):
         return None
-    return f"{LEAK}{len(found):,} of {len(ids):,} test images are in train too, byte for byte, such as {ids[found[0]]}"
+    count = f"{len(leaks):,} of {len(ids):,} test images"
+    return f"leaked images: {count} are in train too, byte for byte, such as {ids[leaks[0]]}"

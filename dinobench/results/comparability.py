@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dinobench.errors import UserError
 from dinobench.hashing import canonical_json
@@ -20,6 +20,40 @@ Key: TypeAlias = tuple[str, int, str, str, int]
 LOWER_IS_BETTER = ("*_decay", "*_std", "*_std@*", "*loss*", "*error*")
 #: Characters of a digest that are shown.
 SHOWN = 12
+
+
+#: Fields of a record in the order in which they decide, each with what it means; settings go before all of them.
+FIELDS: tuple[tuple[str, str], ...] = (
+    ("protocol", "what was measured"),
+    ("protocol_version", "rises whenever a protocol's numbers change"),
+    ("primary", "the metric that leads"),
+    ("dataset_fingerprint", "of the images, their order and labels"),
+    ("dataset_layout", "how the data set is laid out on disk"),
+    ("dataset", "what the data set is called"),
+    ("broken_images", "images that could not be read and were left out"),
+    ("checkpoint.weights_digest", "of the backbone's tensors"),
+    ("checkpoint.arch", "architecture"),
+    ("checkpoint.heads", "attention heads"),
+    ("checkpoint.patch_size", "side of a patch in pixels"),
+    ("checkpoint.missing", "tensors that the file lacked"),
+    ("checkpoint.unexpected", "tensors of the file that were not used"),
+    ("seed", "of random weights, draws and intervals"),
+    ("precision", "of the arithmetic"),
+    ("versions", "of Python and the libraries that can move a number"),
+    ("device", "what it ran on"),
+    ("processes", "how many shared the work"),
+    ("dinobench_version", "of dinobench"),
+    ("checkpoint.method", "how the weights were trained"),
+    ("checkpoint.key", "which network of the file"),
+    ("checkpoint.epoch", "of the training"),
+    ("checkpoint.format", "of the file"),
+    ("checkpoint.path", "where the file was"),
+    ("checkpoint.name", "what the model is called"),
+    ("git_commit", "of dinobench's source"),
+    ("git_dirty", "whether the source had uncommitted changes"),
+)
+#: Those of them that are part of a record's `key`, beside its settings.
+BARS = ("protocol", "protocol_version", "dataset_fingerprint", "broken_images")
 
 
 def key(record: RunRecord) -> Key:
@@ -36,33 +70,71 @@ def key(record: RunRecord) -> Key:
     )
 
 
-def differences(a: RunRecord, b: RunRecord) -> list[str]:
+@dataclass(frozen=True)
+class Difference:
+    """A field, or a setting, whose value is not the same. `bars`: it is one of those that forbid to compare the two."""
+
+    name: str
+    a: Any
+    b: Any
+    meaning: str = ""
+    bars: bool = False
+    setting: bool = False
+
+
+def differences(a: RunRecord, b: RunRecord) -> list[Difference]:
+    """All in which two records differ: settings first, those that decide the number before others, then fields.
+
+    Settings are left out where the protocols differ; their meaning is the protocol's to tell.
+    """
+    settings = []
+    if a.protocol == b.protocol:
+        decide = a.config_hash != b.config_hash
+        for name in dict.fromkeys([*a.config, *b.config]):
+            here, there = a.config.get(name), b.config.get(name)
+            if canonical_json(here) != canonical_json(there):
+                settings.append(Difference(name, here, there, bars=decide, setting=True))
+    fields = []
+    for name, meaning in FIELDS:
+        here, there = _value(a, name), _value(b, name)
+        if name == "versions":
+            fields += [
+                Difference(f"version of {lib}", here.get(lib), there.get(lib), meaning)
+                for lib in dict.fromkeys([*here, *there])
+                if here.get(lib) != there.get(lib)
+            ]
+        elif here != there:
+            fields.append(Difference(name, here, there, meaning, bars=name in BARS))
+    return [*settings, *fields]
+
+
+def reasons(a: RunRecord, b: RunRecord) -> list[str]:
     """Why `a` and `b` are not comparable, one line each; empty exactly when their keys are equal."""
     if a.protocol != b.protocol:
         return [f"protocol: {a.protocol} and {b.protocol}"]
-    found = []
-    if a.protocol_version != b.protocol_version:
-        found.append(f"version of {a.protocol}: {a.protocol_version} and {b.protocol_version}")
-    if a.config_hash != b.config_hash:
+    barring = [d for d in differences(a, b) if d.bars]
+    settings = [f"setting {d.name}: {_shown(d.a)} and {_shown(d.b)}" for d in barring if d.setting]
+    if not settings and a.config_hash != b.config_hash and a.protocol_version == b.protocol_version:
         settings = [
-            f"setting {name}: {_shown(a.config.get(name))} and {_shown(b.config.get(name))}"
-            for name in dict.fromkeys([*a.config, *b.config])
-            if canonical_json(a.config.get(name)) != canonical_json(b.config.get(name))
+            f"config hash: {a.config_hash[:SHOWN]} and {b.config_hash[:SHOWN]} though the settings read alike "
+            f"(dinobench {a.dinobench_version} and {b.dinobench_version})"
         ]
-        if settings:
-            found += settings
-        elif a.protocol_version == b.protocol_version:
-            found.append(
-                f"config hash: {a.config_hash[:SHOWN]} and {b.config_hash[:SHOWN]} though the settings read alike "
-                f"(dinobench {a.dinobench_version} and {b.dinobench_version})"
-            )
-    if a.dataset_fingerprint != b.dataset_fingerprint:
-        found.append(
-            f"images: {a.dataset} ({a.dataset_fingerprint[:SHOWN]}) and {b.dataset} ({b.dataset_fingerprint[:SHOWN]})"
-        )
-    if a.broken_images != b.broken_images:
-        found.append(f"images left out because they could not be read: {a.broken_images} and {b.broken_images}")
-    return found
+    lines = {
+        "protocol_version": f"version of {a.protocol}: {a.protocol_version} and {b.protocol_version}",
+        "dataset_fingerprint": f"images: {a.dataset} ({a.dataset_fingerprint[:SHOWN]}) and "
+        f"{b.dataset} ({b.dataset_fingerprint[:SHOWN]})",
+        "broken_images": f"images left out because they could not be read: {a.broken_images} and {b.broken_images}",
+    }
+    fields = [d.name for d in barring if not d.setting]
+    first, others = [n for n in fields if n == "protocol_version"], [n for n in fields if n != "protocol_version"]
+    return [*(lines[n] for n in first), *settings, *(lines[n] for n in others)]
+
+
+def _value(record: RunRecord, name: str) -> Any:
+    value: Any = record
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _shown(value: object) -> str:

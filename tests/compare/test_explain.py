@@ -11,6 +11,7 @@ from dinobench.cli import compare
 from dinobench.compare import ablation, explain
 from dinobench.errors import UserError
 from dinobench.results import records
+from dinobench.results.comparability import Difference
 from dinobench.types import ComputeOptions, MetricValue, RunRecord
 
 CONFIG = {"k": [20], "temperature": 0.07, "weighting": "exp", "n_per_class": 0, "tries": 1, "resize": 256, "crop": 224,
@@ -62,7 +63,7 @@ def test_other_protocols_and_ones_that_are_not_installed():
     found = explain.explain(run(), run("b", protocol="nobodys", primary="top1@k20"))
     assert not found.comparable and found.differences[0].name == "protocol" and found.gap is None
     both = [run(i, protocol="nobodys", config={"crop": c}) for i, c in (("a", 1), ("b", 2))]
-    assert explain.explain(*both).differences[0] == explain.Difference("crop", 1, 2, "", True)
+    assert explain.explain(*both).differences[0] == Difference("crop", 1, 2, bars=True, setting=True)
 
 
 @pytest.fixture

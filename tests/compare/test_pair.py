@@ -120,8 +120,8 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(tmp_path, changes, s
     a, b = run(tmp_path, "a", [1, 0, 1]), run(tmp_path, "b", [1, 1, 1], **changes)
     with pytest.raises(UserError, match=said):
         pair(tmp_path, "a", "b")
-    assert comparability.key(a) != comparability.key(b) and len(comparability.differences(a, b)) == 1
-    assert comparability.differences(a, a) == []
+    assert comparability.key(a) != comparability.key(b) and len(comparability.reasons(a, b)) == 1
+    assert comparability.reasons(a, a) == []
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_nothing_is_said_of_a_good_run(tmp_path):
         (made("a", 30.9), "within noise of an untrained vit's 30.00 (knn-r)"),
         (made("a", 20.0), "20.00 is below an untrained"),
         (made("a", 55.0, weights="r" * 64), "weights are those of an untrained"),
-        (made("a", 70.0, notes=(leaks.LEAK + "3 of 9 test images",)), "leaked images: 3 of 9"),
+        (made("a", 70.0, leak="leaked images: 3 of 9 test images"), "leaked images: 3 of 9"),
     ],
 )
 def test_each_oddity_has_its_line(tmp_path, run, said):

@@ -9,7 +9,6 @@ from helpers import browser
 from helpers.reports import HOSTILE, SEVERAL, folder, made
 from PIL import Image
 
-from dinobench.data.leaks import LEAK
 from dinobench.report import page as report
 
 pytestmark = pytest.mark.slow
@@ -26,8 +25,8 @@ def written(tmp_path_factory):
     Image.new("RGB", (40, 30), "teal").save(results / "pictures" / "dino-attention.png")
     (results / "training").mkdir()
     (results / "training" / "dino.jsonl").write_text('{"epoch": 1, "loss": 2}\n{"epoch": 2, "loss": 1}')
-    leak = LEAK + "3 of 450 test images are in train too"
-    evil = made(HOSTILE, 5.0, run_id="knn-evil", notes=(HOSTILE, leak), config={HOSTILE: HOSTILE})
+    leak = "leaked images: 3 of 450 test images are in train too"
+    evil = made(HOSTILE, 5.0, run_id="knn-evil", notes=(HOSTILE, leak), leak=leak, config={HOSTILE: HOSTILE})
     report.write(folder(results, [*SEVERAL, evil]), results / "page.html")
     return results / "page.html"
 
