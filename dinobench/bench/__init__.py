@@ -1,1 +1,36 @@
 """How this machine does against its limits: ratios measured in one run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dinobench.errors import unknown_name
+
+if TYPE_CHECKING:
+    from dinobench.bench.measure import BenchRow
+
+__all__ = ["BENCHES", "measure_bench"]
+
+#: What there is to measure -> where, as module:function, imported when asked for.
+BENCHES = {
+    "knn": "knn:knn",
+    "memory": "knn:memory",
+    "features": "features:features",
+    "davis": "dense:davis",
+    "probes": "probes:probes",
+    "retrieval": "retrieval:retrieval",
+    "pretrain": "pretrain:pretrain",
+}
+
+
+def measure_bench(name: str, **options: Any) -> list[BenchRow]:
+    """The rows of a bench; of `options` those that it takes and that are not None. Raises UserError for its name."""
+    if name not in BENCHES:
+        raise unknown_name("bench", name, BENCHES)
+    module, _, function = BENCHES[name].partition(":")
+    bench: Callable[..., list[BenchRow]] = getattr(import_module(f"{__name__}.{module}"), function)
+    taken = inspect.signature(bench).parameters
+    return bench(**{key: value for key, value in options.items() if key in taken and value is not None})

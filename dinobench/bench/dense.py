@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dinobench.algorithms.label_propagation import Propagator
-from dinobench.bench.measure import BenchRow, _anonymous_mb, _PeakAnonymous, in_turn
+from dinobench.bench.measure import BenchRow, PeakMemory, anonymous_mb, in_turn
 from dinobench.context import LocalContext
 from dinobench.data.embedded.shapes import draw, grain, moved, scatter
 from dinobench.data.embedded.shapes import images as shape_images
@@ -29,7 +29,7 @@ def davis(
     arch: str = "vit_tiny_patch16_224", frames: int = 12, repeats: int = 3, device: str = "cpu"
 ) -> list[BenchRow]:
     """All rows: propagation at patch 16 and 8, the whole protocol, scoring, attention."""
-    torch_device = torch.device(device)
+    torch_device = torch.device("cpu" if device == "auto" else device)
     backbone = load_backbone(f"random:{arch}").to(torch_device)
     width = backbone.embed_dim
     rows = propagation(16, repeats, torch_device, width) + propagation(8, 1, torch_device, width)
@@ -58,7 +58,7 @@ def propagation(patch: int, repeats: int, device: torch.device, dim: int = 192, 
         dense_step(features[8], keys, values)
 
     name = f"propagation, {height} x {width} patches, {dim} wide, 8 context frames"
-    memory = [_added_mb(call) for call in (ours, dense)] if device.type == "cpu" and _anonymous_mb() else None
+    memory = [_added_mb(call) for call in (ours, dense)] if device.type == "cpu" and anonymous_mb() else None
     a, b = in_turn([ours, dense], repeats)
     least = 4 if patch == 16 else 10
     rows = [
@@ -192,8 +192,8 @@ def _write_videos(folder: Path, frames: int) -> None:
 
 def _added_mb(call: Any) -> float:
     """How far memory rises during a call, in MB; what earlier calls left to the allocator counts for none."""
-    before = _anonymous_mb() or 0.0
-    with _PeakAnonymous() as peak:
+    before = anonymous_mb() or 0.0
+    with PeakMemory() as peak:
         call()
         time.sleep(0.03)
     return max(peak.mb - before, 1.0)

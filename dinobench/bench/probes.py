@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,7 @@ import torch
 
 from dinobench import runtime
 from dinobench.bench.measure import BenchRow, in_turn
-from dinobench.context import RunContext
+from dinobench.context import LocalContext
 from dinobench.data.image_split import ArraySplit, FileSplit
 from dinobench.models.loading import load_backbone
 from dinobench.types import Backbone, FeatureRequest, Features, ImageClassification, ImageSplit
@@ -29,25 +26,18 @@ TRAIN, TEST = 9_469, 3_925
 EVERY = 9
 
 
-@dataclass(frozen=True)
-class Quiet(RunContext):
-    """A run's context without progress bars of its own, since `in_turn` shows one."""
+class ClusteredContext(LocalContext):
+    """A context that extracts nothing: features are one Gaussian cluster per class, drawn once per split and kept."""
 
-    def progress(self, iterable: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
-        return iter(iterable)
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._drawn: dict[str, Features] = {}
 
-
-class Clustered:
-    """A feature service that extracts nothing: one Gaussian cluster per class, drawn once per split and kept."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Features] = {}
-
-    def get(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
-        if split.fingerprint not in self._kept:
+    def features(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
+        if split.fingerprint not in self._drawn:
             drawn = clustered(split.labels, request.layers + 1)
-            self._kept[split.fingerprint] = Features(drawn[:, :-1], drawn[:, -1:], np.arange(len(split)))
-        return self._kept[split.fingerprint]
+            self._drawn[split.fingerprint] = Features(drawn[:, :-1], drawn[:, -1:], np.arange(len(split)))
+        return self._drawn[split.fingerprint]
 
 
 def clustered(labels: np.ndarray, blocks: int = 1, spread: float = 0.15) -> np.ndarray:
@@ -65,12 +55,11 @@ def probes(repeats: int = 3, device: str = "cpu") -> list[BenchRow]:
     """All rows. `repeats` is of the first; what takes most of a minute anyway is measured once."""
     started = runtime.start(device)
     backbone = load_backbone(f"random:{ARCH}").to(started.device)
-    with tempfile.TemporaryDirectory() as folder:
-        ctx = Quiet(started, Clustered(), 0, Path(folder))  # type: ignore[arg-type]
-        return heads(backbone, repeats, ctx) + grid(backbone, ctx) + regression(started.device)
+    ctx = ClusteredContext(started.device)
+    return heads(backbone, repeats, ctx) + grid(backbone, ctx) + regression(started.device)
 
 
-def heads(backbone: Backbone, repeats: int, ctx: RunContext, classes: int = 1000) -> list[BenchRow]:
+def heads(backbone: Backbone, repeats: int, ctx: LocalContext, classes: int = 1000) -> list[BenchRow]:
     """Training steps of the `dinov2` grid against those of one head: augmentation, forward pass and update.
 
     The batch is smaller than the profile's 1024 on a CPU, which is to the grid's disadvantage: its weights are updated
@@ -100,7 +89,7 @@ def heads(backbone: Backbone, repeats: int, ctx: RunContext, classes: int = 1000
     return [BenchRow(what, f"{a:.2f} s", f"{b:.2f} s one head", a / b, "at most 1.3", a / b <= 1.3)]
 
 
-def grid(backbone: Backbone, ctx: RunContext, classes: int = 10) -> list[BenchRow]:
+def grid(backbone: Backbone, ctx: LocalContext, classes: int = 10) -> list[BenchRow]:
     """The whole `cached` profile on given features, against the matrix products that it cannot do without."""
     from dinobench.data.subsets import hold_out
     from dinobench.protocols.linear import profiles, run

@@ -15,8 +15,7 @@ from PIL import Image
 from dinobench import runtime
 from dinobench.algorithms.descriptors import unit_rows
 from dinobench.bench.measure import BenchRow, in_turn
-from dinobench.bench.probes import Clustered, Quiet
-from dinobench.context import RunContext
+from dinobench.context import LocalContext
 from dinobench.data.image_split import FileSplit
 from dinobench.data.layouts.copydays import Copies
 from dinobench.data.layouts.landmarks import LabelledImages
@@ -32,12 +31,12 @@ def retrieval(repeats: int = 1, device: str = "cpu") -> list[BenchRow]:
     """All rows. A search takes most of a minute on two cores, hence the one repeat unless asked for more."""
     started = runtime.start(device)
     with tempfile.TemporaryDirectory() as folder:
-        ctx = Quiet(started, Clustered(), 0, Path(folder))  # type: ignore[arg-type]
+        ctx = LocalContext(started.device)
         return landmarks(max(repeats, 3), ctx, Path(folder)) + searching(repeats, ctx)
 
 
 def searching(
-    repeats: int, ctx: RunContext, queries: int = 10_000, database: int = 100_000, width: int = 1536
+    repeats: int, ctx: LocalContext, queries: int = 10_000, database: int = 100_000, width: int = 1536
 ) -> list[BenchRow]:
     """Copy detection's search and scoring, intervals and tables included, against faiss's exact search alone."""
     import faiss
@@ -70,7 +69,7 @@ def searching(
     return [BenchRow(what, f"{a:.1f} s", limit_says, a / b, "at most 1.3", a / b <= 1.3)]
 
 
-def landmarks(repeats: int, ctx: RunContext, folder: Path, images: int = 12) -> list[BenchRow]:
+def landmarks(repeats: int, ctx: LocalContext, folder: Path, images: int = 12) -> list[BenchRow]:
     """Descriptors at 512 pixels and three scales from JPEG files, against the bare model on tensors of those sizes."""
     from dinobench.features.extraction import BATCH_CPU, BATCH_GPU, patch_multiple
     from dinobench.protocols.retrieval import SIZES, Config, run

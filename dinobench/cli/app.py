@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from dinobench import __version__, console
+from dinobench.bench import BENCHES, measure_bench
 from dinobench.cli import compare, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli.display import runs
@@ -210,41 +211,14 @@ def make_copies(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="knn, memory, features, davis, probes, retrieval or pretrain.")],
-    arch: Annotated[str, typer.Option(help="features: the model to extract with.")] = "vit_small_patch16_224",
-    images: Annotated[int, typer.Option(min=1, help="features: how many JPEG files.")] = 192,
+    what: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(BENCHES)}.")],
+    arch: Annotated[str | None, typer.Option(help="Model of features and davis, where not the usual one.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Number of JPEG files that features reads.")] = 192,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
     device: Device = "auto",
 ) -> None:
     """How this machine does against the limit: ratios measured in this very run."""
-    from dinobench.bench import measure as benches
-    from dinobench.errors import unknown_name
-
-    if what == "knn":
-        rows = benches.knn(repeats)
-    elif what == "memory":
-        rows = benches.memory()
-    elif what == "features":
-        rows = benches.features(arch, images, repeats, device)
-    elif what == "davis":
-        from dinobench.bench.dense import davis
-
-        rows = davis(repeats=repeats, device="cpu" if device == "auto" else device)
-    elif what == "probes":
-        from dinobench.bench.probes import probes
-
-        rows = probes(repeats, device)
-    elif what == "retrieval":
-        from dinobench.bench.retrieval import retrieval
-
-        rows = retrieval(repeats, device)
-    elif what == "pretrain":
-        from dinobench.bench.pretrain import pretrain
-
-        rows = pretrain(repeats, device)
-    else:
-        raise unknown_name("bench", what, ["knn", "memory", "features", "davis", "probes", "retrieval", "pretrain"])
-    runs.bench(rows)
+    runs.bench(measure_bench(what, arch=arch, images=images, repeats=repeats, device=device))
 
 
 @app.command()

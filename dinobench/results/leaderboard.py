@@ -17,7 +17,7 @@ from dinobench.results.records import read_all
 from dinobench.types import RunRecord
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 COLUMNS = (
     "model", "method", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n", "seed",
@@ -27,11 +27,6 @@ COLUMNS = (
 DECIMALS = 2
 #: Characters of a digest: enough to tell rows apart, short enough to read.
 DIGEST = 12
-
-
-def rows(record: RunRecord) -> list[dict[str, Any]]:
-    """One row a metric, values rounded and digests shortened for reading."""
-    return [dict(zip(COLUMNS, row, strict=True)) for row in _rows(record)]
 
 
 def _rows(record: RunRecord) -> list[tuple[Any, ...]]:
@@ -54,15 +49,8 @@ def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.{DECIMALS}f}"
 
 
-def table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """The leaderboard of `records`: protocols and data sets apart, models by name, metrics in the protocol's order."""
-    import pandas as pd
-
-    return pd.DataFrame(lines(records), columns=list(COLUMNS))
-
-
 def lines(records: Sequence[RunRecord]) -> list[tuple[Any, ...]]:
-    """The rows of `table` in its order, as tuples."""
+    """The rows of the leaderboard: protocols and data sets apart, models by name, metrics in the protocol's order."""
     ordered = sorted(
         records, key=lambda r: (r.protocol, r.dataset, r.profile, r.config_hash, r.checkpoint.name, r.run_id)
     )
@@ -99,9 +87,9 @@ def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]
 
 def _state(results: Path) -> list[tuple[str, int, int, int]]:
     """Changes whenever a record does: every one is written under a new inode."""
-    found = []
+    states = []
     for file in (results / "runs").glob("*.json"):
         with suppress(FileNotFoundError):
             stat = file.stat()
-            found.append((file.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return sorted(found)
+            states.append((file.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return sorted(states)

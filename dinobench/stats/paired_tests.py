@@ -237,16 +237,16 @@ def paired_test(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None
     return PairedDifferences(a - b, np.ones(len(a)))
 
 
-def bounds(found: PairedTest, alpha: float) -> tuple[float, float]:
+def bounds(test: PairedTest, alpha: float) -> tuple[float, float]:
     """One-sided (1 - alpha) bounds of the true difference, below and above: where the one-sided tests turn."""
-    reach = 1.0 if isinstance(found, BinaryPairs) else max(1.0, abs(found.mean) + 100 * found.error)
+    reach = 1.0 if isinstance(test, BinaryPairs) else max(1.0, abs(test.mean) + 100 * test.error)
     if not math.isfinite(reach):
         return -math.inf, math.inf
     low, high = -reach, reach
-    if found.p_above(low) < alpha:
-        low = _root(lambda x: alpha - found.p_above(x), low, found.mean)
-    if found.p_below(high) < alpha:
-        high = _root(lambda x: found.p_below(x) - alpha, found.mean, high)
+    if test.p_above(low) < alpha:
+        low = _root(lambda x: alpha - test.p_above(x), low, test.mean)
+    if test.p_below(high) < alpha:
+        high = _root(lambda x: test.p_below(x) - alpha, test.mean, high)
     return low, high
 
 
@@ -269,8 +269,7 @@ def _normal_above(z: float) -> float:
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Where `falling`, at least 0 at `low` and at most 0 at `high`, crosses 0, to 2^-50 of the way."""
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
-    return (low + high) / 2
+    """Where `falling`, at least 0 at `low` and at most 0 at `high`, crosses 0."""
+    from scipy.optimize import brentq  # late: importing scipy takes longer than most commands
+
+    return float(brentq(falling, low, high, xtol=1e-15))

@@ -20,11 +20,11 @@ def loop(tmp_path_factory):
 
 def test_an_epoch_is_the_loops_own(loop):
     before = [p.detach().clone() for p in loop.method.student.parameters()]
-    real = loop.feed
+    real = loop.loader
     ready = random_batches(loop, 2)
     assert [tuple(v.shape) for v in ready.batches[0].views] == [(4, 3, 16, 16)] * 2 + [(4, 3, 8, 8)] * 2
     epoch_of(loop, ready)()
-    assert loop.feed is real and loop.at.step == 4  # the second epoch of two steps
+    assert loop.loader is real and loop.at.step == 4  # the second epoch of two steps
     after = list(loop.method.student.parameters())
     moved = [not torch.equal(a, b) for a, b in zip(after, before, strict=True) if a.requires_grad]
     assert moved and all(moved)
