@@ -16,6 +16,7 @@ from dinobench.bench import BENCHES, measure_bench
 from dinobench.cli import compare, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli.display import runs
+from dinobench.cli.options import Arch, Device, Devices, Heads, Json, Key, Out, RamCache, Results, Settings
 from dinobench.errors import UserError
 
 #: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
@@ -35,14 +36,6 @@ data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(visualize.score_app, name="score")
 app.add_typer(visualize.visualize_app, name="visualize")
-
-Arch = Annotated[
-    str | None, typer.Option(help="Architecture, where the file does not tell: a timm or torchvision name.")
-]
-Key = Annotated[str | None, typer.Option(help="Which network of the file: student, teacher, ...")]
-Heads = Annotated[int | None, typer.Option(help="Attention heads, which a file of weights cannot tell.")]
-Out = Annotated[Path, typer.Option(help="Results folder: runs/, items/ and leaderboard.csv.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,11 +68,9 @@ def run(
     profile: Annotated[
         str | None, typer.Option(help="A named set of settings; the first listed is the default.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value changes a setting; may be repeated.")
-    ] = None,
+    set_: Settings = None,
     out: Out = Path("results"),
-    json: Annotated[bool, typer.Option("--json", help="Print the records as one JSON array on stdout.")] = False,
+    json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Run again what has a finished record.")] = False,
     arch: Arch = None,
     key: Key = None,
@@ -89,14 +80,16 @@ def run(
         typer.Option("--allow-partial", help="Load in spite of missing or left-over tensors; recorded."),
     ] = False,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")] = 1,
-    precision: Annotated[str, typer.Option(help="32 (as published), bf16, 16, or auto.")] = "32",
-    seed: Annotated[int, typer.Option(help="Of random: weights, draws and intervals; goes into the record.")] = 0,
+    devices: Devices = 1,
+    precision: Annotated[
+        str, typer.Option(help="Precision of the arithmetic: 32 (as published), bf16, 16, or auto.")
+    ] = "32",
+    seed: Annotated[int, typer.Option(help="Seed of random weights, draws and intervals; goes into the record.")] = 0,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
-    ram_cache: Annotated[float | None, typer.Option(min=0, help="GB for decoded images in training.")] = None,
+    ram_cache: RamCache = None,
     save: Annotated[
         Path | None, typer.Option(help="Folder to keep the files in that a run makes: davis masks, finetune models.")
     ] = None,
@@ -134,7 +127,7 @@ def inspect(
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
     from dinobench.models.loading import inspect_checkpoint
@@ -162,7 +155,7 @@ def list_(
 
 
 @app.command()
-def leaderboard(results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results")) -> None:
+def leaderboard(results: Results = Path("results")) -> None:
     """Rebuild results/leaderboard.csv from the records and show it."""
     from dinobench.cli.display import compare
     from dinobench.results import leaderboard as board
@@ -198,7 +191,7 @@ def cache_prune(
 def make_copies(
     photos: Annotated[Path, typer.Argument(help="A folder of photos, looked through with its subfolders.")],
     out: Annotated[Path, typer.Argument(help="A new folder, for Copydays' layout.")],
-    seed: Annotated[int, typer.Option(help="Of the edits: the same seed makes the same files.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the edits: the same one makes the same files.")] = 0,
 ) -> None:
     """Edited copies of photos in Copydays' layout, for copy detection on one's own images."""
     from dinobench.data import copies

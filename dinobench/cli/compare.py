@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from dinobench import console
+from dinobench.cli.options import Device, Json, Results, ResultsOption
 from dinobench.errors import UserError
 from dinobench.types import RunRecord
 
 
 def compare(
-    results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
+    results: Results = Path("results"),
     pair: Annotated[
         tuple[str, str] | None, typer.Option(help="Two runs or two models, item by item: differences and tests.")
     ] = None,
@@ -118,13 +119,13 @@ def _pair(results: Path, a: str, b: str) -> None:
 def explain(
     run_a: Annotated[str, typer.Argument(help="A run id, the beginning of one, or a record's .json file.")],
     run_b: Annotated[str, typer.Argument(help="Another one.")],
-    results: Annotated[Path, typer.Option(help="Results folder.")] = Path("results"),
+    results: ResultsOption = Path("results"),
     flip: Annotated[bool, typer.Option("--flip", help="Run A again with one factor at a time as B has it.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    json: Json = False,
     data: Annotated[str | None, typer.Option(help="--flip: where A's data set is.")] = None,
     ckpt: Annotated[str | None, typer.Option(help="--flip: where A's checkpoint is.")] = None,
     ckpt_b: Annotated[str | None, typer.Option(help="--flip: where B's checkpoint is.")] = None,
-    device: Annotated[str, typer.Option(help="--flip: auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="--flip: keep the runs in this results folder.")] = None,
     minutes: Annotated[float, typer.Option(min=0, help="--flip: how long the runs may take together.")] = 10.0,
 ) -> None:
@@ -148,7 +149,7 @@ def explain(
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
+    results: Results = Path("results"),
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="The page's heading.")] = "dinobench report",
     pictures_mb: Annotated[float, typer.Option(min=0, help="Pictures to embed at most, in all.")] = 20,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dinobench import console
+from dinobench.cli.options import Device, Devices, RamCache, Settings
 from dinobench.errors import UserError
 
 
@@ -23,7 +24,7 @@ def pretrain(
     depth: Annotated[int | None, typer.Option(min=1, help="Blocks of a ViT; by default its usual number.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images of a step, over all processes and parts.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, a setting of the method.")] = None,
+    set_: Settings = None,
     eval_: Annotated[list[str] | None, typer.Option("--eval", help="Score with this protocol while training.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Epochs from one scoring to the next.")] = 10,
     eval_set: Annotated[list[str] | None, typer.Option(help="name=value, a setting of the protocols.")] = None,
@@ -33,11 +34,11 @@ def pretrain(
     accumulate: Annotated[int, typer.Option(min=1, help="Parts that a step is computed in, to save memory.")] = 1,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the backbones.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and views.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")] = 1,
+    device: Device = "auto",
+    devices: Devices = 1,
     precision: Annotated[str | None, typer.Option(help="32, bf16, or auto: bf16 where it is fast.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that make views, where the CPU does.")] = None,
-    ram_cache: Annotated[float | None, typer.Option(min=0, help="GB for decoded images.")] = None,
+    ram_cache: RamCache = None,
 ) -> None:
     """Pretrain a backbone; teacher and student are kept in checkpoints that `dinobench run` scores."""
     from dinobench import runner, runtime

@@ -10,16 +10,13 @@ import typer
 
 from dinobench import console
 from dinobench.cli.display import runs as display
+from dinobench.cli.options import Ckpt, Json, Picture, Settings
 from dinobench.errors import UserError
 
 score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
 visualize_app = typer.Typer(
     help="Pictures of what backbones attend to and follow, and how they collapse.", no_args_is_help=True
 )
-
-Ckpt = Annotated[str, typer.Option(help="A file, timm:<model> or random:<model>.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="name=value, a setting of the protocol.")]
 
 
 @score_app.callback()
@@ -32,7 +29,7 @@ def score_davis(
     predictions: Annotated[Path, typer.Argument(help="A folder of PNG masks per video.")],
     data: Annotated[str, typer.Option(help="A data set in DAVIS's layout.")],
     videos: Annotated[str | None, typer.Option(help="Only these, as in dog,camel.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print summary and objects as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""
     from dinobench.data import load_dataset
@@ -48,7 +45,7 @@ def score_davis(
 def visualize_attention(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     ckpt: Ckpt,
-    output: Output,
+    output: Picture,
     keep: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the attention that a mask keeps.")] = 0.6,
     size: Annotated[int, typer.Option(min=16, help="Shorter side in pixels that the image is resized to.")] = 480,
 ) -> None:
@@ -82,7 +79,7 @@ def visualize_attention(
 def visualize_davis(
     video: Annotated[str, typer.Option(help="The name of a video.")],
     ckpt: Ckpt,
-    output: Output,
+    output: Picture,
     data: Annotated[str, typer.Option(help="A data set in DAVIS's layout, or shapes.")] = "shapes",
     set_: Settings = None,
     fps: Annotated[float, typer.Option(min=0.5, help="Frames per second.")] = 10,
@@ -115,7 +112,7 @@ def visualize_davis(
 @visualize_app.command("collapse")
 def visualize_collapse(
     runs: Annotated[list[str], typer.Argument(help="Folders of pretrainings, or their .jsonl; name=path renames one.")],
-    output: Output,
+    output: Picture,
     outputs: Annotated[int | None, typer.Option(min=2, help="K, outputs of DINO's head: draws log K.")] = None,
 ) -> None:
     """The teacher's entropy and KL(teacher ‖ student) of several pretrainings side by side: the paper's Figure 7."""

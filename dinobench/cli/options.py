@@ -1,0 +1,31 @@
+"""Options and arguments that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# How a checkpoint is read
+Ckpt = Annotated[str, typer.Option(help="A file, timm:<model> or random:<model>.")]
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture, where the file does not tell: a timm or torchvision name.")
+]
+Key = Annotated[str | None, typer.Option(help="Network of the file to read: student, teacher, ...")]
+Heads = Annotated[int | None, typer.Option(help="Number of attention heads, which a file of weights cannot tell.")]
+
+# Settings
+Settings = Annotated[list[str] | None, typer.Option("--set", help="name=value changes a setting; may be repeated.")]
+
+# Where a command computes
+Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
+Devices = Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")]
+RamCache = Annotated[float | None, typer.Option(min=0, help="GB of memory for decoded images in training.")]
+
+# What is read and written
+Results = Annotated[Path, typer.Argument(help="Results folder.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Results folder.")]
+Out = Annotated[Path, typer.Option(help="Results folder: runs/, items/ and leaderboard.csv.")]
+Picture = Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
