@@ -84,8 +84,8 @@ def trained(name, backbone, rank=0, processes=1):
     losses, first = [], None
     for step in range(2):
         views, labels = batch(8, seed=step, views=VIEWS[name])
-        mine = [v.chunk(processes)[rank] for v in views]
-        output = method(mine, labels.chunk(processes)[rank] if method.labels else None, now(step))
+        shard = [v.chunk(processes)[rank] for v in views]
+        output = method(shard, labels.chunk(processes)[rank] if method.labels else None, now(step))
         loss, *gradients = output.loss.detach(), *torch.autograd.grad(output.loss, parameters)
         for tensor in (loss, *gradients):
             if processes > 1:

@@ -32,3 +32,9 @@ def save(path: Path, method: Dino, optimizer, chosen, step: int = 10) -> Path:
     args = {"arch": chosen.arch, "patch_size": chosen.patch_size, "method": "dino", "blur_p": (1.0, 0.5)}
     checkpoints.save(path, method, optimizer, args, checkpoints.Progress(step, {"epoch": 2, "loss": 1.5}), 5)
     return path
+
+
+TINY = {
+    "epochs": "2", "batch": "32", "out_dim": "32", "hidden_dim": "16", "bottleneck_dim": "8", "local_crops": "1",
+    "warmup_epochs": "1", "lr": "0.01",
+}  # fmt: skip

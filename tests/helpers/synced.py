@@ -17,9 +17,9 @@ def network():
     return nn.Sequential(nn.Sequential(*parts), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4)).double()
 
 
-def objective(mine, everyone):
-    """The mean over my rows of something that ties each of them to all rows of all processes."""
-    return (mine @ everyone.T).logsumexp(1).mean()
+def objective(rows, all_rows):
+    """The mean over a process's rows of something that ties each of them to all rows of all processes."""
+    return (rows @ all_rows.T).logsumexp(1).mean()
 
 
 def together(rank, folder):

@@ -16,8 +16,7 @@ from helpers.pretraining import make, save
 
 from dinobench.errors import UserError
 from dinobench.models.loading import inspect_checkpoint, load_backbone
-from dinobench.pretrain import backbones, checkpoints
-from dinobench.pretrain import run as runs
+from dinobench.pretrain import checkpoints
 
 
 def equal(a: dict, b: dict) -> bool:
@@ -194,47 +193,3 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         save(path, method, optimizer, chosen)
     assert path.read_bytes() == before
-
-
-def test_run_json_comes_back_and_guards_its_folder(tmp_path):
-    run = runs.Run(
-        "dino", "vit_tiny", 32, 8, 2, "digits", {"epochs": 3}, "32", evals=("knn",), eval_settings={"k": "1"}
-    )
-    runs.begin(tmp_path / "run", run)
-    assert runs.read(tmp_path / "run") == run
-    runs.begin(tmp_path / "run", run)  # nothing was trained yet
-    (tmp_path / "run" / "checkpoint.pth").write_bytes(b"state")
-    with pytest.raises(UserError, match=r"holds a training run \(dino on digits\).*--resume"):
-        runs.begin(tmp_path / "run", run)
-    (tmp_path / "run" / "run.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read as a run's settings"):
-        runs.read(tmp_path / "run")
-    with pytest.raises(UserError, match=r"no run\.json in it"):
-        runs.read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arch", "options", "name", "width", "patch"),
-    [
-        ("vit_small", {}, "vit_small", 384, 16),
-        ("vit_tiny", {"patch_size": 8, "depth": 2}, "vit_w192_d2_patch8", 192, 8),
-        ("resnet18", {}, "resnet18", 512, None),
-        ("vit_tiny_patch16_224", {}, "vit_tiny_patch16_224", 192, 16),
-    ],
-)
-def test_architectures(arch, options, name, width, patch):
-    chosen = backbones.choose(arch, 32, **options)
-    assert (chosen.arch, chosen.embed_dim, chosen.patch_size) == (name, width, patch)
-    assert chosen.build(0.1)(torch.randn(2, 3, 32, 32)).shape == (2, width)
-
-
-def test_vits_start_as_the_release_does():
-    torch.manual_seed(0)
-    vit = backbones.choose("vit_tiny", 32, 8).build(0.1)
-    for name, parameter in vit.named_parameters():
-        if "norm" in name or name.endswith("bias"):
-            continue
-        if not name.startswith("patch_embed"):
-            assert float(parameter.detach().std()) == pytest.approx(0.02, rel=0.15), name
-    assert [round(b.drop_path1.drop_prob, 3) for b in vit.blocks[1:]] == [round(0.1 * i / 11, 3) for i in range(1, 12)]
-    assert vit.norm.eps == 1e-6

@@ -1,8 +1,7 @@
-"""What a training tells of itself: means, spread and rank, verdicts, metrics.jsonl, curves."""
+"""Signs of collapse: means over an epoch, spread and rank of features, verdicts."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -10,10 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from dinobench.errors import UserError
-from dinobench.pretrain import plots
 from dinobench.pretrain.collapse import EpochMeter, Reservoir, effective_rank, feature_std, verdict
 from dinobench.pretrain.method import MethodOutput
 
@@ -63,8 +59,7 @@ class TestReservoir:
     def test_every_row_is_kept_equally_often(self):
         kept = torch.zeros(200)
         for seed in range(300):
-            reservoir = Reservoir(20)
-            reservoir._rng = np.random.default_rng(seed)
+            reservoir = Reservoir(20, seed)
             for part in torch.arange(200.0)[:, None].split(32):
                 reservoir.add(part)
             sample = reservoir.sample()[:, 0].long()
@@ -96,14 +91,14 @@ class TestEpochMeter:
         meter = EpochMeter()
         meter.add(self.output(1.0, 0), 30)
         meter.add(self.output(4.0, 1), 10)
-        found = meter.summary(same)
-        assert found["loss"] == pytest.approx(1.75) and found["accuracy"] == pytest.approx(0.175)
-        assert list(found) == [
+        summary = meter.summary(same)
+        assert summary["loss"] == pytest.approx(1.75) and summary["accuracy"] == pytest.approx(0.175)
+        assert list(summary) == [
             "loss", "accuracy", "student_feature_std", "student_effective_rank", "teacher_feature_std",
             "teacher_effective_rank",
         ]  # fmt: skip
         both = torch.cat([self.output(1.0, s).features["student"] for s in (0, 1)]).detach()
-        assert found["student_effective_rank"] == pytest.approx(effective_rank(both))
+        assert summary["student_effective_rank"] == pytest.approx(effective_rank(both))
 
     def test_processes_are_joined(self):
         one, two, whole = EpochMeter(), EpochMeter(), EpochMeter()
@@ -113,8 +108,8 @@ class TestEpochMeter:
         parts = []
         one.summary(lambda x: parts.append(x) or x)
         other = iter(parts)
-        found = two.summary(lambda x: torch.cat([next(other), x]))
-        assert found == pytest.approx(whole.summary(same))
+        summary = two.summary(lambda x: torch.cat([next(other), x]))
+        assert summary == pytest.approx(whole.summary(same))
 
     def test_a_step_with_other_stats_is_refused(self):
         meter = EpochMeter()
@@ -148,8 +143,8 @@ class TestVerdict:
         ],
     )
     def test_says_which_way(self, last, words):
-        said = verdict(history(**last), outputs=4096)
-        assert said is not None and words in said and "\n" not in said
+        line = verdict(history(**last), outputs=4096)
+        assert line is not None and words in line and "\n" not in line
 
     @pytest.mark.parametrize(
         "last",
@@ -171,80 +166,3 @@ class TestVerdict:
 
     def test_uniform_is_seen_without_knowing_k(self):
         assert "uniform" in str(verdict(history(teacher_entropy=8.31, kl=0.001)))
-
-
-class TestMetrics:
-    def test_rows_come_back(self, tmp_path):
-        path = tmp_path / "run" / "metrics.jsonl"
-        assert history.read_metrics(path) == []
-        rows = [{"epoch": 0, "loss": 1.5, "knn/teacher/top1@k20": 31.0}, {"epoch": 1, "loss": math.inf, "lr": None}]
-        for row in rows:
-            history.append_metrics(path, row)
-        assert history.read_metrics(path) == [rows[0], {"epoch": 1, "loss": None, "lr": None}]
-        for line in path.read_text().splitlines():
-            json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-
-    def test_a_torn_last_line_is_left_out_and_repaired(self, tmp_path):
-        path = tmp_path / "metrics.jsonl"
-        history.append_metrics(path, {"epoch": 0, "loss": 1.0})
-        whole = path.read_bytes()
-        for torn in (b'{"epoch": 1, "lo', b'{"epoch": 1}', "{é".encode()[:2]):
-            path.write_bytes(whole + torn)
-            assert history.read_metrics(path) == [{"epoch": 0, "loss": 1.0}]
-        history.append_metrics(path, {"epoch": 1, "loss": 0.5})
-        assert [r["epoch"] for r in history.read_metrics(path)] == [0, 1]
-        assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 2
-
-    def test_a_repeated_epoch_counts_once(self, tmp_path):
-        path = tmp_path / "metrics.jsonl"
-        for epoch, loss in ((0, 1.0), (1, 0.9), (2, 0.8), (1, 0.7), (2, 0.6)):
-            history.append_metrics(path, {"epoch": epoch, "loss": loss})
-        assert [(r["epoch"], r["loss"]) for r in history.read_metrics(path)] == [(0, 1.0), (1, 0.7), (2, 0.6)]
-
-    @pytest.mark.parametrize("bad", ["nonsense", "[1, 2]"])
-    def test_other_damage_is_named(self, tmp_path, bad):
-        path = tmp_path / "metrics.jsonl"
-        path.write_text(f'{{"epoch": 0}}\n{bad}\n{{"epoch": 1}}\n')
-        with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is not a JSON object; remove the line"):
-            history.read_metrics(path)
-
-
-def curve(epochs, **keys):
-    return [{"epoch": e, **{k: f(e) for k, f in keys.items()}} for e in range(epochs)]
-
-
-def test_curves_draw_what_is_there(tmp_path, monkeypatch):
-    drawn = []
-    line = plots._line
-    monkeypatch.setattr(plots, "_line", lambda a, h, key, label: (drawn.append(key), line(a, h, key, label)))
-    rows = curve(
-        5, loss=lambda e: math.nan if e == 2 else 1 / (e + 1), lr=float, teacher_entropy=lambda e: 3.0, kl=float,
-        student_feature_std=lambda e: 0.1 * e, images_per_second=float, unknown=lambda e: "text",
-    )  # fmt: skip
-    rows[4] |= {"knn/teacher/top1@k20": 50.0, "knn/student/top1@k20": 45.0}
-    plots.curves(rows, tmp_path / "curves.png", "dino")
-    assert drawn == [
-        "loss", "teacher_entropy", "kl", "student_feature_std", "lr", "knn/teacher/top1@k20", "knn/student/top1@k20",
-    ]  # fmt: skip
-    assert Image.open(tmp_path / "curves.png").size[0] > 1000
-    plots.curves([], tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
-
-
-def test_the_two_collapses_beside_each_other(tmp_path):
-    runs = {
-        "DINO": curve(4, teacher_entropy=lambda e: 4.0, kl=lambda e: 1.0),
-        "no centring": curve(4, teacher_entropy=lambda e: 2.0**-e, kl=lambda e: 2.0**-e),
-        "no sharpening": curve(4, teacher_entropy=lambda e: 8.3, kl=lambda e: 0.01),
-    }
-    plots.collapse_figure(runs, tmp_path / "collapse.png", outputs=4096)
-    image = np.asarray(Image.open(tmp_path / "collapse.png").convert("RGB"))
-    colourful = (image.max(axis=2).astype(int) - image.min(axis=2)) > 60
-    assert len({tuple(c // 32) for c in image[colourful][::7]}) >= 3  # a colour for each run
-
-
-def test_tensorboard_is_optional(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # makes importing it fail
-    assert history.tensorboard(tmp_path) is None

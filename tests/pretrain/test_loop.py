@@ -6,53 +6,29 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from helpers.pretraining import TINY
 
-from dinobench import console, runtime
+from dinobench import runtime
 from dinobench.data import load_dataset
+from dinobench.data.subsets import Subset
 from dinobench.errors import UserError
-from dinobench.pretrain import backbones, checkpoints, loop, optim
+from dinobench.pretrain import checkpoints, loop
 from dinobench.pretrain import run as runs
-from dinobench.pretrain.method import MethodOutput, StepInfo, View
-from dinobench.pretrain.methods.dino import Config, Dino
-from dinobench.results.records import read_all
+from dinobench.pretrain.method import MethodOutput
+from dinobench.pretrain.methods.dino import Dino
 from dinobench.types import ImageClassification
-
-TINY = {
-    "epochs": "2", "batch": "32", "out_dim": "32", "hidden_dim": "16", "bottleneck_dim": "8", "local_crops": "1",
-    "warmup_epochs": "1", "lr": "0.01",
-}  # fmt: skip
-LIKE = ("--arch", "vit_tiny", "--depth", "1", "--patch-size", "8", "--image-size", "16", "--device", "cpu")
-TYPED = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
-
-
-class Part:
-    """The first images of a split."""
-
-    in_memory = False
-
-    def __init__(self, split, n):
-        self.split, self.n, self.name, self.fingerprint = split, n, split.name, f"{split.fingerprint}/{n}"
-        self.ids, self.labels = split.ids[:n], split.labels[:n]
-
-    def __len__(self):
-        return self.n
-
-    def load(self, index):
-        return self.split.load(index)
 
 
 @pytest.fixture(scope="module")
 def digits() -> ImageClassification:
     """96 images: three steps of 32 make an epoch."""
     whole = load_dataset("digits")
-    return dataclasses.replace(whole, train=Part(whole.train, 96))
+    return dataclasses.replace(whole, train=Subset(whole.train, np.arange(96), "train"))
 
 
 @pytest.fixture(scope="module")
@@ -168,35 +144,6 @@ def test_the_last_layer_waits_for_its_epoch(started, digits, tmp_path):
     assert torch.equal(trained.method.student.head.last_layer.weight_v, before)
 
 
-def test_weight_decay_groups():
-    student = Dino(
-        Config(out_dim=8, hidden_dim=4, bottleneck_dim=4),
-        loop.Parts(backbones.choose("vit_tiny", 16, 8, 1).build, 192, 10, True, 16),
-    ).student
-    decayed, free = (g["params"] for g in optim.dino_parameter_groups(student))
-    names = {id(p): n for n, p in student.named_parameters()}
-    for parameter in free:
-        assert names[id(parameter)].endswith("bias") or "norm" in names[id(parameter)]
-    assert {"backbone.cls_token", "backbone.pos_embed", "head.last_layer.weight_v"} <= {names[id(p)] for p in decayed}
-    assert len(decayed) + len(free) == len(names) - 1  # the gains, which do not learn
-    optimizer = optim.make_optimizer(student, Config())
-    optim.set_rates(optimizer, Config(batch=512, warmup_epochs=1), StepInfo(5, 1, 5, 10))
-    assert [g["lr"] for g in optimizer.param_groups] == [1e-3, 1e-3]
-    assert optimizer.param_groups[0]["weight_decay"] > 0.04 and optimizer.param_groups[1]["weight_decay"] == 0
-
-
-def test_each_gradient_is_clipped_by_itself():
-    parameters = [nn.Parameter(torch.zeros(4)) for _ in range(3)]
-    for parameter, size in zip(parameters, (0.5, 3.0, 100.0), strict=True):
-        parameter.grad = torch.full((4,), size)
-    parameters.append(nn.Parameter(torch.zeros(1)))  # without a gradient
-    norm = optim.clip_each(parameters, 3.0)
-    assert [float(p.grad.norm()) for p in parameters[:3]] == pytest.approx([1.0, 3.0, 3.0], rel=1e-5)
-    assert float(norm) == pytest.approx((1 + 36 + 40000) ** 0.5)
-    optim.clip_each(parameters, 0.0)
-    assert float(parameters[2].grad.norm()) == pytest.approx(3.0, rel=1e-5)
-
-
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_loss_that_is_not_finite_stops_the_run(epoch, started, digits, tmp_path, monkeypatch):
     original = Dino.forward
@@ -254,85 +201,3 @@ def test_resnets_train(started, digits, tmp_path):
     trained.train()
     teacher, student = (n.state_dict() for n in (trained.method.teacher, trained.method.student))
     assert not torch.equal(teacher["backbone.bn1.running_mean"], student["backbone.bn1.running_mean"])
-
-
-def test_views_are_brought_to_whole_patches():
-    views = (View(size=224), View(size=96), View(size=3))
-    assert [v.size for v in loop.snapped(views, 16)] == [224, 96, 16]
-    assert [v.size for v in loop.snapped(views, 14)] == [224, 98, 14]
-    assert loop.snapped(views, None) == views
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """`dinobench pretrain` as typed, in an empty folder -> (exit code, stderr)."""
-    from dinobench.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["dinobench", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert not console.silent
-        return int(stopped.value.code or 0), capsys.readouterr().err
-
-    return call
-
-
-def test_the_command(command, tmp_path):
-    new = ("pretrain", "--method", "dino", "--data", "digits", "--out", "runs/tiny", *LIKE, *TYPED, "--batch", 512)
-    code, said = command(*new, "--eval", "knn", "--every", 1)
-    assert code == 0, said
-    assert "epoch 2/2: loss" in said and "knn/teacher/top1@k20" in said
-    records, broken = read_all(tmp_path / "results")
-    assert not broken and {(r.checkpoint.name, r.checkpoint.epoch) for r in records} == {
-        (f"tiny-e00{e}-{n}", e) for e in (1, 2) for n in ("teacher", "student")
-    }
-    assert {(r.checkpoint.method, r.checkpoint.arch) for r in records} == {("dino", "vit_w192_d1_patch8")}
-    assert all((r.config["resize"], r.config["crop"]) == (18, 16) for r in records)
-
-    code, said = command(*new)
-    assert code == 2 and "holds a training run (dino on digits); `dinobench pretrain --resume runs/tiny`" in said
-    code, said = command("pretrain", "--resume", "runs/tiny")
-    assert code == 0, said  # nothing is left to do
-    for key in ("student", "teacher"):
-        code, said = command("run", "--protocol", "knn", "--ckpt", f"{key}=runs/tiny/checkpoint.pth", "--key", key,
-                             "--set", "resize=16", "--set", "crop=16", "--set", "k=1")  # fmt: skip
-        assert code == 0, said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "--method, --data and --out are needed"),
-        (("--method", "dyno", "--data", "digits", "--out", "x"), "did you mean 'dino'"),
-        (("--method", "dino", "--data", "digits", "--out", "x", "--set", "outdim=3"), "did you mean 'out_dim'"),
-        (("--method", "dino", "--data", "digits", "--out", "x", "--eval", "kn"), "did you mean 'knn'"),
-        (("--method", "dino", "--data", "digits", "--out", "x", "--image-size", 20, "--patch-size", 8), "use 16 or"),
-        (("--method", "dino", "--data", "digits", "--out", "x", "--batch", 9999), "1347 images"),
-        (("--method", "dino", "--data", "digits", "--out", "x", "--arch", "vit_tine"), "no model of that name"),
-        (("--method", "dino", "--data", "digits", "--out", "x", "--arch", "resnet18", "--depth", 3), "--depth 3"),
-        (("--resume", "nowhere"), "nowhere: no run.json in it"),
-        (("--resume", "x", "--epochs", 3), "keeps its own settings"),
-        (("--method", "dino", "--data", "digits", "--out", "x", "--precision", "16"), "bf16 or 32"),
-    ],
-)
-def test_what_is_wrong_is_one_line(arguments, words, command):
-    code, said = command("pretrain", "--device", "cpu", *arguments)
-    assert code == 2 and words in said and said.count("\n") == 1, said
-
-
-@pytest.mark.slow
-def test_ctrl_c_in_a_terminal_saves(tmp_path):
-    arguments = [sys.executable, "-m", "dinobench", "pretrain", "--method", "dino", "--data", "digits", "--out", "run",
-                 *LIKE, *TYPED, "--epochs", "500", "--set", "epochs=500"]  # fmt: skip
-    started = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    for line in started.stderr:
-        if line.startswith("epoch "):
-            break
-    started.send_signal(signal.SIGINT)
-    said = started.stderr.read()
-    assert started.wait() == 130 and "`dinobench pretrain --resume run` goes on" in said
-    assert checkpoints.read(tmp_path / "run" / "checkpoint.pth")["dinobench"]["step"] > 0

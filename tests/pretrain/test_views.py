@@ -7,59 +7,19 @@ from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
-import PIL
 import pytest
 import torch
+from helpers.pictures import CHANGES, CPU, PLAIN, SIZES, VIEWS, N, difference, drawn, pictures, tensors
 from PIL import Image, ImageFilter, ImageOps
 from scipy import stats
 from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
-from dinobench.pretrain import resample
-from dinobench.pretrain.colour import jitter_, turn_hue
 from dinobench.pretrain.method import View
-from dinobench.pretrain.resample import ImageBatch, blur, pack
-from dinobench.pretrain.views import ViewParameters, apply, crop_boxes, draw, make, render, uniforms
+from dinobench.pretrain.resample import ImageBatch
+from dinobench.pretrain.views import ViewParameters, crop_boxes, draw, make, render, snapped, uniforms
 
-CPU = torch.device("cpu")
-N = 24
-PLAIN = View(size=48, scale=(0.05, 1.0), flip_p=0.5)
-CHANGES = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-#: (width, height), odd ones among them: no crop of a legal aspect fits into the narrow ones.
-SIZES = ((112, 112), (90, 130), (150, 70), (33, 200), (300, 41), (1, 17), (40, 1), (5, 4), (1, 1))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def picture(width: int, height: int, seed: int) -> Image.Image:
-    """Colour patches with soft and with sharp borders, and some noise: flat, saturated and textured places."""
-    r = np.random.default_rng(seed)
-    patches = Image.fromarray(r.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    soft = patches.resize((width, height), Image.Resampling.BICUBIC)
-    sharp = patches.resize((width, height), Image.Resampling.NEAREST)
-    mixed = np.where(r.random((height, width, 1)) < 0.7, np.asarray(soft), np.asarray(sharp)).astype(int)
-    return Image.fromarray(np.clip(mixed + r.normal(0, 6, mixed.shape), 0, 255).astype(np.uint8))
-
-
-def pictures(sizes=((112, 112),), n: int = N) -> list[Image.Image]:
-    return [picture(*sizes[i % len(sizes)], seed=i) for i in range(n)]
-
-
-def tensors(images) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.array(image).transpose(2, 0, 1).copy()) for image in images]
-
-
-def planned(view: View, images, number: int = 0) -> tuple[ViewParameters, torch.Tensor]:
-    held = ImageBatch(tensors(images), CPU)
-    n = np.arange(len(images))
-    plan = draw(view, number, held.heights, held.widths, seed=3, passes=0 * n, rows=n)
-    return plan, apply(held, n, plan, view.size)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def resized(image: Image.Image, size: int) -> Image.Image:
@@ -70,26 +30,22 @@ def resized(image: Image.Image, size: int) -> Image.Image:
     return image.resize(between, Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def by_pil(image: Image.Image, plan: ViewParameters, i: int, size: int) -> np.ndarray:
-    top, left, height, width = plan.boxes[i].tolist()
+def by_pil(image: Image.Image, parameters: ViewParameters, i: int, size: int) -> np.ndarray:
+    top, left, height, width = parameters.boxes[i].tolist()
     image = resized(F.crop(image, top, left, height, width), size)
-    if plan.flip[i]:
+    if parameters.flip[i]:
         image = F.hflip(image)
-    if plan.jitter[i]:
-        for change in plan.order[i]:
-            if change != 3 or plan.hue[i]:
-                image = CHANGES[change](image, float(plan.factors[i, change]))
-    if plan.grayscale[i]:
+    if parameters.jitter[i]:
+        for change in parameters.order[i]:
+            if change != 3 or parameters.hue[i]:
+                image = CHANGES[change](image, float(parameters.factors[i, change]))
+    if parameters.grayscale[i]:
         image = F.rgb_to_grayscale(image, 3)
-    if plan.blur[i]:
-        image = image.filter(ImageFilter.GaussianBlur(radius=float(plan.radius[i])))
-    if plan.solarize[i]:
+    if parameters.blur[i]:
+        image = image.filter(ImageFilter.GaussianBlur(radius=float(parameters.radius[i])))
+    if parameters.solarize[i]:
         image = ImageOps.solarize(image)
     return np.asarray(image).transpose(2, 0, 1)
-
-
-def difference(ours, theirs) -> np.ndarray:
-    return np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int))
 
 
 ONE_CHANGE = {
@@ -108,8 +64,8 @@ ONE_CHANGE = {
 @pytest.mark.parametrize("change", ONE_CHANGE)
 def test_pixels_of_each_change_are_pil_s(change):
     view, images = replace(PLAIN, **ONE_CHANGE[change]), pictures(SIZES[:5])
-    plan, ours = planned(view, images)
-    off = np.stack([difference(ours[i], by_pil(images[i], plan, i, view.size)) for i in range(N)])
+    parameters, ours = drawn(view, images)
+    off = np.stack([difference(ours[i], by_pil(images[i], parameters, i, view.size)) for i in range(N)])
     # A level off, rarely two, where a resize ends near a half; a factor of at most 1.4 may come on top.
     assert off.max() <= 3 and (off > 1).mean() < 1e-3 and (off > 2).mean() < 3e-5
     assert (off > 0).mean() < 0.01
@@ -119,49 +75,10 @@ def test_pixels_of_the_whole_chain_are_pil_s():
     """Pixels that a resize leaves a level off can be given another hue by the 8-bit HSV: some in a hundred thousand."""
     view = View(size=64, scale=(0.2, 1.0), jitter_p=0.8, grayscale_p=0.2, blur_p=0.5, solarize_p=0.2)
     images = pictures(SIZES[:5], 40)
-    plan, ours = planned(view, images)
-    off = np.stack([difference(ours[i], by_pil(images[i], plan, i, 64)) for i in range(40)])
+    parameters, ours = drawn(view, images)
+    off = np.stack([difference(ours[i], by_pil(images[i], parameters, i, 64)) for i in range(40)])
     assert (off > 2).mean() < 1e-4
     assert (off > 0).mean() < 0.01
-
-
-def test_colour_changes_alone_are_exact():
-    images = pictures(((64, 64),))
-    x = torch.stack(tensors(images)).float()
-    r = np.random.default_rng(0)
-    turns = r.uniform(-0.5, 0.5, N)
-    turned = [
-        np.asarray(F.adjust_hue(image, float(t))).transpose(2, 0, 1) for image, t in zip(images, turns, strict=True)
-    ]
-    assert not difference(turn_hue(x, turns), np.stack(turned)).any()
-    factors = np.stack([*r.uniform(0.5, 1.5, (3, N)), r.uniform(-0.1, 0.1, N)], axis=1)
-    order = np.argsort(r.random((N, 4)), axis=1)
-    expected = []
-    for i, image in enumerate(images):
-        for change in order[i]:
-            image = CHANGES[change](image, float(factors[i, change]))
-        expected.append(np.asarray(image).transpose(2, 0, 1))
-    assert not difference(jitter_(x.clone(), order, factors), np.stack(expected)).any()
-    radius = r.uniform(0.1, 3, N)
-    blurred = [
-        np.asarray(image.filter(ImageFilter.GaussianBlur(float(radius[i])))).transpose(2, 0, 1)
-        for i, image in enumerate(images)
-    ]
-    off = difference(blur(x, radius), np.stack(blurred))
-    assert off.max() <= 1 and (off > 0).mean() < 0.005
-
-
-def test_crops_are_torchvision_s():
-    images = pictures(SIZES, 27)
-    plan, ours = planned(replace(PLAIN, flip_p=0), images)
-    theirs = [
-        np.asarray(F.resized_crop(image, *box, [48, 48], T.InterpolationMode.BICUBIC, antialias=True))
-        for image, box in zip(images, plan.boxes.tolist(), strict=True)
-    ]
-    off = difference(ours, np.stack(theirs).transpose(0, 3, 1, 2))
-    assert (off > 2).mean() < 1e-3
-    if int(PIL.__version__.split(".")[0]) >= 13:  # earlier ones always resize rows first
-        assert off.max() <= 2
 
 
 def test_normalised_as_by_torchvision():
@@ -177,8 +94,8 @@ def test_normalised_as_by_torchvision():
 MANY = 4000
 
 
-def same_distribution(ours, theirs):
-    assert stats.ks_2samp(ours, theirs).pvalue > 1e-4
+def same_distribution(ours, expected):
+    assert stats.ks_2samp(ours, expected).pvalue > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -189,10 +106,10 @@ def test_crops_are_distributed_as_torchvision_s(width, height, scale):
     ours = crop_boxes(u, np.full(MANY, height), np.full(MANY, width), scale, (3 / 4, 4 / 3)).astype(float)
     image = Image.new("RGB", (width, height))
     torch.manual_seed(0)
-    theirs = np.array(
+    expected = np.array(
         [T.RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(MANY)], dtype=float
     )
-    (top, left, h, w), (other_top, other_left, other_h, other_w) = ours.T, theirs.T
+    (top, left, h, w), (other_top, other_left, other_h, other_w) = ours.T, expected.T
     same_distribution(h * w, other_h * other_w)
     same_distribution(h / w, other_h / other_w)
     same_distribution(top, other_top)
@@ -208,31 +125,35 @@ def test_the_fallback_is_torchvision_s():
     for width, height in ((1, 17), (40, 1), (3, 90), (1, 1)):
         u = uniforms(0, np.zeros(9), np.arange(9), 0)
         ours = crop_boxes(u, np.full(9, height), np.full(9, width), (0.9, 1.0), (3 / 4, 4 / 3))
-        theirs = T.RandomResizedCrop.get_params(Image.new("RGB", (width, height)), [0.9, 1.0], [3 / 4, 4 / 3])
-        assert (ours == theirs).all()
+        expected = T.RandomResizedCrop.get_params(Image.new("RGB", (width, height)), [0.9, 1.0], [3 / 4, 4 / 3])
+        assert (ours == expected).all()
 
 
 def test_parameters_are_distributed_as_torchvision_s():
     view = View(jitter_p=0.8, grayscale_p=0.2, blur_p=0.5, solarize_p=0.1)
     side, n = np.full(MANY, 50), np.arange(MANY)
-    plan = draw(view, 1, side, side, seed=5, passes=0 * n, rows=n)
+    parameters = draw(view, 1, side, side, seed=5, passes=0 * n, rows=n)
     jitter = T.ColorJitter(*view.jitter)
     torch.manual_seed(0)
-    theirs = [jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) for _ in range(MANY)]
+    expected = [
+        jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) for _ in range(MANY)
+    ]
     for change in range(4):
-        same_distribution(plan.factors[:, change], [params[change + 1] for params in theirs])
-    counts = [np.sum((plan.order == order).all(axis=1)) for order in permutations(range(4))]
+        same_distribution(parameters.factors[:, change], [params[change + 1] for params in expected])
+    counts = [np.sum((parameters.order == order).all(axis=1)) for order in permutations(range(4))]
     assert sum(counts) == MANY and stats.chisquare(counts).pvalue > 1e-4
-    assert stats.kstest(plan.radius, stats.uniform(0.1, 1.9).cdf).pvalue > 1e-4
+    assert stats.kstest(parameters.radius, stats.uniform(0.1, 1.9).cdf).pvalue > 1e-4
     for happened, p in (
-        (plan.flip, 0.5),
-        (plan.jitter, 0.8),
-        (plan.grayscale, 0.2),
-        (plan.blur, 0.5),
-        (plan.solarize, 0.1),
+        (parameters.flip, 0.5),
+        (parameters.jitter, 0.8),
+        (parameters.grayscale, 0.2),
+        (parameters.blur, 0.5),
+        (parameters.solarize, 0.1),
     ):
         assert stats.binomtest(int(happened.sum()), MANY, p).pvalue > 1e-4
-    both = np.stack([plan.flip, plan.jitter, plan.grayscale, plan.blur, plan.solarize]).astype(float)
+    both = np.stack(
+        [parameters.flip, parameters.jitter, parameters.grayscale, parameters.blur, parameters.solarize]
+    ).astype(float)
     assert np.abs(np.corrcoef(both) - np.eye(5)).max() < 4 / math.sqrt(MANY)
 
 
@@ -250,13 +171,6 @@ def test_random_numbers_are_uniform_and_independent():
     assert len(np.unique(base)) == base.size
     between = np.corrcoef(base.T) - np.eye(base.shape[1])
     assert np.abs(between).max() < 5 / math.sqrt(MANY)
-
-
-VIEWS = (
-    View(size=32, scale=(0.4, 1.0), jitter_p=0.8, grayscale_p=0.2, blur_p=1.0),
-    View(size=32, scale=(0.4, 1.0), jitter_p=0.8, grayscale_p=0.2, blur_p=0.1, solarize_p=0.2),
-    View(count=3, size=16, scale=(0.05, 0.4), jitter_p=0.8, grayscale_p=0.2, blur_p=0.5),
-)
 
 
 def test_a_view_does_not_depend_on_its_batch():
@@ -282,35 +196,15 @@ def test_training_s_precision_does_not_reach_the_views():
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            found = make(images, VIEWS, seed=0, passes=n, rows=n, device=CPU)
+            under_autocast = make(images, VIEWS, seed=0, passes=n, rows=n, device=CPU)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(under_autocast, expected, strict=True))
 
 
-def test_crops_gathered_from_one_buffer_are_the_same():
-    """The way crops are cut on a GPU, on the CPU."""
-    images, n = tensors(pictures(SIZES, 18)), np.arange(18)
-    options = {"seed": 0, "passes": 0 * n, "rows": n}
-    copied = render(ImageBatch(images, CPU), VIEWS, **options)
-    gathered = render(ImageBatch(images, CPU, flat=pack(images)), VIEWS, **options)
-    assert all(torch.equal(a, b) for a, b in zip(copied, gathered, strict=True))
-
-
-def test_one_large_image_does_not_blow_up_its_batch():
-    heights, widths = np.full(64, 100), np.full(64, 100)
-    heights[7], widths[9] = 4000, 3000
-    groups = list(resample._groups(heights, widths, 1 << 18))
-    assert sorted(np.concatenate(groups)) == list(range(64))
-    padded = [len(g) * int(heights[g].max()) * int(widths[g].max()) for g in groups]
-    assert all(
-        size <= max(1 << 18, int((heights[g] * widths[g]).max())) for size, g in zip(padded, groups, strict=True)
-    )
-
-
-def test_even_surfaces_stay_as_they_are():
-    flat = [torch.full((3, 900, 31), value, dtype=torch.uint8) for value in (0, 1, 127, 254, 255)]
-    n = np.arange(5)
-    (pixels,) = render(ImageBatch(flat, CPU), [View(size=24, blur_p=1.0)], seed=0, passes=n, rows=n)
-    assert all((pixels[i] == flat[i][0, 0, 0]).all() for i in range(5))
+def test_views_are_brought_to_whole_patches():
+    views = (View(size=224), View(size=96), View(size=3))
+    assert [v.size for v in snapped(views, 16)] == [224, 96, 16]
+    assert [v.size for v in snapped(views, 14)] == [224, 98, 14]
+    assert snapped(views, None) == views

@@ -1,0 +1,25 @@
+"""run.json comes back, and guards its folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from dinobench.errors import UserError
+from dinobench.pretrain import run as runs
+
+
+def test_run_json_comes_back_and_guards_its_folder(tmp_path):
+    run = runs.Run(
+        "dino", "vit_tiny", 32, 8, 2, "digits", {"epochs": 3}, "32", evals=("knn",), eval_settings={"k": "1"}
+    )
+    runs.begin(tmp_path / "run", run)
+    assert runs.read(tmp_path / "run") == run
+    runs.begin(tmp_path / "run", run)  # nothing was trained yet
+    (tmp_path / "run" / "checkpoint.pth").write_bytes(b"state")
+    with pytest.raises(UserError, match=r"holds a training run \(dino on digits\).*--resume"):
+        runs.begin(tmp_path / "run", run)
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read as a run's settings"):
+        runs.read(tmp_path / "run")
+    with pytest.raises(UserError, match=r"no run\.json in it"):
+        runs.read(tmp_path)
