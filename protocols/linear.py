@@ -16,7 +16,8 @@ from typing import Literal
 from dinobench.data.transforms import ImageTransform
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout
-from dinobench.training.linear_probe import Probe, ProbeConfig, evaluate_released
+from dinobench.training.linear_probe import Probe, ProbeConfig
+from dinobench.training.released_head import evaluate_released
 from dinobench.types import (
     Backbone,
     Context,
@@ -90,7 +91,7 @@ class Config:
         if self.interleaved and (not self.head or self.blocks != (1,) or self.mean_patch != (True,)):
             raise ValueError("interleaved is of a head from a file (head=...) with blocks=1 and mean_patch=on")
 
-    def heads(self) -> list[ClassifierSpec]:
+    def classifiers(self) -> list[ClassifierSpec]:
         return [ClassifierSpec(b, m, r) for b in self.blocks for m in self.mean_patch for r in self.lr]
 
     def layout(self, dim: int) -> FeatureLayout:
@@ -105,9 +106,9 @@ class Config:
     def request(self) -> FeatureRequest:
         return FeatureRequest(self.transform(), max(self.blocks), any(self.mean_patch))
 
-    def recipe(self) -> ProbeConfig:
+    def probe_config(self) -> ProbeConfig:
         return ProbeConfig(
-            heads=tuple(self.heads()), batch=self.batch, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch,
+            classifiers=tuple(self.classifiers()), batch=self.batch, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch,
             minimum_steps=self.minimum_steps, per_step=self.schedule == "step", momentum=self.momentum,
             weight_decay=self.weight_decay, init_std=self.init_std, holdout=self.holdout,
             holdout_seed=self.holdout_seed,
@@ -138,7 +139,7 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     own = (Metric("top1", primary=True), Metric("top5"))
     if config.head:
         return own
-    return (*own, Metric("top1_best_epoch"), *([Metric("top1_val_chosen")] if len(config.heads()) > 1 else []))
+    return (*own, Metric("top1_best_epoch"), *([Metric("top1_val_chosen")] if len(config.classifiers()) > 1 else []))
 
 
 def requests(data: ImageClassification, config: Config, backbone: Backbone) -> list[tuple[ImageSplit, FeatureRequest]]:
@@ -155,7 +156,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
     if config.head:
         return evaluate_released(backbone, data, config.request(), layout, config.head, config.interleaved, ctx)
     augment = config.augment() if config.features == "augmented" else None
-    probe = Probe(backbone, data, layout, config.request(), augment, config.recipe(), ctx)
+    probe = Probe(backbone, data, layout, config.request(), augment, config.probe_config(), ctx)
     result = probe.run()
     result.notes[:0] = notes
     return result

@@ -74,17 +74,17 @@ def heads(backbone: Backbone, repeats: int, ctx: LocalContext, classes: int = 10
     data = _images(2 * batch, classes)
 
     def training(config: Any) -> Callable[[], None]:
-        layout, recipe = config.layout(backbone.embed_dim), config.recipe()
-        probe = Probe(backbone, data, layout, config.request(), config.augment(), recipe, ctx)
+        layout, probe_config = config.layout(backbone.embed_dim), config.probe_config()
+        probe = Probe(backbone, data, layout, config.request(), config.augment(), probe_config, ctx)
 
         def train() -> None:
-            for step in probe._steps(0):
-                probe.heads.step(step.x, step.labels, 1.0, step.number)
+            for step in probe.steps(0):
+                probe.classifiers.step(step.x, step.labels, 1.0, step.index)
 
         return train
 
     a, b = in_turn([training(all_heads), training(one_head)], repeats)
-    count = len(all_heads.heads())
+    count = len(all_heads.classifiers())
     what = f"linear dinov2, {count} heads, {ARCH} at 224, {batch} images, {classes} classes, {ctx.device.type}"
     return [BenchRow(what, f"{a:.2f} s", f"{b:.2f} s one head", a / b, "at most 1.3", a / b <= 1.3)]
 
@@ -99,7 +99,7 @@ def grid(backbone: Backbone, ctx: LocalContext, classes: int = 10) -> list[Bench
     for split in (data.train, data.test):
         ctx.features(backbone, split, config.request())  # drawn before the clock starts
     learn, held = hold_out(data.train.labels, config.holdout, config.holdout_seed)
-    steps = config.epochs * config.recipe().order(len(learn), 0).steps_per_epoch
+    steps = config.epochs * config.probe_config().order(len(learn), 0).steps_per_epoch
     layout, per_group = config.layout(WIDTH), classes * len(config.lr)
     tested = config.epochs * (len(held) + TEST)
 
@@ -117,7 +117,9 @@ def grid(backbone: Backbone, ctx: LocalContext, classes: int = 10) -> list[Bench
                 tests[:, columns] @ weight
 
     a, b = (_seconds(call) for call in (lambda: run(backbone, data, config, ctx), products))
-    what = f"linear cached, {len(config.heads())} heads, {TRAIN:,} x {WIDTH}, {classes} classes, {ctx.device.type}"
+    what = (
+        f"linear cached, {len(config.classifiers())} heads, {TRAIN:,} x {WIDTH}, {classes} classes, {ctx.device.type}"
+    )
     return [BenchRow(what, f"{a:.1f} s", f"{b:.1f} s bare matrix products", a / b, "under 60 s", a < 60)]
 
 

@@ -40,7 +40,7 @@ class FeatureLayout:
     def columns(self, blocks: int, mean_patch: bool) -> slice:
         """Where the last `blocks` CLS tokens and, if wanted, the mean patch token are.
 
-        >>> Layout(blocks=4, mean_patch=True, dim=10).columns(1, True)
+        >>> FeatureLayout(blocks=4, mean_patch=True, dim=10).columns(1, True)
         slice(30, 50, None)
         """
         return slice((self.blocks - blocks) * self.dim, (self.blocks + mean_patch) * self.dim)
@@ -106,13 +106,14 @@ class ClassifierSpec:
 
 @dataclass
 class _Group:
-    """Heads that read the same columns: `weight` and `velocity` (d, C, H), `bias` and its velocity (C, H).
+    """Classifiers that read the same columns: `weight` and `velocity` (d, C, H), `bias` and its velocity (C, H).
 
-    Heads come last so that the softmax over classes runs over long contiguous rows.
+    `members` is where they stand among all. They come last so that the softmax over classes runs over long contiguous
+    rows.
     """
 
     columns: slice
-    heads: slice
+    members: slice
     rate: torch.Tensor  # (H,)
     weight: torch.Tensor
     bias: torch.Tensor
@@ -125,16 +126,17 @@ class _Group:
 
 
 class LinearClassifiers:
-    """Linear heads trained together by SGD with momentum on cross-entropy; all tensors float32 on `device`.
+    """H linear classifiers trained together by SGD with momentum on cross-entropy; all tensors float32 on `device`.
 
-    Weights are drawn from N(0, `std`), biases 0. Heads of different rates on the same columns start alike, so a head
-    learns the same alone or among others. `scale` multiplies every rate (total batch / 256).
+    Weights are drawn from N(0, `std`), biases 0. Classifiers of different rates on the same columns start alike, so
+    that each learns the same alone or among others. `scale` multiplies every rate (total batch / 256). `specs` are
+    kept in the order of what they read.
     """
 
     def __init__(
         self,
         layout: FeatureLayout,
-        heads: Sequence[ClassifierSpec],
+        specs: Sequence[ClassifierSpec],
         classes: int,
         *,
         seed: int,
@@ -146,11 +148,11 @@ class LinearClassifiers:
     ) -> None:
         self.layout, self.classes = layout, classes
         self.momentum, self.weight_decay = momentum, weight_decay
-        self.heads: list[ClassifierSpec] = sorted(heads, key=lambda h: (h.blocks, h.mean_patch))
+        self.specs: list[ClassifierSpec] = sorted(specs, key=lambda s: (s.blocks, s.mean_patch))
         self._groups: list[_Group] = []
         first = 0
-        for (blocks, mean_patch), members in groupby(self.heads, key=lambda h: (h.blocks, h.mean_patch)):
-            rates = torch.tensor([scale * h.rate for h in members], dtype=torch.float32)
+        for (blocks, mean_patch), members in groupby(self.specs, key=lambda s: (s.blocks, s.mean_patch)):
+            rates = torch.tensor([scale * s.rate for s in members], dtype=torch.float32)
             columns = layout.columns(blocks, mean_patch)
             shape = columns.stop - columns.start, classes, len(rates)
             own = zlib.crc32(f"{seed} {blocks} {mean_patch}".encode())  # of this group, whatever others there are
@@ -163,24 +165,24 @@ class LinearClassifiers:
                 )
             )  # fmt: skip
             first += len(rates)
-        #: Step at which a head's loss or weights stopped being finite, -1 while it lives.
-        self.died = torch.full((first,), -1, dtype=torch.int64, device=device)
+        #: Step at which a classifier's loss or weights stopped being finite, -1 as long as it converges; (H,).
+        self.diverged_at = torch.full((first,), -1, dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
-        return len(self.heads)
+        return len(self.specs)
 
-    def step(self, x: torch.Tensor, labels: torch.Tensor, factor: float, number: int) -> torch.Tensor:
-        """One update of all heads on x (B, width), labels (B,): returns their losses (H,).
+    def step(self, x: torch.Tensor, labels: torch.Tensor, factor: float, index: int) -> torch.Tensor:
+        """One update of all classifiers on x (B, width), labels (B,): returns their losses (H,).
 
-        `factor` is the schedule's; `number` counts steps and is kept for a head that dies. A dead head needs no
-        clearing away: its numbers stay in its own columns of every product.
+        `factor` is the schedule's; `index` counts steps and is kept for a classifier that diverges. Such a one needs
+        no clearing away: its numbers stay in its own columns of every product.
         """
-        losses = torch.empty(len(self.heads), device=x.device)
+        losses = torch.empty(len(self.specs), device=x.device)
         rows = torch.arange(len(x), device=x.device)
         for group in self._groups:
             gradient = torch.softmax(group.scores(x), dim=1)  # (B, C, H)
-            # The smallest normal number keeps a certain and wrong head's loss large instead of infinite.
-            losses[group.heads] = -gradient[rows, labels].clamp_min(torch.finfo(torch.float32).tiny).log().mean(0)
+            # The smallest normal number keeps the loss of one that is certain and wrong large instead of infinite.
+            losses[group.members] = -gradient[rows, labels].clamp_min(torch.finfo(torch.float32).tiny).log().mean(0)
             gradient[rows, labels] -= 1
             gradient /= len(x)
             group.velocity.flatten(1).addmm_(x[:, group.columns].T, gradient.flatten(1), beta=self.momentum)
@@ -189,25 +191,25 @@ class LinearClassifiers:
                 group.velocity.add_(group.weight, alpha=self.weight_decay)
             group.weight.addcmul_(group.velocity, group.rate, value=-factor)
             group.bias.addcmul_(group.bias_velocity, group.rate, value=-factor)
-        self._bury(losses.isfinite(), number)
+        self._mark_diverged(~losses.isfinite(), index)
         return losses
 
-    def check(self, number: int) -> None:
-        """Mark as dead, at step `number`, heads whose weights are not finite."""
-        alive = [g.weight.isfinite().all(0).all(0) & g.bias.isfinite().all(0) for g in self._groups]
-        self._bury(torch.cat(alive), number)
+    def check(self, index: int) -> None:
+        """Mark as diverged, at step `index`, the classifiers whose weights are not finite."""
+        finite = [g.weight.isfinite().all(0).all(0) & g.bias.isfinite().all(0) for g in self._groups]
+        self._mark_diverged(~torch.cat(finite), index)
 
-    def _bury(self, alive: torch.Tensor, number: int) -> None:
-        self.died.masked_fill_(~alive & (self.died < 0), number)
+    def _mark_diverged(self, diverged: torch.Tensor, index: int) -> None:
+        self.diverged_at.masked_fill_(diverged & (self.diverged_at < 0), index)
 
-    def scores(self, x: torch.Tensor, head: int) -> torch.Tensor:
-        """(n, width) -> (n, C) of one head."""
-        group = next(g for g in self._groups if g.heads.start <= head < g.heads.stop)
-        at = head - group.heads.start
+    def scores(self, x: torch.Tensor, member: int) -> torch.Tensor:
+        """(n, width) -> (n, C) of one classifier."""
+        group = next(g for g in self._groups if g.members.start <= member < g.members.stop)
+        at = member - group.members.start
         return torch.addmm(group.bias[:, at], x[:, group.columns], group.weight[:, :, at])
 
     def evaluate(self, rows: FeatureRows, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of all heads on labelled rows: place (n, H) int16 of the true class (0 is right), mean loss (H,), on the CPU.
+        """All of them on labelled rows: place (n, H) int16 of the true class (0 is right), mean loss (H,), on the CPU.
 
         Equal scores are ordered by class index, as by `dinobench.metrics.classification.label_rank`.
         """
@@ -220,13 +222,13 @@ class LinearClassifiers:
                 own = scores.gather(1, true[:, None, None].expand(-1, 1, scores.shape[2]))
                 classes = torch.arange(self.classes, device=x.device)[:, None]
                 before = (scores == own) & (classes < true[:, None, None])
-                ranks[part, group.heads] = ((scores > own) | before).sum(1).short().cpu()
-                losses[group.heads] += (scores.logsumexp(1) - own[:, 0]).sum(0).double().cpu()
+                ranks[part, group.members] = ((scores > own) | before).sum(1).short().cpu()
+                losses[group.members] += (scores.logsumexp(1) - own[:, 0]).sum(0).double().cpu()
         return ranks, losses / max(len(rows), 1)
 
-    def predict(self, rows: FeatureRows, head: int) -> torch.Tensor:
-        """Scores (n, C) of one head, on the CPU."""
-        return torch.cat([self.scores(x, head).cpu() for _, x in self._chunks(rows)])
+    def predict(self, rows: FeatureRows, member: int) -> torch.Tensor:
+        """Scores (n, C) of one classifier, on the CPU."""
+        return torch.cat([self.scores(x, member).cpu() for _, x in self._chunks(rows)])
 
     def _chunks(self, rows: FeatureRows) -> Iterator[tuple[slice, torch.Tensor]]:
         widest = max(len(g.rate) for g in self._groups)
@@ -238,11 +240,11 @@ class LinearClassifiers:
     def state(self) -> dict[str, Any]:
         """Everything that training changes."""
         names = ("weight", "bias", "velocity", "bias_velocity")
-        return {"died": self.died, "groups": [{n: getattr(g, n) for n in names} for g in self._groups]}
+        return {"diverged_at": self.diverged_at, "groups": [{n: getattr(g, n) for n in names} for g in self._groups]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave, of heads of the same making."""
-        self.died.copy_(state["died"])
-        for group, kept in zip(self._groups, state["groups"], strict=True):
-            for name, tensor in kept.items():
+        """Take back what `state` gave, of classifiers of the same specs."""
+        self.diverged_at.copy_(state["diverged_at"])
+        for group, saved in zip(self._groups, state["groups"], strict=True):
+            for name, tensor in saved.items():
                 getattr(group, name).copy_(tensor)

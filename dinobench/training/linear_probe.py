@@ -1,35 +1,34 @@
-"""Training and scoring of linear heads on a frozen backbone: what the linear protocol does once it is configured."""
+"""Training and scoring of linear classifiers on a frozen backbone: the linear protocol once it is configured."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from dinobench.data.subsets import Subset, hold_out
 from dinobench.errors import UserError
 from dinobench.hashing import digest
-from dinobench.metrics.classification import first_argmax, label_rank
-from dinobench.models.checkpoint import read_checkpoint
+from dinobench.metrics.classification import first_argmax
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
 from dinobench.training.loader import ImageLoader
 from dinobench.training.resume import load_state, save_state
 from dinobench.training.sampler import Order
 from dinobench.training.schedules import cosine
+from dinobench.training.scoring import classification_result
 from dinobench.types import Backbone, Context, FeatureRequest, Features, ImageClassification, Result
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """How the heads are trained and chosen; the fields are those of the linear protocol's Config."""
+    """How the classifiers are trained and chosen; the fields are those of the linear protocol's Config."""
 
-    heads: tuple[ClassifierSpec, ...]
+    classifiers: tuple[ClassifierSpec, ...]
     batch: int
     epochs: int
     steps_per_epoch: int
@@ -42,6 +41,7 @@ class ProbeConfig:
     holdout_seed: int
 
     def order(self, n: int, seed: int) -> Order:
+        """The batches of n train images."""
         one_pass = -(-n // self.batch)
         steps = self.steps_per_epoch or (self.minimum_steps if self.minimum_steps > one_pass else 0)
         return Order(n, self.batch, seed, steps)
@@ -55,10 +55,13 @@ class ProbeConfig:
 
 @dataclass
 class ProbeStep:
-    """Joined features x (b, width) and labels (b,) of one update; `says` is for the progress bar, `n` images."""
+    """Joined features x (b, width) and labels (b,) of one update, the `index`-th of all from 0.
+
+    `n` is how many images of it this process has loaded, `says` is for the progress bar.
+    """
 
     epoch: int
-    number: int
+    index: int
     x: torch.Tensor
     labels: torch.Tensor
     ends_epoch: bool
@@ -67,8 +70,8 @@ class ProbeStep:
 
 
 @dataclass
-class Tested:
-    """What the test images said after the last epoch tested, and each head's best epoch so far.
+class TestScores:
+    """How the test images were classified after the last epoch tested, and each classifier's best epoch so far.
 
     `ranks` (n, H): place of the true class; `best_right` (n, H) bool and `best_epoch` (H,) 1-based.
     """
@@ -97,50 +100,51 @@ class Probe:
         layout: FeatureLayout,
         request: FeatureRequest,
         augment: CropAndFlip | None,
-        recipe: ProbeConfig,
+        config: ProbeConfig,
         ctx: Context,
     ) -> None:
         self.backbone, self.data, self.layout = backbone, data, layout
-        self.request, self.augment, self.recipe, self.ctx = request, augment, recipe, ctx
-        self.choosing = len(recipe.heads) > 1
+        self.request, self.augment, self.config, self.ctx = request, augment, config, ctx
+        self.choosing = len(config.classifiers) > 1
         if augment is None:
             self._from_features(ctx.features(backbone, data.train, request))
         else:
             self._from_images(augment)
         test = ctx.features(backbone, data.test, request)
         self.kept = test.kept
-        self.test = FeatureRows(test, layout, np.arange(len(test.kept)), ctx.device)
+        self.test_rows = FeatureRows(test, layout, np.arange(len(test.kept)), ctx.device)
         self.test_labels = torch.from_numpy(data.test.labels[test.kept])
-        self.order = recipe.order(len(self.learn), ctx.seed)
-        self.heads = LinearClassifiers(
-            layout, recipe.heads, len(data.classes), seed=ctx.seed, device=ctx.device, scale=recipe.batch / 256,
-            momentum=recipe.momentum, weight_decay=recipe.weight_decay, std=recipe.init_std,
+        self.order = config.order(len(self.train_labels), ctx.seed)
+        self.classifiers = LinearClassifiers(
+            layout, config.classifiers, len(data.classes), seed=ctx.seed, device=ctx.device, scale=config.batch / 256,
+            momentum=config.momentum, weight_decay=config.weight_decay, std=config.init_std,
         )  # fmt: skip
-        nothing = torch.zeros(len(self.test), len(self.heads))
-        self.tested = Tested(nothing.short(), nothing.bool(), torch.zeros(len(self.heads), dtype=torch.int64))
+        nothing = torch.zeros(len(self.test_rows), len(self.classifiers))
+        no_epoch = torch.zeros(len(self.classifiers), dtype=torch.int64)
+        self.scores = TestScores(nothing.short(), nothing.bool(), no_epoch)
 
     def _split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indices to learn from and held out; with a single head there is nothing to choose, and none are."""
+        """Indices to learn from and held out; with one classifier there is nothing to choose, and none are."""
         if not self.choosing:
             return np.arange(len(labels)), np.zeros(0, np.int64)
-        return hold_out(labels, self.recipe.holdout, self.recipe.holdout_seed)
+        return hold_out(labels, self.config.holdout, self.config.holdout_seed)
 
     def _from_features(self, train: Features) -> None:
         labels = self.data.train.labels[train.kept]
-        learn, held = self._split(labels)
-        self.learn, self.held_labels = labels[learn], torch.from_numpy(labels[held])
-        self.rows = FeatureRows(train, self.layout, learn, self.ctx.device)
-        self.held = FeatureRows(train, self.layout, held, self.ctx.device)
+        learn, held_out = self._split(labels)
+        self.train_labels, self.held_out_labels = labels[learn], torch.from_numpy(labels[held_out])
+        self.train_rows = FeatureRows(train, self.layout, learn, self.ctx.device)
+        self.held_out_rows = FeatureRows(train, self.layout, held_out, self.ctx.device)
 
     def _from_images(self, augment: CropAndFlip) -> None:
         ctx, train = self.ctx, self.data.train
-        learn, held = self._split(train.labels)
-        self.learn = train.labels[learn]
+        learn, held_out = self._split(train.labels)
+        self.train_labels = train.labels[learn]
         if self.choosing:
-            subset = Subset(train, held, f"{train.name} (held out)")
+            subset = Subset(train, held_out, f"{train.name} (held out)")
             features = ctx.features(self.backbone, subset, self.request)
-            self.held = FeatureRows(features, self.layout, np.arange(len(features.kept)), ctx.device)
-            self.held_labels = torch.from_numpy(subset.labels[features.kept])
+            self.held_out_rows = FeatureRows(features, self.layout, np.arange(len(features.kept)), ctx.device)
+            self.held_out_labels = torch.from_numpy(subset.labels[features.kept])
         self.loader = ImageLoader(
             Subset(train, learn, train.name) if self.choosing else train, augment, seed=ctx.seed,
             on_cpu=ctx.device.type == "cpu", processes=ctx.processes, micro_batch=ctx.batch_size,
@@ -149,47 +153,48 @@ class Probe:
         )  # fmt: skip
 
     def run(self) -> Result:
-        """Train to the last epoch, then choose a head and score it. Raises UserError when every head diverges."""
-        recipe = self.recipe
+        """Train to the last epoch, then choose a classifier and score it. Raises UserError when every one diverges."""
+        config = self.config
         first = self._resume()
         steps = self.order.steps_per_epoch
-        factors = recipe.factors(steps)
-        per_epoch = steps * recipe.batch if self.order.steps else len(self.learn)
-        mine = self.ctx.shard(per_epoch) if self.augment else slice(0, per_epoch)
-        total = (recipe.epochs - first) * (mine.stop - mine.start)
+        factors = config.factors(steps)
+        per_epoch = steps * config.batch if self.order.steps else len(self.train_labels)
+        shard = self.ctx.shard(per_epoch) if self.augment else slice(0, per_epoch)
+        total = (config.epochs - first) * (shard.stop - shard.start)
         held_out = ""
-        for step in self.ctx.progress(self._steps(first), f"Training {len(self.heads)} linear heads", total):
-            factor = float(factors[step.epoch, step.number % steps])
-            losses = self.heads.step(step.x, step.labels, factor, step.number) if len(step.labels) else None
+        for step in self.ctx.progress(self.steps(first), f"Training {len(self.classifiers)} linear heads", total):
+            factor = float(factors[step.epoch, step.index % steps])
+            losses = self.classifiers.step(step.x, step.labels, factor, step.index) if len(step.labels) else None
             if step.ends_epoch:
-                self.heads.check(step.number)
-                self._check_alive()
+                self.classifiers.check(step.index)
+                self._check_any_converging()
                 held_out = self._test(step.epoch + 1)
                 self._save(step.epoch + 1)
-            if losses is not None and (step.ends_epoch or step.number % 10 == 0):  # a GPU need not wait every step
+            if losses is not None and (step.ends_epoch or step.index % 10 == 0):  # a GPU need not wait every step
                 lowest = float(torch.nan_to_num(losses, nan=torch.inf).min())
                 if not np.isfinite(lowest):
-                    self._check_alive()
-                step.says = f"epoch {step.epoch + 1}/{recipe.epochs}, loss {lowest:.3f}{held_out}"
+                    self._check_any_converging()
+                step.says = f"epoch {step.epoch + 1}/{config.epochs}, loss {lowest:.3f}{held_out}"
         return self._result()
 
-    def _steps(self, first_epoch: int) -> Iterator[ProbeStep]:
+    def steps(self, first_epoch: int) -> Iterator[ProbeStep]:
+        """The features and labels of every step from the start of an epoch to the end of the training."""
         steps = self.order.steps_per_epoch
-        wanted = [(e, s) for e in range(first_epoch, self.recipe.epochs) for s in range(steps)]
-        source = self._augmented(wanted) if self.augment else self._extracted(wanted)
-        for (epoch, step), (x, labels, n) in zip(wanted, source, strict=True):
+        schedule = [(epoch, step) for epoch in range(first_epoch, self.config.epochs) for step in range(steps)]
+        batches = self._augmented(schedule) if self.augment else self._extracted(schedule)
+        for (epoch, step), (x, labels, n) in zip(schedule, batches, strict=True):
             yield ProbeStep(epoch, epoch * steps + step, x, labels, step == steps - 1, n)
 
-    def _extracted(self, wanted: list[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-        for epoch, step in wanted:
+    def _extracted(self, schedule: Sequence[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        for epoch, step in schedule:
             images, _ = self.order(epoch, step)
-            labels = torch.from_numpy(self.learn[images]).to(self.ctx.device)
-            yield self.rows[images], labels, len(images)
+            labels = torch.from_numpy(self.train_labels[images]).to(self.ctx.device)
+            yield self.train_rows[images], labels, len(images)
 
-    def _augmented(self, wanted: list[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-        """Each process computes the features of its share; all of them train the heads on the whole batch."""
+    def _augmented(self, schedule: Sequence[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """Each process computes the features of its shard; all of them train the classifiers on the whole batch."""
         ctx, parts, rows = self.ctx, [], []
-        for part in self.loader.load((self.order(epoch, step) for epoch, step in wanted), ctx.shard):
+        for part in self.loader.load((self.order(epoch, step) for epoch, step in schedule), ctx.shard):
             if part.n:
                 with ctx.inference():
                     assert self.augment is not None
@@ -197,134 +202,85 @@ class Probe:
                     parts.append(self.layout.compute(self.backbone, x).float())
             rows.append(part.rows)
             if part.last:
-                mine = np.concatenate(rows)
+                step_rows = np.concatenate(rows)
                 x = torch.cat(parts) if parts else torch.zeros(0, self.layout.width, device=ctx.device)
-                labels = torch.from_numpy(self.learn[mine])
+                labels = torch.from_numpy(self.train_labels[step_rows])
                 if ctx.processes > 1:
                     x, labels = ctx.gather(x), ctx.gather(labels)
-                yield x.to(ctx.device), labels.to(ctx.device), len(mine)
+                yield x.to(ctx.device), labels.to(ctx.device), len(step_rows)
                 parts, rows = [], []
 
     def _test(self, epoch: int) -> str:
-        ranks, _ = self.heads.evaluate(self.test, self.test_labels)
-        self.tested.update(ranks, epoch)
+        """Score the test images; returns how well the chosen classifier does on the held-out ones, for the screen."""
+        ranks, _ = self.classifiers.evaluate(self.test_rows, self.test_labels)
+        self.scores.update(ranks, epoch)
         if not self.choosing:
             return ""
         chosen, accuracy = self._choose()
-        return f", held out {accuracy:.1f} % ({self.heads.heads[chosen]})"
+        return f", held out {accuracy:.1f} % ({self.classifiers.specs[chosen]})"
 
     def _choose(self) -> tuple[int, float]:
-        """The living head that is right most often on the held-out images, of equals the one of least loss there."""
+        """Of those that converge the one right most often on the held-out images, of equals the one of least loss."""
         if not self.choosing:
             return 0, 0.0
-        ranks, losses = self.heads.evaluate(self.held, self.held_labels)
+        ranks, losses = self.classifiers.evaluate(self.held_out_rows, self.held_out_labels)
         right = (ranks == 0).sum(0).tolist()
-        alive = [i for i, step in enumerate(self.heads.died.tolist()) if step < 0]
-        chosen = max(alive, key=lambda i: (right[i], -float(losses[i])))
-        return chosen, 100 * right[chosen] / len(self.held)
+        converging = [i for i, step in enumerate(self.classifiers.diverged_at.tolist()) if step < 0]
+        chosen = max(converging, key=lambda i: (right[i], -float(losses[i])))
+        return chosen, 100 * right[chosen] / len(self.held_out_rows)
 
-    def _check_alive(self) -> None:
-        died = self.heads.died
-        if bool((died >= 0).all()):
+    def _check_any_converging(self) -> None:
+        diverged_at = self.classifiers.diverged_at
+        if bool((diverged_at >= 0).all()):
             which = "every head's loss" if self.choosing else "the loss"
-            step, low = int(died.max()), min(h.rate for h in self.recipe.heads)
+            step, lowest = int(diverged_at.max()), min(spec.rate for spec in self.config.classifiers)
             raise UserError(
                 f"linear: from step {step} on, {which} is not finite; "
-                f"lower the learning rate, as in --set lr={low / 10:g}"
+                f"lower the learning rate, as in --set lr={lowest / 10:g}"
             )
 
     def _result(self) -> Result:
         chosen, accuracy = self._choose()
-        died = self.heads.died.tolist()
-        dead = [str(head) for head, step in zip(self.heads.heads, died, strict=True) if step >= 0]
+        specs, diverged_at = self.classifiers.specs, self.classifiers.diverged_at.cpu()
+        diverged = [str(spec) for spec, step in zip(specs, diverged_at.tolist(), strict=True) if step >= 0]
         notes = []
-        if dead:
-            notes.append(f"{len(dead)} of {len(self.heads)} heads diverged and were dropped: {'; '.join(dead)}")
-        ranks = self.tested.ranks
-        columns = {"top1_best_epoch": self.tested.best_right[:, chosen]}
-        said = f"best epoch on the test images: {int(self.tested.best_epoch[chosen])} of {self.recipe.epochs}"
+        if diverged:
+            notes.append(f"{len(diverged)} of {len(specs)} heads diverged and were dropped: {'; '.join(diverged)}")
+        ranks = self.scores.ranks
+        columns = {"top1_best_epoch": self.scores.best_right[:, chosen]}
+        best_epoch = f"best epoch on the test images: {int(self.scores.best_epoch[chosen])} of {self.config.epochs}"
         if self.choosing:
-            right = (ranks == 0).sum(0).masked_fill(self.heads.died.cpu() >= 0, -1)
+            right = (ranks == 0).sum(0).masked_fill(diverged_at >= 0, -1)
             best = int(right.argmax())
             columns["top1_val_chosen"] = ranks[:, best] == 0
             notes.append(
-                f"head chosen on {len(self.held)} held-out images: {self.heads.heads[chosen]} "
-                f"({accuracy:.2f} % there); head best on the test images: {self.heads.heads[best]}; {said}"
+                f"head chosen on {len(self.held_out_rows)} held-out images: {specs[chosen]} "
+                f"({accuracy:.2f} % there); head best on the test images: {specs[best]}; {best_epoch}"
             )
         else:
-            notes.append(said)
-        scores = self.heads.predict(self.test, chosen)
-        return classified(self.data, self.kept, scores, ranks[:, chosen], columns, notes)
+            notes.append(best_epoch)
+        predicted = first_argmax(self.classifiers.predict(self.test_rows, chosen))
+        return classification_result(self.data, self.kept, predicted, ranks[:, chosen], columns, notes)
 
     def _state_path(self) -> Path:
         """Where the state is kept, named by what decides the training: another configuration finds nothing."""
         identity = digest(
-            dataclasses.asdict(self.recipe), dataclasses.asdict(self.layout), repr(self.request), repr(self.augment),
-            self.data.fingerprint, self.backbone.info.weights_digest, self.ctx.seed, len(self.learn), len(self.test),
+            dataclasses.asdict(self.config), dataclasses.asdict(self.layout), repr(self.request), repr(self.augment),
+            self.data.fingerprint, self.backbone.info.weights_digest, self.ctx.seed,
+            len(self.train_labels), len(self.test_rows),
         )  # fmt: skip
         return self.ctx.scratch / f"linear-{identity[:16]}.pt"
 
     def _save(self, epochs: int) -> None:
         if self.ctx.rank == 0:
-            save_state(self._state_path(), {"epochs": epochs, "heads": self.heads.state(), "tested": vars(self.tested)})
+            state = {"epochs": epochs, "classifiers": self.classifiers.state(), "scores": vars(self.scores)}
+            save_state(self._state_path(), state)
 
     def _resume(self) -> int:
         """The number of epochs done before; takes their state back."""
         state = load_state(self._state_path(), self.ctx.device)
         if state is None:
             return 0
-        self.heads.restore(state["heads"])
-        self.tested = Tested(**{name: tensor.cpu() for name, tensor in state["tested"].items()})
+        self.classifiers.restore(state["classifiers"])
+        self.scores = TestScores(**{name: tensor.cpu() for name, tensor in state["scores"].items()})
         return int(state["epochs"])
-
-
-def evaluate_released(
-    backbone: Backbone,
-    data: ImageClassification,
-    request: FeatureRequest,
-    layout: FeatureLayout,
-    path: str,
-    interleaved: bool,
-    ctx: Context,
-) -> Result:
-    """Score a trained head from its file on the test images. Raises UserError when it does not fit."""
-    raw = read_checkpoint(path)
-    matrices = [n for n, t in raw.tensors.items() if n.endswith("weight") and t.ndim == 2]
-    if len(matrices) != 1:
-        raise UserError(f"{path}: {len(matrices)} matrices in it, a linear head has one; give the head's own file")
-    weight = raw.tensors[matrices[0]].float()
-    bias = raw.tensors.get(matrices[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
-    if tuple(weight.shape) != (len(data.classes), layout.width):
-        raise UserError(
-            f"{path}: a head of {weight.shape[0]} classes on {weight.shape[1]} columns; {data.name} has "
-            f"{len(data.classes)} classes, and blocks={layout.blocks} with mean_patch="
-            f"{'on' if layout.mean_patch else 'off'} of {backbone.info.name} give {layout.width} columns; "
-            "set blocks and mean_patch to what it was trained on"
-        )
-    if interleaved:
-        weight = torch.cat([weight[:, 0::2], weight[:, 1::2]], dim=1)
-    test = ctx.features(backbone, data.test, request)
-    scores = layout.join(test, slice(None)) @ weight.T + bias
-    labels = torch.from_numpy(data.test.labels[test.kept])
-    return classified(data, test.kept, scores, label_rank(scores, labels), {}, [f"head {path}, sha256 {raw.sha256}"])
-
-
-def classified(
-    data: ImageClassification,
-    kept: np.ndarray,
-    scores: torch.Tensor,
-    ranks: torch.Tensor,
-    columns: dict[str, torch.Tensor],
-    notes: list[str],
-) -> Result:
-    """The Result of test images `kept` (n,): scores (n, C), place of the true class (n,), more right/wrong columns."""
-    predicted = first_argmax(scores)
-    columns = {"top1": ranks == 0, "top5": ranks < 5, **columns}
-    frame = {
-        "id": [data.test.ids[int(i)] for i in kept],
-        "label": [data.classes[i] for i in data.test.labels[kept]],
-        "prediction": [data.classes[i] for i in predicted],
-        **{name: right.numpy() for name, right in columns.items()},
-    }
-    values = {name: 100 * float(right.double().mean()) for name, right in columns.items()}
-    return Result(values, pd.DataFrame(frame), notes=notes)

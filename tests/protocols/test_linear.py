@@ -70,15 +70,15 @@ def test_blocks_and_mean_patch_stand_in_the_reference_order(tmp_path):
 
 
 def test_profiles_are_the_papers():
-    assert len(profiles["dinov2"].heads()) == len(profiles["cached"].heads()) == 52 and len(GRID) == 13
-    old, new = profiles["dino2021"].recipe(), profiles["dinov2"].recipe()
+    assert len(profiles["dinov2"].classifiers()) == len(profiles["cached"].classifiers()) == 52 and len(GRID) == 13
+    old, new = profiles["dino2021"].probe_config(), profiles["dinov2"].probe_config()
     order = old.order(1_281_167, seed=0)
-    assert (order.steps_per_epoch, old.epochs, old.batch, len(old.heads)) == (1252, 100, 1024, 1)
+    assert (order.steps_per_epoch, old.epochs, old.batch, len(old.classifiers)) == (1252, 100, 1024, 1)
     factors = old.factors(1252)
     assert (factors[0] == 1).all() and factors[50, 0] == pytest.approx(0.5) and np.ptp(factors[7]) == 0
     assert new.order(9469, seed=0).steps_per_epoch == 1250
     assert new.factors(1250)[5, 0] == pytest.approx(0.5) and np.ptp(new.factors(1250)[5]) > 0
-    cached = profiles["cached"].recipe()
+    cached = profiles["cached"].probe_config()
     assert cached.order(8522, 0).steps_per_epoch == 125 and cached.order(1_153_051, 0).steps_per_epoch == 1127
 
 
@@ -178,8 +178,8 @@ def test_a_convnet_has_the_part_of_the_grid_that_it_can(colors):
     backbone.capabilities = frozenset({"features"})
     result = run(backbone, colors, CACHED, LocalContext())
     assert result.notes[0] == "a fake has one feature: blocks=1, mean_patch=off"
-    found = requests(colors, CACHED, backbone)
-    assert [(s.name, r.layers, r.mean_patches) for s, r in found] == [("train", 1, False), ("test", 1, False)]
+    asked = requests(colors, CACHED, backbone)
+    assert [(s.name, r.layers, r.mean_patches) for s, r in asked] == [("train", 1, False), ("test", 1, False)]
     assert [r.layers for _, r in requests(colors, CACHED, FakeBackbone())] == [2, 2]
     assert len(requests(colors, Config(), FakeBackbone())) == 1  # augmented: the train images change every time
 
