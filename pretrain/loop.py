@@ -26,9 +26,8 @@ from dinobench.pretrain.loader import ViewBatch, ViewLoader
 from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo
 from dinobench.pretrain.views import snapped
 from dinobench.runtime import Runtime
-from dinobench.training.interruption import StopRequest
 from dinobench.training.randomness import own_randomness
-from dinobench.training.resume import TrainingProgress
+from dinobench.training.resume import StopRequest, TrainingProgress
 from dinobench.training.step_values import StepValues
 from dinobench.types import ImageClassification
 

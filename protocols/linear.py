@@ -17,7 +17,7 @@ from dinobench.data.transforms import ImageTransform
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout
 from dinobench.training.linear_probe import Probe, ProbeConfig
-from dinobench.training.released_head import evaluate_released
+from dinobench.training.scoring import evaluate_released
 from dinobench.types import (
     Backbone,
     Context,
@@ -108,7 +108,8 @@ class Config:
 
     def probe_config(self) -> ProbeConfig:
         return ProbeConfig(
-            classifiers=tuple(self.classifiers()), batch=self.batch, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch,
+            classifiers=tuple(self.classifiers()), batch=self.batch, epochs=self.epochs,
+            steps_per_epoch=self.steps_per_epoch,
             minimum_steps=self.minimum_steps, per_step=self.schedule == "step", momentum=self.momentum,
             weight_decay=self.weight_decay, init_std=self.init_std, holdout=self.holdout,
             holdout_seed=self.holdout_seed,

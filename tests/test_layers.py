@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,3 +197,11 @@ def test_tests_mirror_the_source():
             folders.add(path.parent.relative_to(ROOT / "dinobench"))
     strangers = [p for p in (ROOT / "tests").rglob("test_*.py") if p.parent.relative_to(ROOT / "tests") not in folders]
     assert not strangers
+
+
+def test_folders_name_what_may_be_used_from_outside():
+    listed = {m: path for m, path in modules().items() if path.name == "__init__.py" and "__all__" in path.read_text()}
+    assert len(listed) >= 12
+    for module in listed:
+        package = importlib.import_module(module)
+        assert all(getattr(package, name) is not None for name in package.__all__), module

@@ -1,1 +1,9 @@
 """One HTML page of a results folder."""
+
+from __future__ import annotations
+
+from dinobench.lazy import attach
+
+__all__ = ["write"]
+
+__getattr__ = attach(__name__, {"write": "page"})

@@ -1,1 +1,19 @@
 """How sure a number is, and whether two differ."""
+
+from __future__ import annotations
+
+from dinobench.lazy import attach
+
+__all__ = ["bootstrap_interval", "bounds", "holm", "interval", "paired_test", "wilson_interval"]
+
+__getattr__ = attach(
+    __name__,
+    {
+        "interval": "intervals",
+        "bootstrap_interval": "intervals",
+        "wilson_interval": "intervals",
+        "paired_test": "paired_tests",
+        "bounds": "paired_tests",
+        "holm": "paired_tests",
+    },
+)

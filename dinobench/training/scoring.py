@@ -1,4 +1,4 @@
-"""Scored test images as the Result of a protocol that trains a classifier."""
+"""Scores of a trained classifier as the Result of a protocol, and released heads scored as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dinobench.types import ImageClassification, Result
+from dinobench.errors import UserError
+from dinobench.metrics.classification import first_argmax, label_rank
+from dinobench.models.checkpoint import read_checkpoint
+from dinobench.training.linear_classifiers import FeatureLayout
+from dinobench.types import Backbone, Context, FeatureRequest, ImageClassification, Result
 
 
 def classification_result(
@@ -33,3 +37,35 @@ def classification_result(
     }
     values = {name: 100 * float(column.double().mean()) for name, column in right.items()}
     return Result(values, pd.DataFrame(items), notes=notes)
+
+
+def evaluate_released(
+    backbone: Backbone,
+    data: ImageClassification,
+    request: FeatureRequest,
+    layout: FeatureLayout,
+    path: str,
+    interleaved: bool,
+    ctx: Context,
+) -> Result:
+    """Score a trained head from its file on the test images. Raises UserError when it does not fit."""
+    raw = read_checkpoint(path)
+    matrices = [n for n, t in raw.tensors.items() if n.endswith("weight") and t.ndim == 2]
+    if len(matrices) != 1:
+        raise UserError(f"{path}: {len(matrices)} matrices in it, a linear head has one; give the head's own file")
+    weight = raw.tensors[matrices[0]].float()
+    bias = raw.tensors.get(matrices[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
+    if tuple(weight.shape) != (len(data.classes), layout.width):
+        raise UserError(
+            f"{path}: a head of {weight.shape[0]} classes on {weight.shape[1]} columns; {data.name} has "
+            f"{len(data.classes)} classes, and blocks={layout.blocks} with mean_patch="
+            f"{'on' if layout.mean_patch else 'off'} of {backbone.info.name} give {layout.width} columns; "
+            "set blocks and mean_patch to what it was trained on"
+        )
+    if interleaved:
+        weight = torch.cat([weight[:, 0::2], weight[:, 1::2]], dim=1)
+    test = ctx.features(backbone, data.test, request)
+    scores = layout.join(test, slice(None)) @ weight.T + bias
+    labels = torch.from_numpy(data.test.labels[test.kept])
+    notes = [f"head {path}, sha256 {raw.sha256}"]
+    return classification_result(data, test.kept, first_argmax(scores), label_rank(scores, labels), {}, notes)

@@ -26,7 +26,7 @@ def test_every_head_learns_as_torch_would():
     settings = {"scale": 2.0, "momentum": 0.8, "weight_decay": 0.01}
     made, losses = train(GRID, **settings)
     start = LinearClassifiers(LAYOUT, GRID, 4, seed=3, device=CPU)
-    for i, head in enumerate(made.heads):
+    for i, head in enumerate(made.specs):
         columns = LAYOUT.columns(head.blocks, head.mean_patch)
         layer = nn.Linear(columns.stop - columns.start, 4)
         zero = torch.zeros(1, LAYOUT.width)
@@ -50,7 +50,7 @@ def test_every_head_learns_as_torch_would():
 
 def test_a_head_learns_the_same_alone_or_among_others():
     together, losses = train(GRID)
-    for i, head in enumerate(together.heads):
+    for i, head in enumerate(together.specs):
         alone, own = train([head])
         torch.testing.assert_close(own[:, 0], losses[:, i])
         torch.testing.assert_close(alone.scores(X, 0), together.scores(X, i), atol=1e-5, rtol=1e-5)
@@ -59,10 +59,10 @@ def test_a_head_learns_the_same_alone_or_among_others():
 def test_a_dying_head_takes_no_other_with_it():
     mortal = [ClassifierSpec(1, False, 0.01), ClassifierSpec(1, False, 1e38), ClassifierSpec(2, True, 0.01)]
     made, losses = train(mortal, steps=8)
-    died = dict(zip(made.heads, made.died.tolist(), strict=True))
-    assert died[mortal[1]] > 0 and died[mortal[0]] == died[mortal[2]] == -1
+    diverged = dict(zip(made.specs, made.diverged_at.tolist(), strict=True))
+    assert diverged[mortal[1]] > 0 and diverged[mortal[0]] == diverged[mortal[2]] == -1
     healthy, alone = train([mortal[0], mortal[2]], steps=8)
-    kept = [made.heads.index(h) for h in healthy.heads]
+    kept = [made.specs.index(h) for h in healthy.specs]
     torch.testing.assert_close(losses[:, kept], alone)
 
 
