@@ -111,11 +111,11 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
     y_test = torch.from_numpy(data.test.labels[test.kept])
 
     attempts = range(config.tries)
-    mine = [_attempt(attempt, train, labels, x_test, len(data.classes), config, ctx)
+    own = [_attempt(attempt, train, labels, x_test, len(data.classes), config, ctx)
             for attempt in attempts[ctx.shard(config.tries)]]  # fmt: skip
     none = torch.zeros(0, len(y_test), len(data.classes), dtype=torch.float64)
-    scores = ctx.gather(torch.stack([s for s, _ in mine]) if mine else none)  # (tries, n, classes)
-    fits = ctx.gather(torch.tensor([said for _, said in mine], dtype=torch.float64).reshape(len(mine), 4))
+    scores = ctx.gather(torch.stack([s for s, _ in own]) if own else none)  # (tries, n, classes)
+    fits = ctx.gather(torch.tensor([fit for _, fit in own], dtype=torch.float64).reshape(len(own), 4))
     ranks = torch.stack([label_rank(s, y_test) for s in scores])
 
     frame: dict[str, Any] = {
@@ -152,15 +152,15 @@ def _attempt(
         for fit in _watched(path, attempt, config, ctx):
             scores = fit.scores(x[held])
             right = float((first_argmax(scores) == y[held]).double().mean())
-            found = right, -float(F.cross_entropy(scores, y[held]))  # of equally good ones the one of least loss
-            if found > best:
-                best, start = found, fit
+            candidate = right, -float(F.cross_entropy(scores, y[held]))  # of equally good ones the one of least loss
+            if candidate > best:
+                best, start = candidate, fit
             iterations, unfinished = iterations + fit.iterations, unfinished + (not fit.converged)
         accuracy = best[0]
     c = start.c if start else strengths[0]
     (last,) = fit_path(x, y, classes, [c], start=start, **settings)
-    said = [c, 100 * accuracy, iterations + last.iterations, unfinished + (not last.converged)]
-    return last.scores(x_test).cpu(), said
+    summary = [c, 100 * accuracy, iterations + last.iterations, unfinished + (not last.converged)]
+    return last.scores(x_test).cpu(), summary
 
 
 def _watched(path: Iterator[Fit], attempt: int, config: Config, ctx: Context) -> Iterator[Fit]:

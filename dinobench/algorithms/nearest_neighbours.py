@@ -55,8 +55,8 @@ def search(
     best: torch.Tensor | None = None
     for start in starts:
         block = prepare(_rows(database, start, min(start + BLOCK_ROWS, n)).to(left.device))
-        found = _block_faiss if left.device.type == "cpu" else _block_torch
-        keys = _encode(*found(left, block, min(k, len(block))), start)
+        block_search = _block_faiss if left.device.type == "cpu" else _block_torch
+        keys = _encode(*block_search(left, block, min(k, len(block))), start)
         best = keys if best is None else _largest(torch.cat([best, keys], dim=1), k)
     assert best is not None  # n >= 1
     similarity, index = _decode(best.topk(k, dim=1).values)

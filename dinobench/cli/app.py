@@ -132,8 +132,8 @@ def inspect(
     """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
     from dinobench.models.loading import inspect_checkpoint
 
-    found = inspect_checkpoint(checkpoint, arch=arch, key=key, heads=heads)
-    console.text(runs.inspection_json(found)) if json else runs.inspection(found)
+    inspection = inspect_checkpoint(checkpoint, arch=arch, key=key, heads=heads)
+    console.text(runs.inspection_json(inspection)) if json else runs.inspection(inspection)
 
 
 @app.command("list")
@@ -162,10 +162,10 @@ def leaderboard(results: Results = Path("results")) -> None:
 
     if not (results / "runs").is_dir():
         raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
-    path, found, broken = board.build(results)
+    path, rows, broken = board.build(results)
     for file, reason in broken:
         console.warn(f"{file}: left out: {reason}")
-    compare.leaderboard(found)
+    compare.leaderboard(rows)
     console.note(f"written: {path}")
 
 

@@ -50,10 +50,10 @@ def compare(
         if form != "table" or output is not None:
             raise UserError("--pair is shown on screen only: leave out --format and -o")
         return _pair(results, *pair)
-    found = _chosen(_records(results), protocol or [], data or [])
-    wanted = published.published_scores({r.protocol for r in found}, metric or ()) if reference else ()
+    chosen = _chosen(_records(results), protocol or [], data or [])
+    wanted = published.published_scores({r.protocol for r in chosen}, metric or ()) if reference else ()
     table = comparing.compare(
-        found, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, found), figures=wanted
+        chosen, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, chosen), figures=wanted
     )
     spread = "intervals" if intervals else "pm" if pm else ""
     if form == "table":
@@ -78,23 +78,23 @@ def _records(results: Path) -> list[RunRecord]:
     """The records of a results folder; broken ones are named and left out."""
     from dinobench.results.comparability import read_results
 
-    found, broken = read_results(results)
+    records, broken = read_results(results)
     for file, reason in broken:
         console.warn(f"{file}: left out: {reason}")
-    return found
+    return records
 
 
-def _chosen(found: Sequence[RunRecord], protocols: Sequence[str], data: Sequence[str]) -> list[RunRecord]:
+def _chosen(records: Sequence[RunRecord], protocols: Sequence[str], data: Sequence[str]) -> list[RunRecord]:
     from dinobench.errors import unknown_name
 
     for kind, asked, there in (
-        ("protocol of these records", protocols, {r.protocol for r in found}),
-        ("data set of these records", data, {r.dataset for r in found}),
+        ("protocol of these records", protocols, {r.protocol for r in records}),
+        ("data set of these records", data, {r.dataset for r in records}),
     ):
         for name in asked:
             if name not in there:
                 raise unknown_name(kind, name, sorted(there))
-    kept = [r for r in found if (not protocols or r.protocol in protocols) and (not data or r.dataset in data)]
+    kept = [r for r in records if (not protocols or r.protocol in protocols) and (not data or r.dataset in data)]
     if not kept:
         raise UserError(f"no record of {', '.join(protocols)} on {', '.join(data)}")
     return kept
@@ -135,15 +135,15 @@ def explain(
     from dinobench.compare import explain as explaining
 
     (a, items_a), (b, items_b) = (explaining.find(results, run) for run in (run_a, run_b))
-    found = explaining.explain(a, b, (items_a, items_b))
+    explanation = explaining.explain(a, b, (items_a, items_b))
     flipped = None
     if flip:
         flipped = ablation.ablate(
-            found, data=data, ckpt=ckpt, ckpt_b=ckpt_b, device=device, out=out, minutes=minutes,
+            explanation, data=data, ckpt=ckpt, ckpt_b=ckpt_b, device=device, out=out, minutes=minutes,
         )  # fmt: skip
     if json:
-        return console.text(explaining.to_json(found, flipped))
-    screen_compare.explanation(found)
+        return console.text(explaining.to_json(explanation, flipped))
+    screen_compare.explanation(explanation)
     if flipped is not None:
         screen_compare.flips(flipped)
 

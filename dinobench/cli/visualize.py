@@ -36,8 +36,8 @@ def score_davis(
     from dinobench.protocols.davis import score_folder
 
     chosen = videos.split(",") if videos else None
-    found = load_dataset(data, "videos", progress=console.progress)
-    objects, summary = score_folder(predictions, found, chosen, progress=console.progress)
+    dataset = load_dataset(data, "videos", progress=console.progress)
+    objects, summary = score_folder(predictions, dataset, chosen, progress=console.progress)
     console.text(display.scores_json(objects, summary)) if json else display.scores(objects, summary)
 
 

@@ -83,7 +83,7 @@ class _Change:
 
 
 def ablate(
-    found: Explanation,
+    explanation: Explanation,
     *,
     data: str | None = None,
     ckpt: str | None = None,
@@ -101,15 +101,15 @@ def ablate(
     Raises UserError when the two are of different protocols, nothing differs that could be changed, data or checkpoint
     are not those of A, or the runs would take longer than `minutes`.
     """
-    a, b = found.a, found.b
+    a, b = explanation.a, explanation.b
     if a.protocol != b.protocol:
         raise UserError(f"--flip: {a.protocol} and {b.protocol} are different protocols: no change makes one the other")
-    if not found.metric:
+    if not explanation.metric:
         raise UserError(f"--flip: {a.primary}, the primary metric of {a.run_id}, is not in {b.run_id}")
     known = settings_of(next(iter(load(a.protocol).profiles.values())))  # an old record may hold more
     settings = {name: _typed(value) for name, value in a.config.items() if name in known}
     start = _Setup(ckpt or a.checkpoint.path, settings, a.seed, a.precision)
-    changes = _changes(found, ckpt_b)
+    changes = _changes(explanation, ckpt_b)
     if not changes:
         raise UserError(
             "--flip: the two differ in no setting, seed, precision or weights: nothing can be changed in turn"
@@ -126,19 +126,26 @@ def ablate(
         run = run_protocols
     folder: AbstractContextManager[Any] = nullcontext(out) if out else tempfile.TemporaryDirectory()
     with folder as target:
-        score = partial(_score, run, found, data or a.dataset, device, target)
+        score = partial(_score, run, explanation, data or a.dataset, device, target)
         base = _base(a, score, start)
         single = tuple(_flipped(c, start, score) for c in changes)
         everything = reduce(lambda setup, change: change.apply(setup), changes, start)
         together = _attempt(score, everything)[0] if len(changes) > 1 else single[0].value
-    return Ablation(found.metric, a.metrics[found.metric].value, b.metrics[found.metric].value, base, single, together)
+    return Ablation(
+        explanation.metric,
+        a.metrics[explanation.metric].value,
+        b.metrics[explanation.metric].value,
+        base,
+        single,
+        together,
+    )
 
 
-def _changes(found: Explanation, ckpt_b: str | None) -> list[_Change]:
+def _changes(explanation: Explanation, ckpt_b: str | None) -> list[_Change]:
     """The factors that a run can be started with, of those that differ."""
-    a, b = found.a, found.b
+    a, b = explanation.a, explanation.b
     known = settings_of(next(iter(load(a.protocol).profiles.values())))
-    changes = [_setting(d.name, d.a, d.b) for d in found.differences if d.name in known and d.name in b.config]
+    changes = [_setting(d.name, d.a, d.b) for d in explanation.differences if d.name in known and d.name in b.config]
     if a.checkpoint.weights_digest != b.checkpoint.weights_digest and (
         ckpt_b or a.checkpoint.path != b.checkpoint.path
     ):
@@ -161,19 +168,20 @@ def _typed(value: Any) -> Any:
 
 
 def _score(
-    run: Callable[..., list[RunRecord]], found: Explanation, data: str, device: str, out: Any, setup: _Setup
+    run: Callable[..., list[RunRecord]], explanation: Explanation, data: str, device: str, out: Any, setup: _Setup
 ) -> tuple[float, RunRecord]:
-    profile = found.a.profile.partition("+")[0]
+    profile = explanation.a.profile.partition("+")[0]
+    known = load(explanation.a.protocol).profiles
     done = run(
-        found.a.protocol, setup.ckpt, data, profile=profile if profile in load(found.a.protocol).profiles else None,
+        explanation.a.protocol, setup.ckpt, data, profile=profile if profile in known else None,
         settings=setup.settings, seed=setup.seed, out=out,
         compute=ComputeOptions(device=device, precision=setup.precision),
     )  # fmt: skip
     if not done:
         raise UserError("not applicable to this backbone")
-    if found.metric not in done[0].metrics:
-        raise UserError(f"gives no {found.metric}")
-    return done[0].metrics[found.metric].value, done[0]
+    if explanation.metric not in done[0].metrics:
+        raise UserError(f"gives no {explanation.metric}")
+    return done[0].metrics[explanation.metric].value, done[0]
 
 
 def _base(a: RunRecord, score: Callable[[_Setup], tuple[float, RunRecord]], start: _Setup) -> float:

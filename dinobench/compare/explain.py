@@ -117,18 +117,18 @@ def find(results: Path, run: str) -> tuple[RunRecord, pd.DataFrame | None]:
         raise UserError(f"{file}: {error}; delete it or run it again") from error
 
 
-def to_json(found: Explanation, flips: Any = None) -> str:
+def to_json(explanation: Explanation, flips: Any = None) -> str:
     """The explanation for programs, without the records themselves; `flips` is what `--flip` found."""
     return json.dumps(
         {
-            "a": found.a.run_id,
-            "b": found.b.run_id,
-            "comparable": found.comparable,
-            "reasons": found.reasons,
-            "metric": found.metric,
-            "difference": found.gap,
-            "items": None if found.items is None else dataclasses.asdict(found.items),
-            "fields": [dataclasses.asdict(d) for d in found.differences],
+            "a": explanation.a.run_id,
+            "b": explanation.b.run_id,
+            "comparable": explanation.comparable,
+            "reasons": explanation.reasons,
+            "metric": explanation.metric,
+            "difference": explanation.gap,
+            "items": None if explanation.items is None else dataclasses.asdict(explanation.items),
+            "fields": [dataclasses.asdict(d) for d in explanation.differences],
             **({} if flips is None else {"flips": dataclasses.asdict(flips)}),
         },
         indent=2,

@@ -125,9 +125,9 @@ class GateReport:
     def annotations(self) -> list[str]:
         """Workflow commands of GitHub Actions: an error per failed row, a warning per row that cannot be told."""
         levels = {FAIL: "error", UNSURE: "warning"}
-        found = [(levels[r.verdict], f"{r.name}: {r.reason}") for r in self.rows if r.verdict in levels]
-        found += [("notice" if self.allow_missing else "warning", f"vanished: {entry}") for entry in self.vanished]
-        return [f"::{level} title=dinobench gate::{_escaped(text)}" for level, text in found]
+        lines = [(levels[r.verdict], f"{r.name}: {r.reason}") for r in self.rows if r.verdict in levels]
+        lines += [("notice" if self.allow_missing else "warning", f"vanished: {entry}") for entry in self.vanished]
+        return [f"::{level} title=dinobench gate::{_escaped(text)}" for level, text in lines]
 
 
 def _cell(text: str) -> str:
@@ -191,29 +191,29 @@ def _row(baseline: Path, old: RunRecord, results: Path, now: RunRecord, margin: 
     same = old.checkpoint.weights_digest == now.checkpoint.weights_digest
     try:
         items = aligned(results, now, baseline, old)
-        found = scores(metric, items, f"{now.run_id} and its baseline") if items else None
+        pairs = scores(metric, items, f"{now.run_id} and its baseline") if items else None
     except UserError as error:
         return replace(row, reason=str(error))
-    if found is None:
+    if pairs is None:
         return replace(row, verdict=PASS, reason="same weights, same score") if same and row.change == 0 else row
-    new, base, clusters, _ = found
+    new, base, clusters, _ = pairs
     if same and (new == base).all():
         return replace(row, verdict=PASS, change=0.0, low=0.0, high=0.0, reason="same weights, same score of each item")
-    said = paired_test(new, base, clusters) if sign > 0 else paired_test(base, new, clusters)
+    test = paired_test(new, base, clusters) if sign > 0 else paired_test(base, new, clusters)
     scale = 100 if after.unit == "%" else 1
-    low, high = bounds(said, alpha)
+    low, high = bounds(test, alpha)
     return replace(
-        row, change=scale * said.mean, low=scale * low, high=scale * high, items=len(new),
-        p_pass=said.p_above(-margin / scale), p_fail=said.p_below(-margin / scale),
-        needed=_needed(said, margin / scale, alpha, len(new)),
+        row, change=scale * test.mean, low=scale * low, high=scale * high, items=len(new),
+        p_pass=test.p_above(-margin / scale), p_fail=test.p_below(-margin / scale),
+        needed=_needed(test, margin / scale, alpha, len(new)),
     )  # fmt: skip
 
 
-def _needed(said: PairedTest, margin: float, alpha: float, items: int) -> int | None:
+def _needed(test: PairedTest, margin: float, alpha: float, items: int) -> int | None:
     """About how many items would pass in 80 % of cases if nothing had changed, to two digits."""
-    if margin <= 0 or not math.isfinite(said.error):
+    if margin <= 0 or not math.isfinite(test.error):
         return None
-    times = (said.error * float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(POWER)) / margin) ** 2
+    times = (test.error * float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(POWER)) / margin) ** 2
     wanted = max(1.0, items * times)
     digits = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
     return math.ceil(wanted / digits) * digits

@@ -136,17 +136,17 @@ def _corrected(result: PairResult, p: float) -> PairResult:
     return dataclasses.replace(result, metrics=(first, *result.metrics[1:]))
 
 
-def select(found: Sequence[RunRecord], which: str, results: Path) -> list[RunRecord]:
+def select(records: Sequence[RunRecord], which: str, results: Path) -> list[RunRecord]:
     """The records that `which` names. Raises UserError when none, or weights of two kinds, go by it."""
-    for chosen in ([r for r in found if r.run_id == which], [r for r in found if r.checkpoint.name == which]):
+    for chosen in ([r for r in records if r.run_id == which], [r for r in records if r.checkpoint.name == which]):
         if chosen:
             return chosen
-    digests = {d for r in found if (d := r.checkpoint.weights_digest).startswith(which.lower())}
+    digests = {d for r in records if (d := r.checkpoint.weights_digest).startswith(which.lower())}
     if len(which) >= PREFIX and len(digests) == 1:
-        return [r for r in found if r.checkpoint.weights_digest in digests]
+        return [r for r in records if r.checkpoint.weights_digest in digests]
     if len(which) >= PREFIX and digests:
         raise UserError(f"{which}: {len(digests)} weights digests in {results} begin like this; give more of one")
-    names = sorted({r.checkpoint.name for r in found})
+    names = sorted({r.checkpoint.name for r in records})
     raise UserError(f"{results}: {unknown_name('model, run id or weights digest', which, names)}")
 
 
@@ -212,8 +212,8 @@ def scores(
         raise UserError(f"{names} scored different items: {metric} of {first} is in one of them only")
     if not counts.any():
         return None
-    said = left.attrs.get("cluster")
-    column = next((c for c in ([said] if said else CLUSTERS) if c in left), None)
+    cluster = left.attrs.get("cluster")
+    column = next((c for c in ([cluster] if cluster else CLUSTERS) if c in left), None)
     return a[counts], b[counts], left[column].to_numpy()[counts] if column else None, column
 
 
@@ -225,29 +225,29 @@ def _metric(name: str, a: RunRecord, b: RunRecord, items: tuple[pd.DataFrame, pd
     )  # fmt: skip
     if items is None:
         return dataclasses.replace(plain, note="no per-item scores: neither interval nor p")
-    found = scores(name, items, f"{a.run_id} and {b.run_id}")
-    if found is None:
+    values = scores(name, items, f"{a.run_id} and {b.run_id}")
+    if values is None:
         return dataclasses.replace(plain, note="not a mean over items: neither interval nor p")
-    one, other, clusters, column = found
-    said = paired_test(one, other, clusters)
+    one, other, clusters, column = values
+    test = paired_test(one, other, clusters)
     scale = 100 if value_a.unit == "%" else 1
-    low, high = said.interval()
-    detectable = said.detectable()
+    low, high = test.interval()
+    detectable = test.detectable()
     better, worse = int((one > other).sum()), int((one < other).sum())
     won_a, won_b = (better, worse) if plain.higher_is_better else (worse, better)
     return dataclasses.replace(
-        plain, difference=scale * said.mean, ci_low=scale * low, ci_high=scale * high, p=said.p(), items=len(one),
-        groups=said.groups, cluster=column if said.groups < len(one) else None, won_a=won_a, won_b=won_b,
-        tied=len(one) - won_a - won_b, method=_method(said),
+        plain, difference=scale * test.mean, ci_low=scale * low, ci_high=scale * high, p=test.p(), items=len(one),
+        groups=test.groups, cluster=column if test.groups < len(one) else None, won_a=won_a, won_b=won_b,
+        tied=len(one) - won_a - won_b, method=_method(test),
         detectable=None if detectable is None else scale * detectable,
-        note="" if detectable is not None else f"{said.groups} draws are too few to show any difference",
+        note="" if detectable is not None else f"{test.groups} draws are too few to show any difference",
     )  # fmt: skip
 
 
-def _method(said: PairedTest) -> str:
-    if isinstance(said, BinaryPairs):
+def _method(test: PairedTest) -> str:
+    if isinstance(test, BinaryPairs):
         return "McNemar's exact test, Tango's score interval"
-    return f"sign-flip test, {said.interval_method}"
+    return f"sign-flip test, {test.interval_method}"
 
 
 def _where(

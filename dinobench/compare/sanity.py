@@ -20,20 +20,20 @@ ENOUGH = 100
 ORDER = 1.05
 
 
-def flags(results: Path, found: Sequence[RunRecord]) -> dict[str, list[str]]:
+def flags(results: Path, records: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Run id -> what is suspicious about the run; runs that nothing speaks against are left out.
 
     Reads records only, and of each data set the labels of one run, so that ten thousand runs take no time.
     """
-    said: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[str, list[str]] = defaultdict(list)
     by_key: dict[Hashable, list[RunRecord]] = defaultdict(list)
-    for record in found:
+    for record in records:
         by_key[key(record)].append(record)
     chance = _Chance(results)
     for group in by_key.values():
         for record, reason in (*_alone(group, chance), *_like_random(group), *_identical(group)):
-            said[record.run_id].append(reason)
-    return dict(said)
+            reasons[record.run_id].append(reason)
+    return dict(reasons)
 
 
 def _alone(group: Sequence[RunRecord], chance: _Chance) -> Iterable[tuple[RunRecord, str]]:
@@ -109,13 +109,13 @@ def _like_random(group: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:
         if record.checkpoint.weights_digest in digests:
             yield record, "its weights are those of an untrained backbone"
             continue
-        mine, theirs = (r.metrics[r.primary].value for r in (record, other))
-        ahead = mine - theirs if higher_is_better(record, record.primary) else theirs - mine
+        own, untrained = (r.metrics[r.primary].value for r in (record, other))
+        ahead = own - untrained if higher_is_better(record, record.primary) else untrained - own
         noise = math.hypot(_half_width(record), _half_width(other))
         if ahead <= noise:
             how = "below" if ahead < -noise else "within noise of"
-            yardstick = f"an untrained {record.checkpoint.arch}'s {theirs:.2f} ({other.run_id})"
-            yield record, f"{record.primary} {mine:.2f} is {how} {yardstick}"
+            yardstick = f"an untrained {record.checkpoint.arch}'s {untrained:.2f} ({other.run_id})"
+            yield record, f"{record.primary} {own:.2f} is {how} {yardstick}"
 
 
 def _identical(group: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:

@@ -68,9 +68,9 @@ class Subject:
     variant: str = ""
     published: bool = False
 
-    def labels(self, lead: str, twins: bool) -> tuple[str, ...]:
-        said = ", ".join(filter(None, [f"weights {self.weights[:8]}" if twins else "", self.variant]))
-        model = f"{self.model} ({said})" if said else self.model
+    def labels(self, lead: str, ambiguous: bool) -> tuple[str, ...]:
+        details = ", ".join(filter(None, [f"weights {self.weights[:8]}" if ambiguous else "", self.variant]))
+        model = f"{self.model} ({details})" if details else self.model
         return (model,) if lead == "model" else ({"method": self.method, "arch": self.arch}[lead], model)
 
 
@@ -111,30 +111,32 @@ def compare(
     Raises UserError for names that are not there.
     """
     lead, by, turned = _axes(rows, columns)
-    found = _found(records, metrics)
+    latest = _found(records, metrics)
     published = {(_author(f), _paper(f)): f for f in figures}
-    subjects = sorted({s for s, _ in [*found, *published]}, key=lambda s: (s.published, s.labels(lead, twins=True)))
+    subjects = sorted(
+        {s for s, _ in [*latest, *published]}, key=lambda s: (s.published, s.labels(lead, ambiguous=True))
+    )
     grouped: dict[Test, list[RunRecord]] = defaultdict(list)
-    for (_, test), record in found.items():
+    for (_, test), record in latest.items():
         grouped[test].append(record)
     main = _main(grouped)
-    tests = sorted({t for _, t in [*found, *published]}, key=lambda t: _order(t, by, main))
+    tests = sorted({t for _, t in [*latest, *published]}, key=lambda t: _order(t, by, main))
     notes = _Notes()
     marks = {t: _reasons(t, main[t.place], grouped, notes) for t in tests if not t.published}
-    places = _places(found)
+    places = _places(latest)
     weights = {(s.model, s.weights) for s in subjects if not s.published}
-    twins = {name for name, n in Counter(name for name, _ in weights).items() if n > 1}
+    ambiguous = {name for name, n in Counter(name for name, _ in weights).items() if n > 1}
 
     def cell(subject: Subject, test: Test) -> Cell | None:
         at = subject, test
         if at in published:
             return _figure_cell(published[at], notes)
-        return _cell(found[at], test, places.get(at, 0), (flags or {}), notes) if at in found else None
+        return _cell(latest[at], test, places.get(at, 0), (flags or {}), notes) if at in latest else None
 
     cells = tuple(tuple(cell(s, t) for t in tests) for s in subjects)
     table = Table(
         corner=("model",) if lead == "model" else (lead, "model"),
-        rows=tuple(Header(s.labels(lead, s.model in twins), (), s.published) for s in subjects),
+        rows=tuple(Header(s.labels(lead, s.model in ambiguous), (), s.published) for s in subjects),
         columns=tuple(Header(t.labels(by), tuple(marks.get(t, ())), t.published) for t in tests),
         cells=cells,
         notes=tuple((letter, text) for text, letter in notes.letters.items()),
@@ -150,9 +152,9 @@ def _axes(rows: str, columns: str | None) -> tuple[str, str, bool]:
     turned = rows in TESTS
     columns = columns or ("model" if turned else "protocol")
     if turned == (columns in TESTS):
-        mine, other = (TESTS, SUBJECTS) if turned else (SUBJECTS, TESTS)
+        own, other = (TESTS, SUBJECTS) if turned else (SUBJECTS, TESTS)
         raise UserError(
-            f"--rows {rows} --columns {columns}: with one of {', '.join(mine)} in the rows, the columns are one of "
+            f"--rows {rows} --columns {columns}: with one of {', '.join(own)} in the rows, the columns are one of "
             f"{', '.join(other)}"
         )
     return (columns, rows, True) if turned else (rows, columns, False)
@@ -174,11 +176,11 @@ def _found(records: Sequence[RunRecord], patterns: Sequence[str]) -> dict[tuple[
             test = Test(same, name, unit, record.protocol, record.dataset, record.profile)
             crowded[subject, tests.setdefault(test, test)].append(record)
     several = {subject for (subject, _), runs in crowded.items() if len(runs) > 1}
-    found = {}
+    latest = {}
     for (subject, test), runs in crowded.items():
         for variant, record in _variants(runs) if subject in several else [("", runs[0])]:
-            found[replace(subject, variant=variant), test] = record
-    return found
+            latest[replace(subject, variant=variant), test] = record
+    return latest
 
 
 def _wanted(record: RunRecord, patterns: Sequence[str]) -> list[str]:
@@ -226,11 +228,11 @@ def _reasons(test: Test, main: Test, grouped: Mapping[Test, Sequence[RunRecord]]
     return [notes.mark(f"{test.protocol} {name} with {changed.replace('+', ', ')}")] if plus else []
 
 
-def _places(found: Mapping[tuple[Subject, Test], RunRecord]) -> dict[tuple[Subject, Test], int]:
+def _places(latest: Mapping[tuple[Subject, Test], RunRecord]) -> dict[tuple[Subject, Test], int]:
     """The best and the second of every test that has two or more scores, by what is shown: equal numbers tie."""
     scores: dict[Test, dict[Subject, float]] = defaultdict(dict)
     higher: dict[Test, bool] = {}
-    for (subject, test), record in found.items():
+    for (subject, test), record in latest.items():
         value = record.metrics[test.metric].value
         if math.isfinite(value):
             scores[test][subject] = round(value, DECIMALS)
@@ -269,10 +271,10 @@ def _paper(figure: PublishedScore) -> Test:
 
 
 def _figure_cell(figure: PublishedScore, notes: _Notes) -> Cell:
-    said = figure.source if figure.checked else f"{figure.source}: unverified, from memory of the source"
+    source = figure.source if figure.checked else f"{figure.source}: unverified, from memory of the source"
     facts = {
         "model": figure.model, "method": figure.method, "arch": figure.arch, "protocol": figure.protocol,
         "dataset": figure.dataset, "metric": figure.metric, "unit": "%", "value": figure.value, "published": "yes",
         "source": figure.source,
     }  # fmt: skip
-    return Cell(figure.value, marks=(notes.mark(f"published: {said}"),), facts=facts)
+    return Cell(figure.value, marks=(notes.mark(f"published: {source}"),), facts=facts)

@@ -91,8 +91,8 @@ def to_csv(table: Table) -> str:
         for column, cell in zip(table.columns, cells, strict=True):
             if cell is not None:
                 marks = dict.fromkeys([*row.marks, *column.marks, *cell.marks])
-                said = " | ".join(notes[m] for m in marks)
-                writer.writerow(_readable({**cell.facts, "place": PLACES.get(cell.place, ""), "notes": said}))
+                remarks = " | ".join(notes[m] for m in marks)
+                writer.writerow(_readable({**cell.facts, "place": PLACES.get(cell.place, ""), "notes": remarks}))
     return out.getvalue()
 
 
@@ -123,12 +123,12 @@ def to_markdown(table: Table, spread: str = "") -> str:
     def line(head: Header) -> str:
         return join(markdown_text(label) or "&nbsp;" for label in head.labels) + _sup(head.marks)
 
-    def cell(found: Cell | None) -> str:
-        text = shown(found, spread)
-        if found is None:
+    def cell(entry: Cell | None) -> str:
+        text = shown(entry, spread)
+        if entry is None:
             return text
-        text = {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(found.place, text)
-        return text + _sup(found.marks)
+        text = {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(entry.place, text)
+        return text + _sup(entry.marks)
 
     def row(parts: Sequence[str]) -> str:
         return f"| {' | '.join(parts)} |"

@@ -87,15 +87,15 @@ def find_photos(root: Path) -> list[Path]:
     """The image files below `root`, sorted by their path within it."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder of photos")
-    found = sorted(
+    photos = sorted(
         (p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()),
         key=lambda p: p.relative_to(root).as_posix(),
     )
-    if not found:
+    if not photos:
         raise UserError(f"{root} holds no photos ({', '.join(sorted(EXTENSIONS))})")
-    if len(found) > 10_000:
-        raise UserError(f"{root} holds {len(found):,} photos: Copydays' four digits can name 10,000, pick a part")
-    return found
+    if len(photos) > 10_000:
+        raise UserError(f"{root} holds {len(photos):,} photos: Copydays' four digits can name 10,000, pick a part")
+    return photos
 
 
 def _copies_of(

@@ -165,9 +165,9 @@ def require_labels(path: object, image: Image.Image) -> None:
         raise UserError(f"{path}: a mask in mode {image.mode}, not an indexed or grey PNG; save labels, not colours")
 
 
-def different_size(path: object, found: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
+def different_size(path: object, actual: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
     """The message for a file of another size; sizes are (height, width)."""
-    return f"{path}: {found[1]} x {found[0]} pixels, but {of} has {wanted[1]} x {wanted[0]}; give all one size"
+    return f"{path}: {actual[1]} x {actual[0]} pixels, but {of} has {wanted[1]} x {wanted[0]}; give all one size"
 
 
 def palette() -> list[int]:

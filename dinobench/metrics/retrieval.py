@@ -124,10 +124,10 @@ def leave_one_out(
     positives = match.sum(axis=1)
     row, rank = np.nonzero(match)  # row by row, ranks ascending
     first = np.cumsum(positives) - positives
-    found = np.arange(len(row)) - first[row]
-    gain = (found + 1) / (rank + 1)
+    relevant = np.arange(len(row)) - first[row]
+    gain = (relevant + 1) / (rank + 1)
     if trapezoid:
-        gain = (gain + np.where(rank == 0, 1.0, found / np.maximum(rank, 1))) / 2
+        gain = (gain + np.where(rank == 0, 1.0, relevant / np.maximum(rank, 1))) / 2
     total = np.bincount(row, weights=gain, minlength=len(queries))
     none = positives == 0
     ap = np.where(none, np.nan, total / np.maximum(positives, 1))
@@ -177,8 +177,8 @@ def micro_average_precision_interval(
     for _ in range(resamples):
         times = np.bincount(rng.integers(0, len(correct), len(correct)), minlength=len(correct))
         weight = times[query]
-        seen, found = np.add.reduceat(weight, steps).cumsum(), weight[at].cumsum()
-        gain = weight[at] * found / np.maximum(seen, 1)
+        seen, relevant = np.add.reduceat(weight, steps).cumsum(), weight[at].cumsum()
+        gain = weight[at] * relevant / np.maximum(seen, 1)
         scores.append(gain.sum() / max((times * positives).sum(), 1))
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -86,22 +86,22 @@ class Coverage:
 
 
 def infer(
-    mapped: Mapped, layout: str, path: str, heads: int | None = None, said: str | None = None, partial: bool = False
+    mapped: Mapped, layout: str, path: str, heads: int | None = None, stated: str | None = None, partial: bool = False
 ) -> Architecture:
     """The architecture of canonical tensors. Raises UserError, with --arch or --heads as the remedy, where unclear.
 
-    `said` is the name the file gives itself: a `vit_small` that lacks its last block is incomplete, not a ViT of 11.
+    `stated` is the name the file gives itself: a `vit_small` that lacks its last block is incomplete, not a ViT of 11.
     """
     try:
         if layout in ("vit", "huggingface"):
-            return infer_vit(mapped.tensors, path, heads, said, partial)
+            return infer_vit(mapped.tensors, path, heads, stated, partial)
         return infer_resnet(mapped.tensors, path) if layout.startswith("resnet") else infer_convnext(mapped.tensors)
     except (LookupError, ValueError, ArithmeticError) as error:
         raise UserError(f"{path}: its architecture is not clear from its tensors ({error}); give --arch") from None
 
 
 def infer_vit(
-    tensors: Mapping[str, torch.Tensor], path: str, heads: int | None, said: str | None, partial: bool
+    tensors: Mapping[str, torch.Tensor], path: str, heads: int | None, stated: str | None, partial: bool
 ) -> Architecture:
     """Width, patch, depth, MLP, LayerScale, registers and grid of a ViT."""
     projection = tensors["patch_embed.proj.weight"]
@@ -113,7 +113,7 @@ def infer_vit(
     blocks = [int(m[1]) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))]
     if not blocks:
         raise UserError(f"{path}: has a patch embedding but no `blocks.0`: not a plain ViT; name it with --arch")
-    said_width, said_depth = ALIASES.get(said or "", (0, 0))
+    said_width, said_depth = ALIASES.get(stated or "", (0, 0))
     depth = max(max(blocks) + 1, said_depth if said_width == width else 0)
     fc1, fc2 = _first(tensors, r"blocks\.\d+\.mlp\.fc1\.weight"), _first(tensors, r"blocks\.\d+\.mlp\.fc2\.weight")
     mlp: Any = SwiGLUPacked
@@ -258,19 +258,19 @@ def build_empty(architecture: Architecture) -> nn.Module:
 
 def cover(expected: Mapping[str, Any], mapped: Mapped) -> Coverage:
     """Compare a module's state_dict with the tensors found, by name and shape. Counters of batches may be absent."""
-    found = mapped.tensors
-    matched = [n for n, t in expected.items() if n in found and _fits(found[n], t)]
+    tensors = mapped.tensors
+    matched = [n for n, t in expected.items() if n in tensors and _fits(tensors[n], t)]
     missing = [n for n in expected if n not in set(matched) and not n.endswith("num_batches_tracked")]
-    unexpected = [mapped.names(n) for n in found if n not in expected]
+    unexpected = [mapped.names(n) for n in tensors if n not in expected]
     for n in missing:
-        if n in found:
-            unexpected.append(f"{mapped.names(n)} {_kind(found[n])} instead of {_kind(expected[n])}")
+        if n in tensors:
+            unexpected.append(f"{mapped.names(n)} {_kind(tensors[n])} instead of {_kind(expected[n])}")
     return Coverage(tuple(matched), tuple(missing), tuple(unexpected))
 
 
-def _fits(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    dense = found.layout == torch.strided
-    return dense and found.shape == expected.shape and found.is_floating_point() == expected.is_floating_point()
+def _fits(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    dense = tensor.layout == torch.strided
+    return dense and tensor.shape == expected.shape and tensor.is_floating_point() == expected.is_floating_point()
 
 
 def _kind(tensor: torch.Tensor) -> str:

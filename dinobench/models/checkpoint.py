@@ -175,8 +175,8 @@ def _load_torch(path: Path, container: str) -> Any:
 def _why(text: str, path: Path, container: str) -> str:
     """The reason of a failed torch.load and its remedy, from torch's own message and a look at the pickle."""
     asked, whole = scan_pickle(_pickle_bytes(path, container))
-    if said := re.search(r"GLOBAL ([\w.]+)", text):
-        asked = [said[1].rstrip(".")]
+    if match := re.search(r"GLOBAL ([\w.]+)", text):
+        asked = [match[1].rstrip(".")]
     if asked:
         return (
             f"refused: its pickle asks for {', '.join(asked[:3])}, and code in a checkpoint is never run; "
@@ -204,18 +204,18 @@ def _pickle_bytes(path: Path, container: str) -> bytes:
 def scan_pickle(data: bytes) -> tuple[list[str], bool]:
     """Classes and functions that the first pickle in `data` asks for beyond tensors and containers; whether it is all
     of `data`. Nothing is loaded."""
-    found: dict[str, None] = {}
+    globals_: dict[str, None] = {}
     strings: list[str] = []
     end: int | None = None
     with contextlib.suppress(Exception):  # a damaged pickle: what was met until there is enough
         for opcode, argument, end in pickletools.genops(data):  # noqa: B007 - the last position is wanted below
             if opcode.name == "GLOBAL":
-                found[str(argument).replace(" ", ".")] = None
+                globals_[str(argument).replace(" ", ".")] = None
             elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:  # module and name are the last two strings
-                found[".".join(strings[-2:])] = None
+                globals_[".".join(strings[-2:])] = None
             elif isinstance(argument, str):
                 strings.append(argument)
-    return [n for n in found if not re.match(HARMLESS, n)], end is not None and end + 1 == len(data)
+    return [n for n in globals_ if not re.match(HARMLESS, n)], end is not None and end + 1 == len(data)
 
 
 def _allowed() -> list[Any]:

@@ -49,22 +49,24 @@ class RequestedArch:
     architecture: Architecture
     anchor: str | None
 
-    def check(self, found: Architecture, path: str) -> None:
+    def check(self, architecture: Architecture, path: str) -> None:
         """Raises UserError where the file's tensors are of another architecture."""
-        if self._differs(found):
-            raise UserError(f"{path}: holds {_brief(found)}, not --arch {self.arch} ({_brief(self.architecture)})")
+        if self._differs(architecture):
+            raise UserError(
+                f"{path}: holds {_brief(architecture)}, not --arch {self.arch} ({_brief(self.architecture)})"
+            )
 
-    def _differs(self, found: Architecture) -> bool:
+    def _differs(self, architecture: Architecture) -> bool:
         wanted = self.architecture
-        if wanted.family == "vit" and found.family == "vit":
-            same = (wanted.embed_dim, wanted.depth) == (found.embed_dim, found.depth)
+        if wanted.family == "vit" and architecture.family == "vit":
+            same = (wanted.embed_dim, wanted.depth) == (architecture.embed_dim, architecture.depth)
             loose = wanted.patch_size is None  # an alias names no patch size
             return not same or (
-                not loose and (wanted.patch_size, wanted.registers) != (found.patch_size, found.registers)
+                not loose and (wanted.patch_size, wanted.registers) != (architecture.patch_size, architecture.registers)
             )
-        if wanted.family != found.family:
+        if wanted.family != architecture.family:
             return True
-        shapes = [{n: t.shape for n, t in _canonical(build_empty(a)).items()} for a in (wanted, found)]
+        shapes = [{n: t.shape for n, t in _canonical(build_empty(a)).items()} for a in (wanted, architecture)]
         return shapes[0] != shapes[1]
 
 

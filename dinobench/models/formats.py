@@ -63,15 +63,15 @@ def find_candidates(names: Iterable[str], extra_anchor: str | None = None) -> li
     """Every backbone in the file, best first; with `extra_anchor`, wherever that tensor stands instead."""
     present = set(names)
     anchors = {"generic": (extra_anchor,)} if extra_anchor else ANCHORS
-    found: dict[str, Candidate] = {}
+    candidates: dict[str, Candidate] = {}
     for layout, (anchor, *others) in anchors.items():
         for name in present:
             prefix = name.removesuffix(anchor)
             if prefix == name or (prefix and not prefix.endswith(".")):
                 continue
             if all(prefix + other in present for other in others):
-                found.setdefault(prefix, Candidate(prefix, layout))
-    return sorted(found.values(), key=lambda c: (c.rank, c.prefix.count("."), c.prefix))
+                candidates.setdefault(prefix, Candidate(prefix, layout))
+    return sorted(candidates.values(), key=lambda c: (c.rank, c.prefix.count("."), c.prefix))
 
 
 def choose(candidates: list[Candidate], key: str | None, path: str) -> Candidate:
@@ -113,9 +113,9 @@ def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candi
 
     A file that says it itself (a string `method` at its top or in its args) is believed.
     """
-    said = find_setting(meta, "method")
-    if isinstance(said, str) and said:
-        return said.lower()
+    stated = find_setting(meta, "method")
+    if isinstance(stated, str) and stated:
+        return stated.lower()
     names = list(names)
     parts = {part for name in names for part in name.split(".")} | set(meta)
     rest = [n.removeprefix(candidate.prefix) for n in names if n.startswith(candidate.prefix)]

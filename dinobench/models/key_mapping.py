@@ -144,8 +144,8 @@ def fuse_qkv(mapped: Mapped) -> None:
     """Separate query, key and value (D, D) -> one qkv (3 * D, D), in that order, where all three are there."""
     for name in [n for n in mapped.tensors if ".attn.query." in n]:
         parts = [name, name.replace(".query.", ".key."), name.replace(".query.", ".value.")]
-        found = [mapped.tensors[p] for p in parts if p in mapped.tensors]
-        if len(found) == 3 and len({(t.shape[1:], t.ndim, t.dtype) for t in found}) == 1 and found[0].ndim:
+        tensors = [mapped.tensors[p] for p in parts if p in mapped.tensors]
+        if len(tensors) == 3 and len({(t.shape[1:], t.ndim, t.dtype) for t in tensors}) == 1 and tensors[0].ndim:
             fused = name.replace(".query.", ".qkv.")
             mapped.sources[fused] = tuple(s for p in parts for s in mapped.sources.pop(p))
             mapped.tensors[fused] = torch.cat([mapped.tensors.pop(p) for p in parts])

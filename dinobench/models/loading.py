@@ -152,9 +152,9 @@ def _open(path: Path, arch: str | None, key: str | None, heads: int | None, part
         architecture = generic
     else:
         given = heads or (wanted.architecture.heads if wanted else None) or _file_heads(raw, mapped, method)
-        said = find_setting(raw.meta, "arch")
-        said = said if isinstance(said, str) else None
-        architecture = archs.infer(mapped, chosen.layout, shown, given, said, partial)
+        stated = find_setting(raw.meta, "arch")
+        stated = stated if isinstance(stated, str) else None
+        architecture = archs.infer(mapped, chosen.layout, shown, given, stated, partial)
         if wanted:
             wanted.check(architecture, shown)
         expected = archs.build_empty(architecture).state_dict()
@@ -163,9 +163,9 @@ def _open(path: Path, arch: str | None, key: str | None, heads: int | None, part
 
 def _file_heads(raw: RawCheckpoint, mapped: Mapped, method: str) -> int | None:
     """Heads as the file states them (`heads` or `num_heads`, also in its args), or as MoCo v3 has them."""
-    said = find_setting(raw.meta, "num_heads", "heads")
-    if isinstance(said, int) and said > 0:
-        return said
+    stated = find_setting(raw.meta, "num_heads", "heads")
+    if isinstance(stated, int) and stated > 0:
+        return stated
     projection = mapped.tensors.get("patch_embed.proj.weight")
     return MOCOV3_HEADS.get(projection.shape[0]) if method == "mocov3" and projection is not None else None
 
@@ -194,8 +194,8 @@ def _some(names: list[str] | tuple[str, ...]) -> str:
 
 def _used(opened: _Opened) -> Tensors:
     """The backbone's own tensors in float32, copied: the file is memory-mapped and may be replaced while we run."""
-    found = opened.mapped.tensors
-    return {n: _float32(found[n]) for n in opened.coverage.matched}
+    tensors = opened.mapped.tensors
+    return {n: _float32(tensors[n]) for n in opened.coverage.matched}
 
 
 def _fill(opened: _Opened, tensors: Tensors, seed: int) -> torch.nn.Module:

@@ -78,8 +78,8 @@ def _said(m: MetricValue) -> str:
 def _sweep(record: RunRecord, mark: str) -> list[Point]:
     """A record's metrics `<name><mark><x>` over x, where <name> is that of its primary metric."""
     stem = re.escape(record.primary.split("@")[0] + mark)
-    found = ((re.fullmatch(stem + r"(\d+(?:\.\d+)?)", name), m) for name, m in record.metrics.items())
-    return [Point(float(x[1]), m.value, m.ci_low, m.ci_high) for x, m in found if x]
+    matches = ((re.fullmatch(stem + r"(\d+(?:\.\d+)?)", name), m) for name, m in record.metrics.items())
+    return [Point(float(x[1]), m.value, m.ci_low, m.ci_high) for x, m in matches if x]
 
 
 def over_k(groups: Sequence[Group], tones: dict[str, int]) -> list[Chart]:

@@ -126,12 +126,12 @@ def course(training: TrainingHistory, key: str) -> tuple[str, list[Point]]:
     ]
 
 
-def together(found: Sequence[TrainingHistory]) -> list[Chart]:
+def together(histories: Sequence[TrainingHistory]) -> list[Chart]:
     """One plot for every evaluation that at least two trainings were given, a line a training."""
-    keys = dict.fromkeys(k for t in found for line in t.lines for k in line if "/" in k)
+    keys = dict.fromkeys(k for t in histories for line in t.lines for k in line if "/" in k)
     charts = []
     for key in keys:
-        having = [t for t in found if any(key in line for line in t.lines)]
+        having = [t for t in histories if any(key in line for line in t.lines)]
         if len(having) > 1:
             courses = [course(t, key) for t in having]
             series = [Series(t.name, points, i) for i, (t, (_, points)) in enumerate(zip(having, courses, strict=True))]
@@ -192,5 +192,5 @@ def _begins(stem: str, name: str) -> bool:
 
 def named(lines: Iterable[str], most: int = 20) -> list[str]:
     """The first few lines, and how many more there are."""
-    found = list(lines)
-    return found if len(found) <= most else [*found[:most], f"and {len(found) - most:,} more"]
+    rows = list(lines)
+    return rows if len(rows) <= most else [*rows[:most], f"and {len(rows) - most:,} more"]

@@ -114,12 +114,14 @@ def _template() -> Any:
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # the order of metrics and settings means something
-    made.filters.update(number=number, breakable=_breakable)
-    return made.get_template("report.html")
+    environment.policies["json.dumps_kwargs"] = {
+        "separators": (",", ":")
+    }  # the order of metrics and settings means something
+    environment.filters.update(number=number, breakable=_breakable)
+    return environment.get_template("report.html")
 
 
 def _inlined() -> dict[str, Any]:
@@ -143,13 +145,13 @@ def _protocols(records: Iterable[RunRecord]) -> dict[str, Any]:
     """The protocols of the records, as far as they are installed here."""
     from dinobench import registry
 
-    found = {}
+    protocols = {}
     for name in sorted({r.protocol for r in records}):
         try:
-            found[name] = registry.load(name)
+            protocols[name] = registry.load(name)
         except UserError:
             continue  # its records can be read all the same
-    return found
+    return protocols
 
 
 def rows_of(ranked: Sequence[Group], flagged: dict[str, list[str]]) -> list[ReportRow]:
@@ -184,12 +186,12 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, int]]:
 
 def _docs(protocols: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
     """What every setting means and where its default is from, by protocol and name."""
-    found = {}
+    docs = {}
     for name, protocol in protocols.items():
         config = next(iter(protocol.profiles.values()))
         if dataclasses.is_dataclass(config):
-            found[name] = {s.name: [s.doc, s.source] for s in settings_of(config).values()}
-    return found
+            docs[name] = {s.name: [s.doc, s.source] for s in settings_of(config).values()}
+    return docs
 
 
 def _finite(tree: Any) -> Any:

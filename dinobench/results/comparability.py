@@ -167,8 +167,8 @@ def match(a: Sequence[RunRecord], b: Sequence[RunRecord], question: Callable[[Ru
     only_b: list[RunRecord] = []
     notes: list[str] = []
     groups: dict[Hashable, tuple[list[RunRecord], list[RunRecord]]] = defaultdict(lambda: ([], []))
-    for side, found in enumerate((a, b)):
-        for record in found:
+    for side, records_of_side in enumerate((a, b)):
+        for record in records_of_side:
             groups[question(record)][side].append(record)
     for left, right in groups.values():
         runs_a, runs_b = _latest(left, notes), _latest(right, notes)
@@ -186,10 +186,10 @@ def match(a: Sequence[RunRecord], b: Sequence[RunRecord], question: Callable[[Ru
     return Matches(tuple(pairs), tuple(only_a), tuple(only_b), tuple(dict.fromkeys(notes)))
 
 
-def _latest(found: Sequence[RunRecord], notes: list[str]) -> dict[tuple[int, str], RunRecord]:
+def _latest(runs: Sequence[RunRecord], notes: list[str]) -> dict[tuple[int, str], RunRecord]:
     """The latest run of each seed and precision; what is passed over is noted."""
     chosen: dict[tuple[int, str], RunRecord] = {}
-    for record in sorted(found, key=lambda r: (r.started_at, r.run_id)):
+    for record in sorted(runs, key=lambda r: (r.started_at, r.run_id)):
         how = record.seed, record.precision
         if how in chosen:
             notes.append(f"{chosen[how].run_id}: passed over for a later run, {record.run_id}")
@@ -201,8 +201,8 @@ def read_results(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]
     """The records of a folder, and what could not be read. Raises UserError when it holds no runs at all."""
     if not (results / "runs").is_dir():
         raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
-    found, broken = records.read_all(results)
-    if not found:
+    whole, broken = records.read_all(results)
+    if not whole:
         reason = f"; {len(broken)} broken, such as {broken[0][0].name}: {broken[0][1]}" if broken else ""
         raise UserError(f"{results}: holds no records{reason}; `dinobench run --out {results} ...` makes some")
-    return found, broken
+    return whole, broken

@@ -18,13 +18,13 @@ LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "sc
 
 def versions() -> dict[str, str]:
     """Python's and the libraries' versions; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            numbers[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def git_state() -> tuple[str | None, bool | None]:

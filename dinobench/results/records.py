@@ -163,13 +163,13 @@ def read_items(results: Path, run_id: str) -> pd.DataFrame | None:
 
 def read_all(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
     """All records of a results folder by run id, and the files that could not be read, each with the reason."""
-    found: list[RunRecord] = []
+    whole: list[RunRecord] = []
     broken: list[tuple[Path, str]] = []
     folder = results / "runs"
     names = sorted(n for n in os.listdir(folder) if n.endswith(".json") and n[0] != ".") if folder.is_dir() else []
     for name in names:
         try:
-            found.append(read_file(f"{folder}{os.sep}{name}"))
+            whole.append(read_file(f"{folder}{os.sep}{name}"))
         except (OSError, ValueError) as error:
             broken.append((folder / name, str(error)))
-    return found, broken
+    return whole, broken

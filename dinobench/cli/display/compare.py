@@ -24,20 +24,20 @@ _GAP = 2
 _LONG = 500
 
 
-def table(found: Table, spread: str = "") -> None:
+def table(wide: Table, spread: str = "") -> None:
     """A table of scores, cut into blocks of columns where the screen is too narrow, and its notes."""
-    heads = ["\n".join(c.labels) + _raised(c.marks) for c in found.columns]
-    rows = [[*r.labels[:-1], r.labels[-1] + _raised(r.marks)] for r in found.rows]
-    cells = [[_score(cell, spread) for cell in row] for row in found.cells]
-    corner = ["\n".join([*[""] * (_height(heads) - 1), name]) for name in found.corner]
+    heads = ["\n".join(c.labels) + _raised(c.marks) for c in wide.columns]
+    rows = [[*r.labels[:-1], r.labels[-1] + _raised(r.marks)] for r in wide.rows]
+    cells = [[_score(cell, spread) for cell in row] for row in wide.cells]
+    corner = ["\n".join([*[""] * (_height(heads) - 1), name]) for name in wide.corner]
     for block in _blocks(corner, rows, heads, cells):
         some = [(r, [row[i] for i in block]) for r, row in zip(rows, cells, strict=True)]
         titles = [heads[i] for i in block]
         console.table("", [*corner, *titles], [[*r, *row] for r, row in some if any(row)], right=titles)
         console.text("")
-    if any(cell is not None and cell.place for row in found.cells for cell in row):
+    if any(cell is not None and cell.place for row in wide.cells for cell in row):
         console.text("** the best and * the second of those that can be compared")
-    for mark, note in found.notes:
+    for mark, note in wide.notes:
         console.text(f"{_raised((mark,))} {note}")
 
 
@@ -77,21 +77,21 @@ def _width(texts: Sequence[str]) -> int:
     return max(len(line) for text in texts for line in text.split("\n"))
 
 
-def pair(found: Pairing) -> None:
+def pair(pairing: Pairing) -> None:
     """Two models on every test they share, item by item, and on which items either is ahead most."""
-    console.text(f"A  {found.a}\nB  {found.b}\n")
-    several = len([r for r in found.results if r.primary.p is not None]) > 1
+    console.text(f"A  {pairing.a}\nB  {pairing.b}\n")
+    several = len([r for r in pairing.results if r.primary.p is not None]) > 1
     columns = ["test", "metric", "A", "B", "A - B", "95 % interval", "p", *["p, Holm"] * several]
-    console.table("", columns, [_paired(r, several) for r in found.results], right=columns[2:])
+    console.table("", columns, [_paired(r, several) for r in pairing.results], right=columns[2:])
     if several:
-        console.text(f"\np, Holm: corrected for looking at {len(found.results)} tests at once")
-    for result in found.results:
+        console.text(f"\np, Holm: corrected for looking at {len(pairing.results)} tests at once")
+    for result in pairing.results:
         console.text("\n".join([f"\n{_test(result)}", *(f"  {line}" for line in _remarks(result))]))
-    if found.notes or found.skipped:
+    if pairing.notes or pairing.skipped:
         console.text("")
-    for note in found.notes:
+    for note in pairing.notes:
         console.text(note)
-    for line in found.skipped:
+    for line in pairing.skipped:
         console.text(f"left out: {line}")
 
 
@@ -132,58 +132,60 @@ def _remarks(result: PairResult) -> Iterator[str]:
     yield from result.notes
 
 
-def explanation(found: Explanation) -> None:
+def explanation(result: Explanation) -> None:
     """Whether two runs can be compared, what differs, and on how many items."""
     from dinobench.compare.explain import written
 
-    a, b = found.a, found.b
+    a, b = result.a, result.b
     console.text(f"A  {a.run_id}\nB  {b.run_id}\n")
-    if found.comparable:
+    if result.comparable:
         console.text("They can be compared.")
     else:
         console.text("They cannot be compared. These would have to be the same:")
-        for reason in found.reasons:
+        for reason in result.reasons:
             console.text(f"  {reason}")
-    if found.gap is not None:
-        one, other = a.metrics[found.metric], b.metrics[found.metric]
-        console.text(f"{found.metric}: A {one.value:.2f}, B {other.value:.2f}, B - A {found.gap:+.2f} ({one.unit})")
-    if found.items is not None:
-        i = found.items
+    if result.gap is not None:
+        one, other = a.metrics[result.metric], b.metrics[result.metric]
+        console.text(f"{result.metric}: A {one.value:.2f}, B {other.value:.2f}, B - A {result.gap:+.2f} ({one.unit})")
+    if result.items is not None:
+        i = result.items
         alone = f"; {i.only_a:,} only in A, {i.only_b:,} only in B" if i.only_a or i.only_b else ""
         console.text(
             f"items: {i.differing:,} of {i.shared:,} score differently (A ahead on {i.a_ahead:,}, "
             f"B on {i.b_ahead:,}){alone}"
         )
-    if found.differences:
+    if result.differences:
         console.text("")
         console.table(
             "what differs, the most decisive first", ["field", "A", "B", "", "meaning"],
-            [[d.name, written(d.a), written(d.b), "must agree" * d.bars, d.meaning] for d in found.differences],
+            [[d.name, written(d.a), written(d.b), "must agree" * d.bars, d.meaning] for d in result.differences],
         )  # fmt: skip
     else:
         console.text("nothing that is recorded differs")
 
 
-def flips(found: Ablation) -> None:
+def flips(ablation: Ablation) -> None:
     """What each factor does alone, all of them together, and what is left."""
     from dinobench.compare.explain import written
 
     def signed(value: float | None) -> str:
         return "" if value is None else f"{value:+.2f}"
 
-    rows: list[list[str]] = [["A again", "", "", f"{found.base:.2f}", signed(found.base - found.a), ""]]
-    for f in found.flips:
+    rows: list[list[str]] = [["A again", "", "", f"{ablation.base:.2f}", signed(ablation.base - ablation.a), ""]]
+    for f in ablation.flips:
         score = "" if f.value is None else f"{f.value:.2f}"
-        rows.append([f.name, written(f.a), written(f.b), score, signed(found.effect(f)), f.note])
-    if found.together is not None and len(found.flips) > 1:
-        rows.append(["all of these", "", "", f"{found.together:.2f}", signed(found.together - found.base), ""])
-    if found.interaction is not None and len(found.flips) > 1:
-        rows.append(["interaction", "", "", "", signed(found.interaction), "all of these, less the sum of each alone"])
-    rows.append(["left over", "", "", "", signed(found.left), "what was not changed: data, versions, device"])
+        rows.append([f.name, written(f.a), written(f.b), score, signed(ablation.effect(f)), f.note])
+    if ablation.together is not None and len(ablation.flips) > 1:
+        rows.append(["all of these", "", "", f"{ablation.together:.2f}", signed(ablation.together - ablation.base), ""])
+    if ablation.interaction is not None and len(ablation.flips) > 1:
+        rows.append(
+            ["interaction", "", "", "", signed(ablation.interaction), "all of these, less the sum of each alone"]
+        )
+    rows.append(["left over", "", "", "", signed(ablation.left), "what was not changed: data, versions, device"])
     console.text("")
     console.table(
-        f"{found.metric}, A with one factor at a time as in B (recorded: A {found.a:.2f}, B {found.b:.2f})",
-        ["factor", "A", "B", found.metric, "effect", ""], rows, right=[found.metric, "effect"],
+        f"{ablation.metric}, A with one factor at a time as in B (recorded: A {ablation.a:.2f}, B {ablation.b:.2f})",
+        ["factor", "A", "B", ablation.metric, "effect", ""], rows, right=[ablation.metric, "effect"],
     )  # fmt: skip
 
 

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from dinobench.models.loading import Inspection
 
 
-def records_json(found: Sequence[RunRecord]) -> str:
+def records_json(runs: Sequence[RunRecord]) -> str:
     """The records as one JSON array."""
-    return json.dumps([dataclasses.asdict(r) for r in found], indent=2, ensure_ascii=False)
+    return json.dumps([dataclasses.asdict(r) for r in runs], indent=2, ensure_ascii=False)
 
 
-def records(found: Sequence[RunRecord], out: Path | None) -> None:
+def records(runs: Sequence[RunRecord], out: Path | None) -> None:
     """A table for every protocol, profile and data set: backbones down, metrics across."""
 
     def group(record: RunRecord) -> tuple[str, ...]:
         return record.protocol, record.profile, record.dataset, record.config_hash, record.dataset_fingerprint
 
-    for (protocol, profile, dataset, *_), members in groupby(sorted(found, key=group), key=group):
+    for (protocol, profile, dataset, *_), members in groupby(sorted(runs, key=group), key=group):
         rows = list(members)
         first = rows[0]
         names = [first.primary, *(n for n in first.metrics if n != first.primary)]
@@ -59,15 +59,15 @@ def _cell(metric: MetricValue | None, interval: bool) -> str:
     return f"{metric.value:.1f}"
 
 
-def inspection(found: Inspection) -> None:
+def inspection(result: Inspection) -> None:
     """Format, architecture, coverage and digest of a checkpoint."""
-    info = found.info
+    info = result.info
     facts = {
         "file": info.path,
         "format": info.format,
         "method": info.method,
-        "loaded from": found.keys[0],
-        "also in the file": ", ".join(found.keys[1:]) or "nothing",
+        "loaded from": result.keys[0],
+        "also in the file": ", ".join(result.keys[1:]) or "nothing",
         "architecture": info.arch,
         "patch size": info.patch_size,
         "width, depth, heads": f"{info.embed_dim}, {info.depth}, {info.heads}",
@@ -76,11 +76,11 @@ def inspection(found: Inspection) -> None:
         "epoch": info.epoch,
         "file sha256": info.sha256,
         "weights digest": info.weights_digest,
-        "tensors matched": len(found.matched),
-        "missing": _names(found.missing),
-        "left over": _names(found.unexpected),
-        "not of the backbone": _names(found.ignored),
-        "not finite": _names(found.non_finite),
+        "tensors matched": len(result.matched),
+        "missing": _names(result.missing),
+        "left over": _names(result.unexpected),
+        "not of the backbone": _names(result.ignored),
+        "not finite": _names(result.non_finite),
     }
     console.table("", ["", ""], [[k, "-" if v is None else v] for k, v in facts.items()])
 
@@ -90,8 +90,8 @@ def _names(names: Sequence[str], shown: int = 8) -> str:
     return f"{len(names)}: {', '.join(names[:shown])}{more}" if names else "none"
 
 
-def inspection_json(found: Inspection) -> str:
-    return json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False)
+def inspection_json(result: Inspection) -> str:
+    return json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False)
 
 
 def scores(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
@@ -174,15 +174,17 @@ def cache() -> None:
     from dinobench.features.cache import listing
     from dinobench.files import cache_root
 
-    found = listing(cache_root() / "features")
-    if found:
+    entries = listing(cache_root() / "features")
+    if entries:
         columns = ["entry", "model", "arch", "images", "features", "MB", "state", "last used"]
         console.table("", columns, [
             [e.folder.name[:12], *(e.label.get(c, "") for c in columns[1:5]), f"{e.bytes / 1e6:,.1f}",
              "complete" if e.complete else "unfinished", time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used_at))]
-            for e in found
+            for e in entries
         ], right=["MB"])  # fmt: skip
-    console.note(f"{len(found)} entries, {sum(e.bytes for e in found) / 1e6:,.1f} MB in {cache_root() / 'features'}")
+    console.note(
+        f"{len(entries)} entries, {sum(e.bytes for e in entries) / 1e6:,.1f} MB in {cache_root() / 'features'}"
+    )
 
 
 def bench(rows: Sequence[BenchRow]) -> None:

@@ -15,10 +15,10 @@ OBJECTS = (1, 2, 2, 3)
 
 def videos(name: str = "shapes") -> VideoSet:
     """The four videos."""
-    made = tuple(_video(i, objects) for i, objects in enumerate(OBJECTS))
-    names = [f"{video.name}/{frame}" for video in made for frame in video.names]
-    content = np.concatenate([np.concatenate([v.pixels, v.labels[..., None]], axis=-1) for v in made])
-    return VideoSet(name, NAME, made, of_array(names, content))
+    drawn = tuple(_video(i, objects) for i, objects in enumerate(OBJECTS))
+    names = [f"{video.name}/{frame}" for video in drawn for frame in video.names]
+    content = np.concatenate([np.concatenate([v.pixels, v.labels[..., None]], axis=-1) for v in drawn])
+    return VideoSet(name, NAME, drawn, of_array(names, content))
 
 
 def _video(number: int, objects: int) -> ArrayVideo:

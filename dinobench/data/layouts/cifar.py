@@ -91,10 +91,10 @@ def default_name(path: Path) -> str:
 
 def load(path: Path, name: str) -> ImageClassification:
     """Read every batch into memory (180 MB at most). Raises UserError for missing, damaged or foreign files."""
-    found = _find(path)
-    if len(found) > 1:
-        raise UserError(f"{path}: holds both {' and '.join(v.folder for _, v in found)}; give one of them")
-    folder, variant = found[0]
+    location = _find(path)
+    if len(location) > 1:
+        raise UserError(f"{path}: holds both {' and '.join(v.folder for _, v in location)}; give one of them")
+    folder, variant = location[0]
     missing = [file for file in (*variant.train, *variant.test, variant.meta) if not (folder / file).is_file()]
     if missing:
         raise UserError(f"{folder}: {', '.join(missing)} missing; unpack the whole archive again")

@@ -56,10 +56,10 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     originals = list_images(path, "original")
     if not originals:
         raise UserError(f"{path / 'original'}: holds no images ({' '.join(EXTENSIONS)})")
-    found = _block_folders(path)
-    if not found:
+    folders = _block_folders(path)
+    if not folders:
         raise UserError(f"{path}: has original/ but no copies; put strong/, jpegqual/<q>/ or crops/<c>/ beside it")
-    files = {block: list_images(path, block) for block in found}
+    files = {block: list_images(path, block) for block in folders}
     labels = {block: _match(path, block, names, originals) for block, names in files.items()}
     files["original"], labels["original"] = originals, np.arange(len(originals))
     for side in SIDE:
@@ -71,7 +71,7 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
         part = digests[start : start + len(names)]
         start += len(names)
         splits[block] = _split(block, path, names, labels[block], part)
-    blocks = tuple(splits[block] for block in found)
+    blocks = tuple(splits[block] for block in folders)
     return assemble(name, NAME, splits["original"], blocks, splits.get("distractors"), splits.get("whitening"))
 
 
@@ -97,9 +97,9 @@ def with_side(data: Copies, distractors: str, whitening: str) -> Copies:
     The fingerprint changes with them, so that scores against different databases are never taken for the same.
     """
 
-    def chosen(side: str, choice: str, found: ImageSplit | None) -> ImageSplit | None:
+    def chosen(side: str, choice: str, own: ImageSplit | None) -> ImageSplit | None:
         if choice == "auto":
-            return found
+            return own
         return None if choice == "none" else _load_side(side, Path(choice).expanduser())
 
     new = {
@@ -116,7 +116,7 @@ def with_side(data: Copies, distractors: str, whitening: str) -> Copies:
 def list_images(root: Path, folder: str = "", deep: bool | None = None) -> list[str]:
     """The images of `root/folder` as paths relative to `root`, sorted; with `deep` (side sets) also those below it."""
     deep = folder in SIDE if deep is None else deep
-    found: list[str] = []
+    names: list[str] = []
     seen: set[str] = set()
     for current, folders, files in os.walk(root / folder, followlinks=True):
         if (real := os.path.realpath(current)) in seen:  # a link that leads back
@@ -126,10 +126,10 @@ def list_images(root: Path, folder: str = "", deep: bool | None = None) -> list[
         folders[:] = sorted(f for f in folders if not f.startswith(".")) if deep else []
         here = Path(current).relative_to(root).as_posix()
         prefix = "" if here == "." else f"{here}/"
-        found += [prefix + f for f in files if f.lower().endswith(EXTENSIONS) and not f.startswith(".")]
-    found.sort()
-    require_text(str(root), found)
-    return found
+        names += [prefix + f for f in files if f.lower().endswith(EXTENSIONS) and not f.startswith(".")]
+    names.sort()
+    require_text(str(root), names)
+    return names
 
 
 def _load_side(side: str, folder: Path) -> FileSplit:

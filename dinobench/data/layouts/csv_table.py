@@ -150,9 +150,9 @@ def _by(
         splits.setdefault(split_of(row), []).append(row)
     test = next((split for split in TESTS if split in splits), None)
     if test is None or "train" not in splits:
-        found = ", ".join(sorted(splits))
+        present = ", ".join(sorted(splits))
         raise UserError(
-            f"{file}: its {how} name only {found}; both train and one of val, validation or test are needed"
+            f"{file}: its {how} name only {present}; both train and one of val, validation or test are needed"
         )
     ignored = "".join(f", {other} ignored" for other in TESTS if other in splits and other != test)
     return f"{how}: train, {test}{ignored}", {split: splits[split] for split in ("train", test)}

@@ -61,8 +61,8 @@ def _video(path: Path, name: str) -> FileVideo:
     size = _size(frames[stems[0]])
     for stem in stems:
         for file in (frames[stem], masks[stem]):
-            if (found := _size(file, is_mask=file is masks[stem])) != size:
-                raise UserError(different_size(file, found, size, f"the first frame of {name}"))
+            if (other := _size(file, is_mask=file is masks[stem])) != size:
+                raise UserError(different_size(file, other, size, f"the first frame of {name}"))
     values = np.unique(read_labels(masks[stems[0]]))
     labels = values[(values > 0) & (values < VOID)]
     binary = not len(labels) and VOID in values

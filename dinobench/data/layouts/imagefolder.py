@@ -45,13 +45,13 @@ def _scan_split(path: Path, split: str) -> tuple[list[str], list[str]]:
     """(image paths relative to `path`, the class of each), in torchvision's order; empty class folders add nothing."""
     with os.scandir(path / split) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    found = {name: _images(str(path), f"{split}/{name}") for name in names}
+    images = {name: _images(str(path), f"{split}/{name}") for name in names}
     if not names:
         raise UserError(f"{path / split}: no class folders; images belong in {split}/<class>/")
-    if not any(found.values()):
+    if not any(images.values()):
         raise UserError(f"{path / split}: its class folders hold no images ({' '.join(EXTENSIONS)})")
-    ids = [file for files in found.values() for file in files]
-    return ids, [name for name, files in found.items() for _ in files]
+    ids = [file for files in images.values() for file in files]
+    return ids, [name for name, files in images.items() for _ in files]
 
 
 def _images(root: str, folder: str) -> list[str]:

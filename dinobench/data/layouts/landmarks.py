@@ -232,8 +232,8 @@ def _any_image(folder: Path) -> bool:
 
 
 def _load_labelled(path: Path, root: Path, name: str, progress: fingerprint.Progress | None) -> LabelledImages:
-    found = {folder.name: list_images(root, folder.name, deep=True) for folder in _folders(root)}
-    files = {name: images for name, images in found.items() if images}
+    listed = {folder.name: list_images(root, folder.name, deep=True) for folder in _folders(root)}
+    files = {name: images for name, images in listed.items() if images}
     classes = list(files)
     names = [f for images in files.values() for f in images]
     labels = np.repeat(np.arange(len(classes)), [len(files[c]) for c in classes])
