@@ -84,6 +84,7 @@ class Backbone(Protocol):
     patch_size: int | None
     embed_dim: int
     capabilities: frozenset[str]
+    size_multiple: int  # pixels that the images' sides must be a multiple of; 1 for models that take any size
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, D): CLS after the final norm, or the global average pool of a ConvNet."""

@@ -71,7 +71,7 @@ class PatchCounts(NamedTuple):
 
     inside: np.ndarray
     valid: np.ndarray
-    numbers: tuple[int, ...]
+    ids: tuple[int, ...]
 
 
 def metrics(config: Config) -> tuple[Metric, ...]:
@@ -92,8 +92,8 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
         for index, attention, counts in attention_maps(backbone, data, ids, indices, config, ctx, broken):
             if config.heads == "mean":
                 attention = attention.mean(axis=0, keepdims=True)
-            values = jaccard_of_shares(attention, counts, shares).reshape(len(counts.numbers), -1)
-            rows.append(np.column_stack([np.full(len(values), index), np.array(counts.numbers, float), values]))
+            values = jaccard_of_shares(attention, counts, shares).reshape(len(counts.ids), -1)
+            rows.append(np.column_stack([np.full(len(values), index), np.array(counts.ids, float), values]))
         filled = [block for block in rows if len(block)]
         return np.concatenate(filled) if filled else np.zeros(0)  # torch.cat passes over an empty shard
 
@@ -130,8 +130,8 @@ def attention_maps(
             )
         inside, valid = patch_counts(masks.masks, masks.void, config.image_size, patch)
         seen = np.flatnonzero(inside.any(axis=1)).tolist()  # a mask may fall between the pixels of the smaller size
-        numbers = tuple(masks.numbers[k] for k in seen)
-        return torch.from_numpy(transform(image)), PatchCounts(inside[seen], valid, numbers)
+        mask_ids = tuple(masks.ids[k] for k in seen)
+        return torch.from_numpy(transform(image)), PatchCounts(inside[seen], valid, mask_ids)
 
     def forward(loaded: list[tuple[torch.Tensor, PatchCounts]]) -> torch.Tensor:
         x = transform.normalise(torch.stack([pixels for pixels, _ in loaded]).to(ctx.device))

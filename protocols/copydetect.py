@@ -20,7 +20,7 @@ from dinobench.data.layouts.copydays import Copies, with_side
 from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError
-from dinobench.features.extraction import cut_to_multiple, extract, patch_multiple
+from dinobench.features.extraction import cut_to_multiple, extract
 from dinobench.metrics.retrieval import average_precision, micro_average_precision, micro_average_precision_interval
 from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
 
@@ -130,7 +130,7 @@ def descriptors(backbone: Backbone, split: ImageSplit, config: Config, ctx: Cont
 
     Beside them the indices (n,) of the images that could be read.
     """
-    transform, multiple = config.transform(), patch_multiple(backbone)
+    transform, multiple = config.transform(), backbone.size_multiple
 
     def prepare(index: int, image: Image.Image) -> np.ndarray:
         return transform(image)

@@ -20,7 +20,7 @@ from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, Landmark
 from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError, unknown_name
-from dinobench.features.extraction import cut_to_multiple, extract, patch_multiple
+from dinobench.features.extraction import cut_to_multiple, extract
 from dinobench.metrics.retrieval import DIFFICULTIES, leave_one_out, revisited_scores
 from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
 
@@ -143,7 +143,7 @@ def _descriptors(
     of the patch size, so images are batched by the sizes that are left.
     """
     side, scales = size_and_scales(config, data.key if isinstance(data, Landmarks) else "")
-    multiple = patch_multiple(backbone)
+    multiple = backbone.size_multiple
     transform = ImageTransform(resize=None, crop=None)
 
     def prepare(index: int, image: Image.Image) -> np.ndarray:

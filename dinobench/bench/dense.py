@@ -173,7 +173,7 @@ class _EnlargedShapes:
     def masks(self, image_id: str, kind: str) -> Any:
         masks = self._shapes.masks(image_id, kind)
         rows, columns = (np.arange(n) * masks.masks.shape[1] // n for n in (375, 500))
-        return type(masks)(masks.masks[:, rows][:, :, columns], masks.numbers)
+        return type(masks)(masks.masks[:, rows][:, :, columns], masks.ids)
 
 
 def _write_videos(folder: Path, frames: int) -> None:

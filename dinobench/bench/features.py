@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from dinobench.bench.measure import BenchRow, in_turn, photos_like_imagenet
-
-if TYPE_CHECKING:
-    pass
 
 
 def features(

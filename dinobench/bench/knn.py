@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from dinobench import console
 from dinobench.bench.measure import BenchRow, PeakMemory, anonymous_mb, in_turn
-
-if TYPE_CHECKING:
-    pass
 
 
 def knn(

@@ -75,7 +75,7 @@ def anonymous_mb() -> float | None:
 
 
 class PeakMemory:
-    """The peak of `_anonymous_mb` inside a with block, looked at every 20 ms."""
+    """The peak of `anonymous_mb` inside a with block, looked at every 20 ms."""
 
     mb = 0.0
 

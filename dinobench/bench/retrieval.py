@@ -71,7 +71,7 @@ def searching(
 
 def landmarks(repeats: int, ctx: LocalContext, folder: Path, images: int = 12) -> list[BenchRow]:
     """Descriptors at 512 pixels and three scales from JPEG files, against the bare model on tensors of those sizes."""
-    from dinobench.features.extraction import BATCH_CPU, BATCH_GPU, patch_multiple
+    from dinobench.features.extraction import BATCH_CPU, BATCH_GPU
     from dinobench.protocols.retrieval import SIZES, Config, run
 
     backbone = load_backbone(f"random:{ARCH}").to(ctx.device)
@@ -79,7 +79,7 @@ def landmarks(repeats: int, ctx: LocalContext, folder: Path, images: int = 12) -
     config = Config(image_size=side, scales=scales)
     split = _photos(folder, images)
     data = LabelledImages("photos", "none", split, ("a", "b"), split.fingerprint)
-    multiple, size = patch_multiple(backbone), BATCH_CPU if ctx.device.type == "cpu" else BATCH_GPU
+    multiple, size = backbone.size_multiple, BATCH_CPU if ctx.device.type == "cpu" else BATCH_GPU
     portraits = len(range(0, images, 3))
     batches = []
     for count, height, width in ((images - portraits, side * 3 // 4, side), (portraits, side, side * 3 // 4)):

@@ -112,7 +112,7 @@ FIGURES: tuple[PublishedScore, ...] = (
 def published_scores(protocols: Iterable[str], metrics: Iterable[str] = ()) -> list[PublishedScore]:
     """The figures of these protocols: the headline ones, or those of metrics that match one of the patterns.
 
-    >>> [f.value for f in figures(["copydetect"])]
+    >>> [f.value for f in published_scores(["copydetect"])]
     [81.7, 85.5]
     """
     wanted, patterns = set(protocols), list(metrics)

@@ -9,18 +9,16 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-MASK_KINDS = ("instances", "classes")
-
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The masks of one image: `masks` (K, H, W) bool, a stable `numbers` for each, `void` (H, W) bool or None.
+    """The masks of one image: `masks` (K, H, W) bool, a stable id for each in `ids`, `void` (H, W) bool or None.
 
-    `numbers` are labels, category ids or annotation ids; void pixels belong to nothing and count for nothing.
+    `ids` are labels, category ids or annotation ids; void pixels belong to nothing and count for nothing.
     """
 
     masks: np.ndarray
-    numbers: tuple[int, ...]
+    ids: tuple[int, ...]
     void: np.ndarray | None = None
 
 

@@ -184,11 +184,6 @@ def unreadable(name: str, ids: Sequence[str], total: int, skip_broken: bool) -> 
     )
 
 
-def patch_multiple(backbone: Backbone) -> int:
-    """The number of pixels that a ViT's image sides are a multiple of; 1 for those that take any size."""
-    return (backbone.patch_size or 1) if "attention" in backbone.capabilities else 1
-
-
 def cut_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     """(..., H, W) -> the same without the last rows and columns beyond a multiple.
 

@@ -32,6 +32,7 @@ class ModuleBackbone:
         self.info = info
         self.patch_size = patch_size
         self.embed_dim = info.embed_dim
+        self.size_multiple = 1
 
     def to(self, device: Any) -> ModuleBackbone:
         """Move the weights; returns itself."""
@@ -81,6 +82,7 @@ class ViTBackbone(ModuleBackbone):
 
     def __init__(self, module: VisionTransformer, info: CheckpointInfo, grid: tuple[int, int]) -> None:
         super().__init__(module, info, int(module.patch_embed.patch_size[0]))
+        self.size_multiple = self.patch_size
         self.grid = grid
         self._positions: dict[Any, torch.Tensor] = {}
 

@@ -9,15 +9,12 @@ import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.results.records import read_all
 from dinobench.types import RunRecord
-
-if TYPE_CHECKING:
-    pass
 
 COLUMNS = (
     "model", "method", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n", "seed",

@@ -22,7 +22,7 @@ from dinobench.types import RunRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Of the JSON files. A reader takes every schema up to its own.
+#: Version of the record files. A reader takes every schema up to its own.
 SCHEMA = 1
 
 

@@ -225,7 +225,7 @@ def paired_test(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None
     `clusters` (n,) holds a label per item: items of one group resemble each other and count as one draw.
 
     >>> paired_test(np.array([1, 1, 0, 1]), np.array([1, 0, 1, 0]))
-    Counts(n=4, won=2, lost=1)
+    BinaryPairs(n=4, won=2, lost=1)
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if clusters is not None:
@@ -269,7 +269,9 @@ def _normal_above(z: float) -> float:
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Where `falling`, at least 0 at `low` and at most 0 at `high`, crosses 0."""
+    """Where `falling` crosses 0 between `low` and `high`; an end, where it is below 0 or above it all the way."""
     from scipy.optimize import brentq  # late: importing scipy takes longer than most commands
 
-    return float(brentq(falling, low, high, xtol=1e-15))
+    if falling(low) <= 0:
+        return low
+    return float(brentq(falling, low, high, xtol=1e-15)) if falling(high) < 0 else high

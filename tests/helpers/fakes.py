@@ -22,7 +22,7 @@ class FakeBackbone:
 
     def __init__(self, before: Callable[[torch.Tensor], None] = lambda x: None, **info: Any) -> None:
         self.info = dataclasses.replace(INFO, **info)
-        self.patch_size, self.embed_dim = self.info.patch_size, 3
+        self.patch_size, self.embed_dim, self.size_multiple = self.info.patch_size, 3, 1
         self.capabilities = frozenset({"features", "layers", "patches"})
         self.before = before
         self.images = 0

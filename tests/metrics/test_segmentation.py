@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers.paths import GOLDEN
+from helpers.scores import boundary_f, jaccard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -16,10 +17,8 @@ from sklearn.metrics import jaccard_score
 
 from dinobench.metrics.segmentation import (
     boundary,
-    boundary_f,
     boundary_radius,
     frame_scores,
-    jaccard,
     kept_mass_masks,
     statistics,
 )

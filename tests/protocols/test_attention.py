@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.scores import jaccard
 from helpers.weights import save, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from dinobench.data.embedded import shapes
 from dinobench.data.layouts import coco, voc
 from dinobench.data.video import label_png
 from dinobench.errors import UserError
-from dinobench.metrics.segmentation import jaccard, kept_mass_masks
+from dinobench.metrics.segmentation import kept_mass_masks
 from dinobench.protocols import attention
 from dinobench.protocols.attention import Config, PatchCounts, jaccard_of_shares, patch_counts, run
 from dinobench.report import figures
@@ -181,7 +182,7 @@ def test_voc_instances_classes_and_void(tmp_path):
     assert voc.recognises(path) and voc.recognises(path / "VOC2012") and voc.default_name(path) == "VOC2012"
     data = voc.load(path, "VOC2012")
     objects, classes = data.masks("x", "instances"), data.masks("x", "classes")
-    assert objects.numbers == (1, 2) and classes.numbers == (15,)
+    assert objects.ids == (1, 2) and classes.ids == (15,)
     assert objects.void.sum() == 1 and objects.masks.sum() == classes.masks.sum() == 36 + 144
     assert voc.load(path / "VOC2012", "other").fingerprint == data.fingerprint
 
@@ -234,7 +235,7 @@ def test_coco_leaves_crowds_out(tmp_path, capsys):
     data = coco.load(make_coco(tmp_path), "coco")
     assert list(data.ids("instances")) == ["000001"]  # the other image has a crowd only
     objects, classes = data.masks("000001", "instances"), data.masks("000001", "classes")
-    assert objects.numbers == (7, 8) and classes.numbers == (3,)
+    assert objects.ids == (7, 8) and classes.ids == (3,)
     assert objects.masks.shape == (2, 20, 30) and objects.masks[0].sum() == 16
     assert (classes.masks[0] == objects.masks.any(0)).all()
     assert capsys.readouterr().out == ""  # pycocotools talks on stdout, which is for results

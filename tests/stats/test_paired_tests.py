@@ -112,3 +112,18 @@ def test_the_detectable_difference_is_found_four_times_in_five():
         p = {(w, lo): BinaryPairs(n, w, lo).p() for w, lo in {(int(w), int(lo)) for w, lo, _ in draws}}
         assert 0.75 < np.mean([p[int(w), int(lo)] <= 0.05 for w, lo, _ in draws]) < 0.86
     assert BinaryPairs(5, 1, 0).detectable() is None and paired_test(np.arange(5) / 7, np.zeros(5)).detectable() is None
+
+
+@given(n=st.integers(1, 60), data=st.data())
+def test_every_table_has_an_interval_and_bounds(n, data):
+    """Also one on which every item differs to one side, where there is nothing between the mean and the end."""
+    won = data.draw(st.integers(0, n))
+    pairs = BinaryPairs(n, won, data.draw(st.integers(0, n - won)))
+    for low, high in (pairs.interval(), bounds(pairs, 0.05)):
+        assert -1 <= low <= pairs.mean + 1e-9 and pairs.mean - 1e-9 <= high <= 1
+
+
+@pytest.mark.parametrize(("won", "lost"), [(10, 0), (0, 10)])
+def test_one_sided_tables_end_where_differences_do(won, lost):
+    low, high = BinaryPairs(10, won, lost).interval()
+    assert (high if won else low) == (1 if won else -1) and abs(low - high) > 0.2

@@ -28,10 +28,10 @@ def test_every_image_has_its_objects():
     data = shapes.images()
     for i, image_id in enumerate(data.ids("instances")):
         masks = data.masks(image_id, "instances")
-        assert masks.numbers == tuple(range(1, 3 + i % 3))
+        assert masks.ids == tuple(range(1, 3 + i % 3))
         assert masks.masks.any(axis=(1, 2)).all() and masks.masks.sum(0).max() == 1
         classes = data.masks(image_id, "classes")
-        assert set(classes.numbers) == {k + 1 for k in data.kinds[i]}
+        assert set(classes.ids) == {k + 1 for k in data.kinds[i]}
         assert (classes.masks.any(0) == masks.masks.any(0)).all()
         assert data.load(image_id).size == (shapes.SIDE, shapes.SIDE)
     assert {k for kinds in data.kinds for k in kinds} == set(range(len(KINDS)))
