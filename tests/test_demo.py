@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 
 import pytest
 import torch
@@ -43,22 +44,22 @@ def test_the_start_is_the_network_before_its_training(trained):
 def test_what_is_trained_is_not_trained_again(trained, monkeypatch):
     out, files = trained
     before = {name: path.read_bytes() for name, path in files.items()}
-    monkeypatch.setattr(Loop, "_update", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(Loop, "update", lambda *_: pytest.fail("a step was made"))
     assert pretrain(out, "cpu", SHORT) == files
     assert {name: path.read_bytes() for name, path in files.items()} == before
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):
     _, files = trained
-    update = Loop._update
+    update = Loop.update
 
     def stopped(self, loss):
-        norm = update(self, loss)
-        self._stopping |= self.at.step == 3
-        return norm
+        if self.at.step == 2:
+            signal.raise_signal(signal.SIGINT)  # heeded once the step is done
+        return update(self, loss)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "_update", stopped)
+        patch.setattr(Loop, "update", stopped)
         pretrain(tmp_path, "cpu", SHORT)
     assert read(tmp_path / "pretrain" / TRAINED / "checkpoint.pth")["dinobench"]["step"] == 3
     again = pretrain(tmp_path, "cpu", SHORT)

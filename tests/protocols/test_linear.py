@@ -232,9 +232,11 @@ def test_two_processes_equal_one(own_cache, tmp_path, profile):
         settings = {"crop": 16, "resize": 16, "blocks": "1,2", "epochs": 2, "batch": 100, steps: 3}
         program = (
             "import dinobench\n"
+            "from dinobench.types import ComputeOptions\n"
             "if __name__ == '__main__':\n"
             f"    dinobench.run('linear', 'random:vit_tiny_patch16_224', 'digits', profile={profile!r},\n"
-            f"                  settings={settings}, out={str(out)!r}, device='cpu', devices={devices})\n"
+            f"                  settings={settings}, out={str(out)!r},\n"
+            f"                  compute=ComputeOptions(device='cpu', devices={devices}))\n"
         )
         script = tmp_path / f"run{devices}.py"
         script.write_text(program)
