@@ -114,6 +114,7 @@ def test_the_detectable_difference_is_found_four_times_in_five():
     assert BinaryPairs(5, 1, 0).detectable() is None and paired_test(np.arange(5) / 7, np.zeros(5)).detectable() is None
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 60), data=st.data())
 def test_every_table_has_an_interval_and_bounds(n, data):
     """Also one on which every item differs to one side, where there is nothing between the mean and the end."""
