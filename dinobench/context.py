@@ -18,7 +18,7 @@ import torch
 from dinobench import console
 from dinobench.features.extraction import forward_batches, refuse_unreadable
 from dinobench.features.service import BATCH, FeatureService, compute_features
-from dinobench.files import atomic_path
+from dinobench.files import write_output
 from dinobench.runtime import Runtime, autocast
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
@@ -189,5 +189,4 @@ class LocalContext:
 
 def _save(folder: Path | None, name: str, content: bytes) -> None:
     if folder is not None:
-        with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(content)
+        write_output(folder / name, content)

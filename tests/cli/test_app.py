@@ -386,3 +386,18 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         shell=True, executable="/bin/bash", cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "0" and done.stderr == ""
+
+
+def test_files_that_a_run_makes_are_kept_where_asked(command, tmp_path):
+    davis = ("run", "--protocol", "davis", "--data", "shapes", "--set", "short_side=64", "--set", "multiple=32",
+             "--set", "videos=shapes-0", "--device", "cpu", "--out", tmp_path / "results")  # fmt: skip
+    tiny = "random:vit_tiny_patch16_224"
+    code, _, err = command(*davis, "--ckpt", f"a={tiny}", "--save", tmp_path / "one")
+    assert code == 0 and list((tmp_path / "one" / "shapes-0").glob("*.png")), err
+    code, _, err = command(*davis, "--ckpt", f"a={tiny}", "--ckpt", f"b={tiny}", "--save", tmp_path / "two")
+    assert code == 0 and {p.parent.name for p in (tmp_path / "two").glob("*/shapes-0")} == {"a", "b"}, err
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = command(*davis, "--ckpt", f"a={tiny}", "--save", tmp_path / "file")
+    assert code == 2 and "cannot be written" in err
+    code, _, err = command(*KNN, "--ckpt", "pixels", "--save", tmp_path / "none")
+    assert code == 0 and "knn makes no files to keep" in err and not (tmp_path / "none").exists()
