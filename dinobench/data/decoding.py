@@ -105,17 +105,26 @@ class ImageCache(Generic[T]):
         self.room = ram_bytes
         self._kept: dict[int, T] = {}
         self._lock = threading.Lock()
+        self._busy: dict[int, threading.Lock] = {}
 
     def get(self, row: int) -> T:
         """The image of a row, from memory where it was kept. Raises one of `BROKEN_IMAGE`."""
+        if self.split.in_memory:
+            return self.form(self.split.load(row))
         kept = self._kept.get(row)
         if kept is not None:
             return kept
-        pixels = self.form(self.split.load(row))
-        if not self.split.in_memory:
+        with self._lock:
+            busy = self._busy.setdefault(row, threading.Lock())
+        with busy:  # a thread that wants the same image at the same time waits for it instead of decoding it too
+            kept = self._kept.get(row)
+            if kept is not None:
+                return kept
+            pixels = self.form(self.split.load(row))
             size: int = pixels.nbytes  # type: ignore[attr-defined]
             with self._lock:
-                if row not in self._kept and size <= self.room:
+                self._busy.pop(row, None)
+                if size <= self.room:
                     self.room -= size
                     self._kept[row] = pixels
         return pixels
