@@ -1,8 +1,9 @@
-"""The loop on real digits: what a step does, that stopping at any step changes nothing, and the command itself."""
+"""The loop on real digits: what a step does, and that neither a stop nor computing in parts changes anything."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -68,34 +69,30 @@ def whole(tmp_path_factory, started, digits):
     return folder, history
 
 
-class Stopped(Exception):
-    pass
+class Interrupting(Subset):
+    """A split of which image number `at`, counted over all epochs, is read as Ctrl-C is pressed."""
 
+    def __init__(self, part: Subset, at: int) -> None:
+        super().__init__(part.whole, part.indices, part.name)
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "reads", itertools.count())
 
-def stopping(at: int, monkeypatch, how=Stopped):
-    """The method's step number `at` (0-based) is the last that is through."""
-    original = Dino.after_step
-
-    def after_step(self, now):
-        original(self, now)
-        if now.step == at:
-            if how is signal.SIGINT:
-                os.kill(os.getpid(), signal.SIGINT)
-            else:
-                raise how
-
-    monkeypatch.setattr(Dino, "after_step", after_step)
+    def load(self, index):
+        if next(self.reads) == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().load(index)
 
 
 @pytest.mark.parametrize("step", range(5))
-def test_a_run_stopped_at_any_step_ends_with_the_same_weights(step, whole, started, digits, tmp_path, monkeypatch):
+def test_a_run_stopped_at_any_step_ends_with_the_same_weights(step, whole, started, digits, tmp_path):
     folder, _ = whole
     before = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        stopping(step, patch, signal.SIGINT)
-        stopped = a_loop(tmp_path / "run", started, digits)
-        with pytest.raises(KeyboardInterrupt):
-            stopped.train()
+    interrupting = dataclasses.replace(digits, train=Interrupting(digits.train, 32 * step))
+    run = a_run(tmp_path / "run")
+    # Without worker processes, which heed no signals, and without room for images, so that every step reads its own.
+    stopped = loop.Loop(run, tmp_path / "run", started, interrupting, workers=0, ram_bytes=0)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
     assert stopped.at.step == step + 1
     resumed = loop.Loop(runs.read(tmp_path / "run"), tmp_path / "run", started, digits)
     assert resumed.at.step == step + 1
@@ -154,11 +151,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(epoch, started, digits, tmp_pat
         return MethodOutput(output.loss * float("nan") if bad else output.loss, output.stats, output.features)
 
     monkeypatch.setattr(Dino, "forward", forward)
-    monkeypatch.setattr(loop, "EPOCH_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "WRITING", 0.0)
     words = "checkpoint.pth is the last good checkpoint" if epoch else "no checkpoint had been written yet"
     with pytest.raises(UserError, match=f"step {3 * epoch + 1} .epoch {epoch + 1}. is not finite; .*{words}"):
-        a_loop(tmp_path / "run", started, digits).train()
+        a_loop(tmp_path / "run", started, digits, save_every=1).train()
     if epoch:
         kept = checkpoints.read(tmp_path / "run" / "checkpoint.pth")
         assert kept["epoch"] == 1 and all(t.isfinite().all() for t in kept["student"].values())
