@@ -38,6 +38,15 @@ app.add_typer(visualize.score_app, name="score")
 app.add_typer(visualize.visualize_app, name="visualize")
 
 
+#: What `dinobench list` can show.
+VIEWS = {
+    "protocols": runs.protocols,
+    "profiles": runs.profiles,
+    "methods": runs.methods,
+    "layouts": runs.layouts,
+}
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
@@ -65,9 +74,7 @@ def run(
     ],
     protocol: Annotated[list[str], typer.Option(help="What to score with; may be repeated. See `dinobench list`.")],
     data: Annotated[str, typer.Option(help="A data set: a path, name=path, or an embedded one (digits).")] = "digits",
-    profile: Annotated[
-        str | None, typer.Option(help="A named set of settings; the first listed is the default.")
-    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Named set of settings; the first listed is the default.")] = None,
     set_: Settings = None,
     out: Out = Path("results"),
     json: Json = False,
@@ -91,15 +98,20 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
     ram_cache: RamCache = None,
     save: Annotated[
-        Path | None, typer.Option(help="Folder to keep the files in that a run makes: davis masks, finetune models.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the files that a run makes: masks, models; folders by protocol and model where there are "
+            "several.",
+        ),
     ] = None,
 ) -> None:
     """Score checkpoints with protocols and write records, per-item scores and the leaderboard."""
+    from dinobench import runner
     from dinobench.config import parse_settings
-    from dinobench.runner import run as run_protocols
     from dinobench.types import ComputeOptions, LoadOptions
 
-    done = run_protocols(
+    records = runner.run(
         protocol, ckpt, data, profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
         force=force, skip_broken=skip_broken,
         loading=LoadOptions(arch=arch, key=key, heads=heads, allow_partial=allow_partial),
@@ -111,9 +123,9 @@ def run(
     if console.silent:
         return
     if json:
-        console.text(runs.records_json(done))
-    elif done:
-        runs.records(done, out)
+        console.text(runs.records_json(records))
+    elif records:
+        runs.records(records, out)
 
 
 app.command()(cli_pretrain.pretrain)
@@ -138,34 +150,28 @@ def inspect(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="protocols, profiles, methods or layouts.")] = "protocols",
+    what: Annotated[str, typer.Argument(help=f"What to list: {', '.join(VIEWS)}.")] = "protocols",
 ) -> None:
     """What there is: protocols, their profiles, pretraining methods, with every setting, or layouts of data sets."""
     from dinobench.errors import unknown_name
 
-    views = {
-        "protocols": runs.protocols,
-        "profiles": runs.profiles,
-        "methods": runs.methods,
-        "layouts": runs.layouts,
-    }
-    if what not in views:
-        raise unknown_name("listing", what, list(views))
-    views[what]()
+    if what not in VIEWS:
+        raise unknown_name("listing", what, VIEWS)
+    VIEWS[what]()
 
 
 @app.command()
 def leaderboard(results: Results = Path("results")) -> None:
     """Rebuild results/leaderboard.csv from the records and show it."""
-    from dinobench.cli.display import compare
-    from dinobench.results import leaderboard as board
+    from dinobench.cli.display import compare as display
+    from dinobench.results.leaderboard import build
 
     if not (results / "runs").is_dir():
         raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
-    path, rows, broken = board.build(results)
+    path, rows, broken = build(results)
     for file, reason in broken:
         console.warn(f"{file}: left out: {reason}")
-    compare.leaderboard(rows)
+    display.leaderboard(rows)
     console.note(f"written: {path}")
 
 
@@ -220,9 +226,9 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """The whole product in one command, offline: a small DINO is trained and scored beside its start and raw pixels."""
-    from dinobench.demo import demo as run_demo
+    from dinobench.demo import demo
 
-    runs.records(run_demo(out, device), out)
+    runs.records(demo(out, device), out)
 
 
 def main() -> None:

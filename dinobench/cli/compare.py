@@ -37,9 +37,9 @@ def compare(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
 ) -> None:
     """Models by protocols, as a table on screen or for papers; or two runs item by item."""
-    from dinobench.cli.display import compare as screen_compare
+    from dinobench.cli.display import compare as display
     from dinobench.compare import published, sanity, writers
-    from dinobench.compare import table as comparing
+    from dinobench.compare.table import compare
 
     form = _format(format_, output, [*writers.FORMATS])
     if reference not in (None, "published"):
@@ -52,12 +52,12 @@ def compare(
         return _pair(results, *pair)
     chosen = _chosen(_records(results), protocol or [], data or [])
     wanted = published.published_scores({r.protocol for r in chosen}, metric or ()) if reference else ()
-    table = comparing.compare(
+    table = compare(
         chosen, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, chosen), figures=wanted
     )
     spread = "intervals" if intervals else "pm" if pm else ""
     if form == "table":
-        return screen_compare.table(table, spread)
+        return display.table(table, spread)
     _deliver(writers.FORMATS[form](table, spread), output)
 
 
@@ -110,10 +110,10 @@ def _deliver(text: str, output: Path | None) -> None:
 
 
 def _pair(results: Path, a: str, b: str) -> None:
-    from dinobench.cli.display import compare as screen_compare
-    from dinobench.compare import pair as paired
+    from dinobench.cli.display import compare as display
+    from dinobench.compare.pair import pair
 
-    screen_compare.pair(paired.pair(results, a, b))
+    display.pair(pair(results, a, b))
 
 
 def explain(
@@ -130,22 +130,22 @@ def explain(
     minutes: Annotated[float, typer.Option(min=0, help="--flip: how long the runs may take together.")] = 10.0,
 ) -> None:
     """Why two runs cannot be compared, or why they differ if they can."""
-    from dinobench.cli.display import compare as screen_compare
+    from dinobench.cli.display import compare as display
     from dinobench.compare import ablation
-    from dinobench.compare import explain as explaining
+    from dinobench.compare.explain import explain, find, to_json
 
-    (a, items_a), (b, items_b) = (explaining.find(results, run) for run in (run_a, run_b))
-    explanation = explaining.explain(a, b, (items_a, items_b))
+    (a, items_a), (b, items_b) = (find(results, run) for run in (run_a, run_b))
+    explanation = explain(a, b, (items_a, items_b))
     flipped = None
     if flip:
         flipped = ablation.ablate(
             explanation, data=data, ckpt=ckpt, ckpt_b=ckpt_b, device=device, out=out, minutes=minutes,
         )  # fmt: skip
     if json:
-        return console.text(explaining.to_json(explanation, flipped))
-    screen_compare.explanation(explanation)
+        return console.text(to_json(explanation, flipped))
+    display.explanation(explanation)
     if flipped is not None:
-        screen_compare.flips(flipped)
+        display.flips(flipped)
 
 
 def report(
@@ -155,9 +155,9 @@ def report(
     pictures_mb: Annotated[float, typer.Option(min=0, help="Pictures to embed at most, in all.")] = 20,
 ) -> None:
     """One HTML page with everything in it: leaderboard, intervals, curves, pictures and every run's provenance."""
-    from dinobench.report import page as pages
+    from dinobench.report import page
 
-    done = pages.write(results, output, title=title, picture_bytes=round(pictures_mb * 1e6))
+    done = page.write(results, output, title=title, picture_bytes=round(pictures_mb * 1e6))
     for line in done.left_out:
         console.warn(f"left out: {line}")
     console.note(f"written: {output} ({done.runs:,} runs, {done.bytes / 1e6:,.1f} MB)")
@@ -173,9 +173,9 @@ def gate(
     ] = False,
 ) -> None:
     """Fail when a backbone got worse by more than a margin. Exits with 0 pass, 1 fail, 3 cannot tell."""
-    from dinobench.cli.display import gate as screen_gate
-    from dinobench.compare import gate as gates
+    from dinobench.cli.display.gate import show
+    from dinobench.compare.gate import gate, publish
 
-    report = gates.gate(results, baseline, margin, alpha, allow_missing)
-    screen_gate.show(report, gates.publish(report))
+    report = gate(results, baseline, margin, alpha, allow_missing)
+    show(report, publish(report))
     raise typer.Exit(report.exit_code)

@@ -88,13 +88,13 @@ def visualize_davis(
     from dinobench import registry, runtime
     from dinobench.config import parse_settings, resolve_config
     from dinobench.context import LocalContext
-    from dinobench.data import load_dataset as resolve_data
+    from dinobench.data import load_dataset
     from dinobench.models.loading import load_backbone
     from dinobench.report import figures
 
     protocol: Any = registry.load("davis")
     config = resolve_config(protocol, None, parse_settings(set_ or [])).config
-    [chosen] = resolve_data(data, "videos", progress=console.progress).select([video])
+    [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
     device = runtime.start().device
     backbone = load_backbone(ckpt).to(device)
     if lacks := sorted(protocol.requires - backbone.capabilities):

@@ -121,9 +121,9 @@ def ablate(
             f"{expected:,.0f} minutes; allow them with --minutes {expected:.0f}"
         )
     if run is None:
-        from dinobench.runner import run as run_protocols
+        from dinobench import runner
 
-        run = run_protocols
+        run = runner.run
     folder: AbstractContextManager[Any] = nullcontext(out) if out else tempfile.TemporaryDirectory()
     with folder as target:
         score = partial(_score, run, explanation, data or a.dataset, device, target)

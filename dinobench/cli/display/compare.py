@@ -191,11 +191,11 @@ def flips(ablation: Ablation) -> None:
 
 def leaderboard(records: Sequence[RunRecord]) -> None:
     """The leaderboard's readable columns."""
-    from dinobench.results import leaderboard as board
+    from dinobench.results.leaderboard import COLUMNS, lines
 
     columns = ["model", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n"]
-    which = [board.COLUMNS.index(c) for c in columns]
-    rows = [tuple(str(line[i]) for i in which) for line in board.lines(records)]
+    which = [COLUMNS.index(c) for c in columns]
+    rows = [tuple(str(line[i]) for i in which) for line in lines(records)]
     if len(rows) <= _LONG:
         console.table("", columns, rows, right=columns[6:])
         return
