@@ -28,15 +28,15 @@ def items(**columns):
 
 def test_scores_get_their_interval_from_their_items():
     right = np.repeat([1.0, 0.0], [70, 30])
-    found = with_intervals("p", [Metric("top1")], Result({"top1": 70.0}, items(top1=right)), seed=0)["top1"]
-    assert (found.value, found.n, found.unit) == (70.0, 100, "%")
-    assert found.ci_low == pytest.approx(61, abs=1.1) and found.ci_high == pytest.approx(79, abs=1.1)
+    metric = with_intervals("p", [Metric("top1")], Result({"top1": 70.0}, items(top1=right)), seed=0)["top1"]
+    assert (metric.value, metric.n, metric.unit) == (70.0, 100, "%")
+    assert metric.ci_low == pytest.approx(61, abs=1.1) and metric.ci_high == pytest.approx(79, abs=1.1)
 
 
 def test_items_that_do_not_count_are_left_out():
     column = np.array([1.0, 0.0, np.nan, 1.0])
-    found = with_intervals("p", [Metric("a", unit="m")], Result({"a": 2 / 3}, items(a=column)), seed=0)["a"]
-    assert found.n == 3 and found.ci_low is not None
+    metric = with_intervals("p", [Metric("a", unit="m")], Result({"a": 2 / 3}, items(a=column)), seed=0)["a"]
+    assert metric.n == 3 and metric.ci_low is not None
 
 
 def test_clusters_are_resampled_together():
@@ -49,15 +49,17 @@ def test_clusters_are_resampled_together():
 
 def test_given_intervals_stand_and_metrics_without_items_have_none():
     declared = [Metric("a"), Metric("std", unit="points")]
-    found = with_intervals("p", declared, Result({"std": 1.0, "a": 3.0}, None, intervals={"a": (2.0, 4.0)}), seed=0)
-    assert list(found) == ["a", "std"]  # in the order of the declaration
-    assert (found["a"].ci_low, found["a"].ci_high, found["a"].n) == (2.0, 4.0, 0)
-    assert (found["std"].ci_low, found["std"].ci_high) == (None, None)
+    metrics = with_intervals("p", declared, Result({"std": 1.0, "a": 3.0}, None, intervals={"a": (2.0, 4.0)}), seed=0)
+    assert list(metrics) == ["a", "std"]  # in the order of the declaration
+    assert (metrics["a"].ci_low, metrics["a"].ci_high, metrics["a"].n) == (2.0, 4.0, 0)
+    assert (metrics["std"].ci_low, metrics["std"].ci_high) == (None, None)
 
 
 def test_a_declared_name_may_be_a_pattern():
-    found = with_intervals("p", [Metric("mAP_*"), Metric("x")], Result({"x": 1.0, "mAP_b": 2.0, "mAP_a": 3.0}), seed=0)
-    assert list(found) == ["mAP_b", "mAP_a", "x"]
+    metrics = with_intervals(
+        "p", [Metric("mAP_*"), Metric("x")], Result({"x": 1.0, "mAP_b": 2.0, "mAP_a": 3.0}), seed=0
+    )
+    assert list(metrics) == ["mAP_b", "mAP_a", "x"]
 
 
 @pytest.mark.parametrize(
@@ -92,20 +94,20 @@ def protocol(requires=("features",), fails=None):
         if fails:
             raise fails
         (asked,) = requests(data, config, backbone)
-        found = ctx.features(backbone, *asked)
-        right = (found.cls[:, -1, 0] > 0).astype(float)
+        features = ctx.features(backbone, *asked)
+        right = (features.cls[:, -1, 0] > 0).astype(float)
         draw = torch.rand(1).item()
         return Result({"positive": 100 * right.mean()}, items(positive=right), notes=[f"drew {draw:.6f}"])
 
     return SimpleNamespace(
-        name="made", version=3, summary="s", data="classification", requires=frozenset(requires),
+        name="signs", version=3, summary="s", data="classification", requires=frozenset(requires),
         profiles={"only": Config()}, metrics=lambda config: (Metric("positive", primary=True),), requests=requests,
         run=run,
     )  # fmt: skip
 
 
 @pytest.fixture
-def made(monkeypatch):
+def fake_protocol(monkeypatch):
     def use(**kwargs):
         monkeypatch.setattr(registry, "load", lambda name: protocol(**kwargs))
 
@@ -113,26 +115,26 @@ def made(monkeypatch):
     return use
 
 
-def test_run_returns_the_records_it_writes(tmp_path, made):
-    (record,) = dinobench.run("made", "pixels", out=tmp_path, compute=CPU)
+def test_run_returns_the_records_it_writes(tmp_path, fake_protocol):
+    (record,) = dinobench.run("signs", "pixels", out=tmp_path, compute=CPU)
     assert isinstance(record, dinobench.RunRecord) and read(tmp_path, record.run_id) == record
-    assert (record.protocol, record.protocol_version, record.profile) == ("made", 3, "only")
+    assert (record.protocol, record.protocol_version, record.profile) == ("signs", 3, "only")
     assert record.config == {"layers": 1, "mean_patches": False} and record.primary == "positive"
     assert record.dataset == "digits" and record.metrics["positive"].n == 450
 
 
-def test_nothing_is_written_when_not_asked(tmp_path, made, monkeypatch):
+def test_nothing_is_written_when_not_asked(tmp_path, fake_protocol, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(dinobench.run("made", "pixels", out=None, compute=CPU)) == 1
+    assert len(dinobench.run("signs", "pixels", out=None, compute=CPU)) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_each_cell_starts_from_the_seed(tmp_path, made):
+def test_each_cell_starts_from_the_seed(tmp_path, fake_protocol):
     ckpts = ["a=pixels", "b=pixels"]
-    first = dinobench.run("made", ckpts, out=None, compute=CPU, seed=7)
+    first = dinobench.run("signs", ckpts, out=None, compute=CPU, seed=7)
     assert first[0].notes == first[1].notes
-    assert dinobench.run("made", ckpts[1], out=None, compute=CPU, seed=7)[0].notes == first[1].notes
-    assert dinobench.run("made", ckpts[1], out=None, compute=CPU, seed=8)[0].notes != first[1].notes
+    assert dinobench.run("signs", ckpts[1], out=None, compute=CPU, seed=7)[0].notes == first[1].notes
+    assert dinobench.run("signs", ckpts[1], out=None, compute=CPU, seed=8)[0].notes != first[1].notes
 
 
 @pytest.mark.parametrize(
@@ -143,33 +145,35 @@ def test_each_cell_starts_from_the_seed(tmp_path, made):
         ("pixels", ("features",), {"mean_patches": True}, "patches"),
     ],
 )
-def test_cells_that_a_backbone_cannot_fill_are_not_applicable(tmp_path, made, capsys, spec, requires, settings, lacks):
-    made(requires=requires)
+def test_cells_that_a_backbone_cannot_fill_are_not_applicable(
+    tmp_path, fake_protocol, capsys, spec, requires, settings, lacks
+):
+    fake_protocol(requires=requires)
     ckpts = [f"small={spec}", "random:vit_tiny_patch16_224"]
-    (record,) = dinobench.run("made", ckpts, out=tmp_path, compute=CPU, settings=settings)
+    (record,) = dinobench.run("signs", ckpts, out=tmp_path, compute=CPU, settings=settings)
     assert record.checkpoint.arch.startswith("vit_tiny")
-    assert re.search(rf"made is not applicable to small \(\w+\): no {lacks}", capsys.readouterr().err)
+    assert re.search(rf"signs is not applicable to small \(\w+\): no {lacks}", capsys.readouterr().err)
     assert len(read_all(tmp_path)[0]) == 1
 
 
-def test_a_protocol_may_find_out_late_what_a_backbone_lacks(tmp_path, made, capsys):
-    made(fails=UnsupportedCapability("pixels16 has no depth"))
-    assert dinobench.run("made", "pixels", out=tmp_path, compute=CPU) == []
-    assert "made is not applicable: pixels16 has no depth" in capsys.readouterr().err
+def test_a_protocol_may_find_out_late_what_a_backbone_lacks(tmp_path, fake_protocol, capsys):
+    fake_protocol(fails=UnsupportedCapability("pixels16 has no depth"))
+    assert dinobench.run("signs", "pixels", out=tmp_path, compute=CPU) == []
+    assert "signs is not applicable: pixels16 has no depth" in capsys.readouterr().err
 
 
 def test_several_protocols_share_one_pass(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(console, "progress", lambda items, text, total=None: (seen.append(text), iter(items))[1])
     ckpts = ["one=pixels", "two=pixels:4"]
-    found = dinobench.run(
+    records = dinobench.run(
         ["knn", "knn"],
         ckpts,
         out=None,
         settings=SMALL,
         compute=ComputeOptions(device="cpu", cache=False),
     )
-    assert [r.checkpoint.name for r in found] == ["one", "two", "one", "two"]
+    assert [r.checkpoint.name for r in records] == ["one", "two", "one", "two"]
     assert [s for s in seen if "Extracting" in s and "one, two" in s].__len__() == 2  # train and test
 
 
@@ -184,9 +188,9 @@ def test_bad_arguments_raise_user_errors(arguments, words):
 
 
 def test_provenance_of_this_checkout():
-    found = versions()
-    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
-    assert set(found) >= {"python", "numpy", "timm", "torchvision", "lightning-fabric"}
+    installed = versions()
+    assert installed["torch"] == torch.__version__.split("+")[0] or installed["torch"] == torch.__version__
+    assert set(installed) >= {"python", "numpy", "timm", "torchvision", "lightning-fabric"}
     commit, dirty = git_state()
     assert (commit is None) == (dirty is None)
     assert commit is None or len(commit) == 40

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.typed import assert_one_line
 from helpers.weights import save, vit
 from PIL import Image
 
-from dinobench import __version__, console
-from dinobench.cli import main
+from dinobench import __version__
 from dinobench.results.leaderboard import COLUMNS
 from dinobench.results.records import read_all
 
@@ -44,24 +44,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save(vit(), tmp_path_factory.mktemp("ckpt") / "mine.pth")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """The command as typed, in this process and an empty folder -> (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dinobench", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        assert not console.silent
-        return int(stopped.value.code or 0), out, err
-
-    return call
+    return save(vit(), tmp_path_factory.mktemp("ckpt") / "vit.pth")
 
 
 def test_a_run_writes_records_items_and_leaderboard_and_shows_a_table(command, images, checkpoint, tmp_path):
@@ -72,13 +55,13 @@ def test_a_run_writes_records_items_and_leaderboard_and_shows_a_table(command, i
     assert "knn · dino2021+crop=32+k=1,3+resize=32 · colors · n = 12" in out
     lines = out.splitlines()
     assert lines[1].split()[:4] == ["model", "arch", "top1@k1", "top5@k1"]
-    assert {line.split()[0] for line in lines[2:]} == {"mine", "pixels16", "random_resnet18"}
+    assert {line.split()[0] for line in lines[2:]} == {"vit", "pixels16", "random_resnet18"}
     assert "records and leaderboard.csv are in results/" in err
-    found, broken = read_all(tmp_path / "results")
-    assert not broken and len(found) == 3
+    records, broken = read_all(tmp_path / "results")
+    assert not broken and len(records) == 3
     board = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
     assert tuple(board.columns) == COLUMNS and len(board) == 12
-    for record in found:
+    for record in records:
         items = pd.read_parquet(tmp_path / "results" / "items" / f"{record.run_id}.parquet")
         for name, metric in record.metrics.items():
             assert 100 * items[name].mean() == pytest.approx(metric.value)
@@ -92,7 +75,7 @@ def test_json_is_the_records_and_a_second_run_finds_them(command, images, checkp
     code, out, err = command(*arguments)
     assert code == 0, err
     first = json.loads(out)
-    assert out.startswith("[\n") and [r["checkpoint"]["name"] for r in first] == ["mine", "pixels16"]
+    assert out.startswith("[\n") and [r["checkpoint"]["name"] for r in first] == ["vit", "pixels16"]
     assert set(first[0]["metrics"]["top1@k3"]) == {"value", "ci_low", "ci_high", "n", "unit"}
     written = Path("results/leaderboard.csv").read_bytes()
 
@@ -132,14 +115,14 @@ def test_what_is_another_run_gets_another_record(command, images, checkpoint):
 
 def test_names_given_to_checkpoints_and_data(command, images, checkpoint):
     code, out, err = command(
-        *KNN, "--ckpt", f"ours={checkpoint}", "--ckpt", f"theirs={checkpoint}", "--data", f"paint={images}", "--json"
+        *KNN, "--ckpt", f"ours={checkpoint}", "--ckpt", f"other={checkpoint}", "--data", f"paint={images}", "--json"
     )
     assert code == 0, err
-    found = json.loads(out)
-    assert [(r["checkpoint"]["name"], r["dataset"]) for r in found] == [("ours", "paint"), ("theirs", "paint")]
-    assert found[0]["metrics"] == found[1]["metrics"]
+    records = json.loads(out)
+    assert [(r["checkpoint"]["name"], r["dataset"]) for r in records] == [("ours", "paint"), ("other", "paint")]
+    assert records[0]["metrics"] == records[1]["metrics"]
     code, _, err = command(*KNN, "--ckpt", checkpoint, "--ckpt", checkpoint, "--data", images)
-    assert code == 2 and "2 checkpoints called 'mine'" in err and "--ckpt a=" in err
+    assert code == 2 and "2 checkpoints called 'vit'" in err and "--ckpt a=" in err
 
 
 def test_more_neighbours_than_train_images_is_a_result_with_a_note(command, images):
@@ -240,11 +223,6 @@ def test_a_bad_checkpoint_is_one_line_with_its_name(command, images, tmp_path, k
     path = bad_file(kind, tmp_path)
     code, out, err = command(*((*KNN, "--data", images, "--ckpt", path) if verb == "run" else ("inspect", path)))
     assert_one_line(code, out, err, path.name)
-
-
-def assert_one_line(code: int, out: str, err: str, words: str) -> None:
-    assert code == 2 and out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1 and words in err, err
 
 
 @pytest.mark.parametrize(
@@ -401,3 +379,27 @@ def test_files_that_a_run_makes_are_kept_where_asked(command, tmp_path):
     assert code == 2 and "cannot be written" in err
     code, _, err = command(*KNN, "--ckpt", "pixels", "--save", tmp_path / "none")
     assert code == 0 and "knn makes no files to keep" in err and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "small"),
+    [
+        ("davis", ("short_side=64", "multiple=32", "videos=shapes-0")),
+        ("attention", ("image_size=32",)),
+    ],
+)
+def test_dense_protocols_take_precision_and_batch_size(command, protocol, small):
+    arguments = ["run", "--protocol", protocol, "--ckpt", "random:vit_tiny_patch16_224", "--data", "shapes",
+                 "--device", "cpu", "--json", *(a for s in small for a in ("--set", s))]  # fmt: skip
+
+    def score(*options: object) -> tuple[dict, str]:
+        code, out, err = command(*arguments, *options)
+        assert code == 0, err
+        (record,) = json.loads(out)
+        return record, err
+
+    half, _ = score("--precision", "bf16", "--batch-size", 3)
+    whole, _ = score("--batch-size", 3)
+    assert (half["precision"], whole["precision"]) == ("bf16", "32") and half["run_id"] != whole["run_id"]
+    again, err = score("--batch-size", 5)  # decides no number, and so no record of its own
+    assert again == whole and "finished before" in err

@@ -9,39 +9,18 @@ import sys
 import pytest
 from helpers.pretraining import TINY
 
-from dinobench import console
 from dinobench.pretrain import checkpoints
 from dinobench.results.records import read_all
 
 LIKE = ("--arch", "vit_tiny", "--depth", "1", "--patch-size", "8", "--image-size", "16", "--device", "cpu")
-
-
 TYPED = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """`dinobench pretrain` as typed, in an empty folder -> (exit code, stderr)."""
-    from dinobench.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["dinobench", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert not console.silent
-        return int(stopped.value.code or 0), capsys.readouterr().err
-
-    return call
 
 
 def test_the_command(command, tmp_path):
     new = ("pretrain", "--method", "dino", "--data", "digits", "--out", "runs/tiny", *LIKE, *TYPED, "--batch", 512)
-    code, said = command(*new, "--eval", "knn", "--every", 1)
-    assert code == 0, said
-    assert "epoch 2/2: loss" in said and "knn/teacher/top1@k20" in said
+    code, _, err = command(*new, "--eval", "knn", "--every", 1)
+    assert code == 0, err
+    assert "epoch 2/2: loss" in err and "knn/teacher/top1@k20" in err
     records, broken = read_all(tmp_path / "results")
     assert not broken and {(r.checkpoint.name, r.checkpoint.epoch) for r in records} == {
         (f"tiny-e00{e}-{n}", e) for e in (1, 2) for n in ("teacher", "student")
@@ -49,14 +28,14 @@ def test_the_command(command, tmp_path):
     assert {(r.checkpoint.method, r.checkpoint.arch) for r in records} == {("dino", "vit_w192_d1_patch8")}
     assert all((r.config["resize"], r.config["crop"]) == (18, 16) for r in records)
 
-    code, said = command(*new)
-    assert code == 2 and "holds a training run (dino on digits); `dinobench pretrain --resume runs/tiny`" in said
-    code, said = command("pretrain", "--resume", "runs/tiny")
-    assert code == 0, said  # nothing is left to do
+    code, _, err = command(*new)
+    assert code == 2 and "holds a training run (dino on digits); `dinobench pretrain --resume runs/tiny`" in err
+    code, _, err = command("pretrain", "--resume", "runs/tiny")
+    assert code == 0, err  # nothing is left to do
     for key in ("student", "teacher"):
-        code, said = command("run", "--protocol", "knn", "--ckpt", f"{key}=runs/tiny/checkpoint.pth", "--key", key,
+        code, _, err = command("run", "--protocol", "knn", "--ckpt", f"{key}=runs/tiny/checkpoint.pth", "--key", key,
                              "--set", "resize=16", "--set", "crop=16", "--set", "k=1")  # fmt: skip
-        assert code == 0, said
+        assert code == 0, err
 
 
 @pytest.mark.parametrize(
@@ -76,8 +55,8 @@ def test_the_command(command, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_line(arguments, words, command):
-    code, said = command("pretrain", "--device", "cpu", *arguments)
-    assert code == 2 and words in said and said.count("\n") == 1, said
+    code, _, err = command("pretrain", "--device", "cpu", *arguments)
+    assert code == 2 and words in err and err.count("\n") == 1, err
 
 
 @pytest.mark.slow
@@ -89,6 +68,6 @@ def test_ctrl_c_in_a_terminal_saves(tmp_path):
         if line.startswith("epoch "):
             break
     started.send_signal(signal.SIGINT)
-    said = started.stderr.read()
-    assert started.wait() == 130 and "`dinobench pretrain --resume run` goes on" in said
+    err = started.stderr.read()
+    assert started.wait() == 130 and "`dinobench pretrain --resume run` goes on" in err
     assert checkpoints.read(tmp_path / "run" / "checkpoint.pth")["dinobench"]["step"] > 0

@@ -88,18 +88,6 @@ def test_runs_are_found_by_id_beginning_or_file(results):
         explain.find(results / "nowhere", "x")
 
 
-def test_the_command_in_words_and_as_json(results, capsys):
-    compare.explain("knn-one-1", "knn-one-2", results)
-    out = capsys.readouterr().out
-    assert "cannot be compared" in out and "B - A +20.00 (%)" in out and "must agree" in out
-    compare.explain("knn-one-1", "knn-two-3", results)
-    out = capsys.readouterr().out
-    assert "They can be compared." in out and "nothing that is recorded differs" in out
-    compare.explain("knn-one-1", "knn-one-2", results, json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert found["comparable"] is False and found["difference"] == 20 and found["fields"][0]["name"] == "temperature"
-
-
 def linear(weights: float = 0, **effects: float):
     """A run that scores 50 and what its settings, seed and checkpoint add; `both` is for crop and temperature."""
 

@@ -9,7 +9,6 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from helpers.paths import ROOT
 from helpers.samples import INFO, record
@@ -18,8 +17,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from dinobench import console
-from dinobench.cli import compare as cli_compare
-from dinobench.cli.display import compare as screen_compare
+from dinobench.cli.display import compare as display
 from dinobench.compare import published, writers
 from dinobench.compare import table as compare
 from dinobench.errors import UserError
@@ -327,73 +325,9 @@ def test_formats_of_one_small_table():
 def test_a_narrow_screen_gets_blocks_of_columns(monkeypatch, capsys):
     found = [run(m, v, protocol=p) for m, v in (("a", 1), ("b", 2)) for p in ("knn", "logreg", "linear")]
     monkeypatch.setattr(console.stdout, "width", 40)
-    screen_compare.table(compare.compare(found), "")
+    display.table(compare.compare(found), "")
     narrow = capsys.readouterr().out
     assert narrow.count("model") == 2 and max(map(len, narrow.splitlines()[:12])) <= 40
     monkeypatch.setattr(console.stdout, "width", 200)
-    screen_compare.table(compare.compare(found), "")
+    display.table(compare.compare(found), "")
     assert capsys.readouterr().out.count("model") == 1
-
-
-def items(correct: str) -> pd.DataFrame:
-    right = [c == "1" for c in correct]
-    return pd.DataFrame({"id": [str(i) for i in range(len(right))], "top1@k20": right})
-
-
-def test_pairs_are_shown_item_by_item(tmp_path, capsys):
-    records.write(tmp_path, run("a", 75, n=40), items("1110" * 10))
-    records.write(tmp_path, run("b", 50, n=40), items("1100" * 10))
-    records.write(tmp_path, run("a", 75, n=40, protocol="logreg"), None)
-    cli_compare.compare(tmp_path, pair=("a", "b"))
-    out = capsys.readouterr().out
-    line = next(row for row in out.splitlines() if row.startswith("knn dino2021 digits  "))
-    assert "75.00" in line and "+25.00" in line
-    assert "of 40 items A is ahead on 10 and B on 0 (McNemar" in out and "left out: a-logreg" in out
-
-
-@pytest.fixture
-def results(tmp_path):
-    for r in (run("a", 10, half=1), run("b", 30, half=1), run("b", 7, protocol="logreg")):
-        records.write(tmp_path / "results", r, None)
-    return tmp_path / "results"
-
-
-def test_the_command_writes_what_the_file_name_asks_for(results, tmp_path, capsys):
-    cli_compare.compare(results, output=tmp_path / "t.tex")
-    cli_compare.compare(results, output=tmp_path / "t.md", pm=True)
-    cli_compare.compare(results, output=tmp_path / "t.csv", protocol=["knn"])
-    assert (tmp_path / "t.tex").read_text().startswith("% \\usepackage{booktabs}")
-    assert "± 1.0" in (tmp_path / "t.md").read_text()
-    assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
-    assert not capsys.readouterr().out
-    cli_compare.compare(results, intervals=True)
-    out = capsys.readouterr().out
-    assert "**30.0 [29.0, 31.0]" in out and "*10.0 [9.0, 11.0]" in out and "** the best" in out
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"format_": "html"}, "unknown format 'html'"),
-        ({"output": Path("x.txt")}, "say which --format"),
-        ({"reference": "mine"}, "the only one is published"),
-        ({"intervals": True, "pm": True}, "choose one"),
-        ({"pair": ("a", "b"), "format_": "csv"}, "leave out --format"),
-        ({"protocol": ["kmn"]}, "did you mean 'knn'"),
-        ({"data": ["cifar"]}, "unknown data set"),
-        ({"format_": "csv", "output": Path("/proc/x/y.csv")}, "cannot be written"),
-    ],
-)
-def test_bad_options_are_one_clear_line(results, options, message):
-    with pytest.raises(UserError, match=message) as raised:
-        cli_compare.compare(results, **options)
-    assert "\n" not in str(raised.value)
-
-
-def test_broken_records_are_named_and_left_out(results, tmp_path, capsys):
-    (results / "runs" / "half.json").write_text('{"schema": 1,')
-    cli_compare.compare(results)
-    out, err = capsys.readouterr()
-    assert "half.json: left out" in err and "30.0" in out
-    with pytest.raises(UserError, match="no runs/ folder"):
-        cli_compare.compare(tmp_path / "nowhere")

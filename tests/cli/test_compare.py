@@ -1,0 +1,105 @@
+"""`dinobench compare` and `explain` as typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+from helpers.samples import INFO, record
+from helpers.typed import assert_one_line
+
+from dinobench.results import records
+from dinobench.types import MetricValue, RunRecord
+
+
+def scored(model: str, value: float, half: float | None = None, **changes: object) -> RunRecord:
+    """A record of `model` with the primary metric at `value`, its interval `half` to either side."""
+    interval = (None, None) if half is None else (value - half, value + half)
+    fields = {
+        "checkpoint": dataclasses.replace(INFO, name=model, weights_digest=model.encode().hex().ljust(64, "0")),
+        "metrics": {"top1@k20": MetricValue(value, *interval, 40, "%")},
+        **changes,
+    }
+    return record("-".join([model, *map(str, changes.values()), str(value)]), **fields)
+
+
+@pytest.fixture
+def results(tmp_path):
+    for r in (scored("a", 10, 1), scored("b", 30, 1), scored("b", 7, protocol="logreg")):
+        records.write(tmp_path / "results", r, None)
+    return tmp_path / "results"
+
+
+def test_pairs_are_shown_item_by_item(command, tmp_path):
+    def items(correct: str) -> pd.DataFrame:
+        right = [c == "1" for c in correct]
+        return pd.DataFrame({"id": [str(i) for i in range(len(right))], "top1@k20": right})
+
+    records.write(tmp_path / "results", scored("a", 75), items("1110" * 10))
+    records.write(tmp_path / "results", scored("b", 50), items("1100" * 10))
+    records.write(tmp_path / "results", scored("a", 75, protocol="logreg"), None)
+    code, out, err = command("compare", "--pair", "a", "b")
+    assert code == 0, err
+    line = next(row for row in out.splitlines() if row.startswith("knn dino2021 digits  "))
+    assert "75.00" in line and "+25.00" in line
+    assert "of 40 items A is ahead on 10 and B on 0 (McNemar" in out and "left out: a-logreg" in out
+
+
+def test_what_the_file_name_asks_for_is_written(command, results, tmp_path):
+    for options in (("-o", "t.tex"), ("-o", "t.md", "--pm"), ("-o", "t.csv", "--protocol", "knn")):
+        code, out, err = command("compare", *options)
+        assert code == 0 and not out, err
+    assert (tmp_path / "t.tex").read_text().startswith("% \\usepackage{booktabs}")
+    assert "± 1.0" in (tmp_path / "t.md").read_text()
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
+    code, out, _ = command("compare", "--intervals")
+    assert code == 0
+    assert "**30.0 [29.0, 31.0]" in out and "*10.0 [9.0, 11.0]" in out and "** the best" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--format", "html"), "unknown format 'html'"),
+        (("-o", "x.txt"), "say which --format"),
+        (("--reference", "ours"), "the only one is published"),
+        (("--intervals", "--pm"), "choose one"),
+        (("--pair", "a", "b", "--format", "csv"), "leave out --format"),
+        (("--protocol", "kmn"), "did you mean 'knn'"),
+        (("--data", "cifar"), "unknown data set"),
+        (("--format", "csv", "-o", "/proc/x/y.csv"), "cannot be written"),
+    ],
+)
+def test_bad_options_are_one_clear_line(command, results, options, words):
+    assert_one_line(*command("compare", *options), words)
+
+
+def test_broken_records_are_named_and_left_out(command, results):
+    (results / "runs" / "half.json").write_text('{"schema": 1,')
+    code, out, err = command("compare")
+    assert code == 0 and "half.json: left out" in err and "30.0" in out
+    assert_one_line(*command("compare", "nowhere"), "no runs/ folder")
+
+
+def test_explain_in_words_and_as_json(command, tmp_path):
+    config = {"k": [20], "temperature": 0.07}
+    for run_id, value, changes in (
+        ("knn-one-1", 50.0, {"config": config, "config_hash": "1" * 64}),
+        ("knn-one-2", 70.0, {"config": {**config, "temperature": 0.2}, "config_hash": "2" * 64}),
+        ("knn-two-3", 50.0, {"config": config, "config_hash": "1" * 64}),
+    ):
+        metrics = {"top1@k20": MetricValue(value, None, None, 4, "%")}
+        records.write(tmp_path / "results", record(run_id, metrics=metrics, **changes), None)
+    code, out, err = command("explain", "knn-one-1", "knn-one-2")
+    assert code == 0, err
+    assert "cannot be compared" in out and "B - A +20.00 (%)" in out and "must agree" in out
+    code, out, err = command("explain", "knn-one-1", "knn-two-3")
+    assert code == 0, err
+    assert "They can be compared." in out and "nothing that is recorded differs" in out
+    code, out, err = command("explain", "knn-one-1", "knn-one-2", "--json")
+    assert code == 0, err
+    explanation = json.loads(out)
+    assert explanation["comparable"] is False and explanation["difference"] == 20
+    assert explanation["fields"][0]["name"] == "temperature"

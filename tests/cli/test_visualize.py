@@ -1,0 +1,58 @@
+"""`dinobench score` and `dinobench visualize` as typed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers.typed import assert_one_line
+from PIL import Image
+
+from dinobench.data import load_dataset
+from dinobench.data.video import label_png
+
+TINY = "random:vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def truths(tmp_path):
+    """The annotations of the embedded video shapes-0, as a method that is always right would write them."""
+    [video] = load_dataset("shapes", "videos").select(["shapes-0"])
+    folder = tmp_path / "masks" / video.name
+    folder.mkdir(parents=True)
+    for index, name in enumerate(video.names):
+        (folder / f"{name}.png").write_bytes(label_png(video.mask(index)))
+    return tmp_path / "masks"
+
+
+def test_masks_that_are_the_truth_score_all(command, truths):
+    code, out, err = command("score", "davis", truths, "--data", "shapes", "--videos", "shapes-0", "--json")
+    assert code == 0, err
+    scores = json.loads(out)
+    assert scores["summary"]["J&F"] == pytest.approx(100)
+    code, out, err = command("score", "davis", truths, "--data", "shapes", "--videos", "shapes-0")
+    assert code == 0 and out.splitlines()[-1].startswith("mean") and "100.0" in out.splitlines()[-1]
+
+
+def test_attention_of_an_image_is_drawn(command, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    code, _, err = command("visualize", "attention", "image.png", "--ckpt", TINY, "--size", 32, "-o", "heads.png")
+    assert code == 0 and "written: heads.png" in err
+    assert Image.open(tmp_path / "heads.png").format == "PNG"
+    (tmp_path / "text.png").write_text("no image")
+    assert_one_line(
+        *command("visualize", "attention", "text.png", "--ckpt", TINY, "-o", "heads.png"), "cannot be read as an image"
+    )
+
+
+def test_masks_carried_through_a_video_are_a_gif(command, tmp_path):
+    small = ("--set", "short_side=64", "--set", "multiple=32")
+    code, _, err = command("visualize", "davis", "--video", "shapes-0", "--ckpt", TINY, *small, "-o", "video.gif")
+    assert code == 0, err
+    with Image.open(tmp_path / "video.gif") as gif:
+        assert gif.n_frames > 1
+    assert_one_line(
+        *command("visualize", "davis", "--video", "shapes-0", "--ckpt", "pixels", "-o", "video.gif"), "has no patches"
+    )
