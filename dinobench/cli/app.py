@@ -72,7 +72,7 @@ def run(
         list[str],
         typer.Option(help="A file, timm:<model>, random:<model> or pixels, optionally as name=...; may be repeated."),
     ],
-    protocol: Annotated[list[str], typer.Option(help="What to score with; may be repeated. See `dinobench list`.")],
+    protocol: Annotated[list[str], typer.Option(help="Protocol to score with; may be repeated. See `dinobench list`.")],
     data: Annotated[str, typer.Option(help="A data set: a path, name=path, or an embedded one (digits).")] = "digits",
     profile: Annotated[str | None, typer.Option(help="Named set of settings; the first listed is the default.")] = None,
     set_: Settings = None,
@@ -183,7 +183,7 @@ def cache_ls() -> None:
 
 @cache_app.command("prune")
 def cache_prune(
-    days: Annotated[float | None, typer.Option(help="Only what was unused for so many days; else all.")] = None,
+    days: Annotated[float | None, typer.Option(help="Delete only what was unused for so many days; else all.")] = None,
 ) -> None:
     """Delete cached features; whatever is needed again is extracted again."""
     from dinobench.features.cache import prune

@@ -20,20 +20,24 @@ def compare(
         tuple[str, str] | None, typer.Option(help="Two runs or two models, item by item: differences and tests.")
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="table, csv, markdown or latex; by default what -o ends in.")
+        str | None, typer.Option("--format", help="Format: table, csv, markdown or latex; by default what -o ends in.")
     ] = None,
     rows: Annotated[
-        str, typer.Option(help="model, method or arch; or protocol, dataset, profile or metric.")
+        str, typer.Option(help="What the rows are: model, method or arch; or protocol, dataset, profile or metric.")
     ] = "model",
-    columns: Annotated[str | None, typer.Option(help="The other of the two; by default protocol, or model.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="What the columns are, the other of the two; by default protocol, or model.")
+    ] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="Metrics, by name or pattern (J*), instead of the primary ones.")
     ] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="Only these protocols; may be repeated.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Only these data sets; may be repeated.")] = None,
-    intervals: Annotated[bool, typer.Option("--intervals", help="With 95 % intervals.")] = False,
-    pm: Annotated[bool, typer.Option("--pm", help="With ± half the 95 % interval.")] = False,
-    reference: Annotated[str | None, typer.Option(help="published: papers' figures beside ours, never ranked.")] = None,
+    intervals: Annotated[bool, typer.Option("--intervals", help="Show 95 % intervals beside the scores.")] = False,
+    pm: Annotated[bool, typer.Option("--pm", help="Show ± half the 95 % interval beside the scores.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(help="published shows papers' figures beside ours, never ranked.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
 ) -> None:
     """Models by protocols, as a table on screen or for papers; or two runs item by item."""
@@ -118,7 +122,7 @@ def _pair(results: Path, a: str, b: str) -> None:
 
 def explain(
     run_a: Annotated[str, typer.Argument(help="A run id, the beginning of one, or a record's .json file.")],
-    run_b: Annotated[str, typer.Argument(help="Another one.")],
+    run_b: Annotated[str, typer.Argument(help="Another run, named likewise.")],
     results: ResultsOption = Path("results"),
     flip: Annotated[bool, typer.Option("--flip", help="Run A again with one factor at a time as B has it.")] = False,
     json: Json = False,

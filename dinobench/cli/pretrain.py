@@ -14,11 +14,15 @@ from dinobench.errors import UserError
 
 
 def pretrain(
-    method: Annotated[str | None, typer.Option(help="dino, byol, simclr, ...: see `dinobench list methods`.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Method: dino, byol, simclr, ...; see `dinobench list methods`.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="A data set: a path, name=path, or an embedded one.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the checkpoints and curves of this run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder; needs nothing else.")] = None,
-    arch: Annotated[str, typer.Option(help="vit_tiny, vit_small, ..., resnet50, or a timm model.")] = "vit_small",
+    arch: Annotated[
+        str, typer.Option(help="Backbone: vit_tiny, vit_small, ..., resnet50, or a timm model.")
+    ] = "vit_small",
     patch_size: Annotated[int | None, typer.Option(min=1, help="Patch size of a ViT in pixels; 16 by default.")] = None,
     image_size: Annotated[int, typer.Option(min=1, help="Side of a global view in pixels.")] = 224,
     depth: Annotated[int | None, typer.Option(min=1, help="Blocks of a ViT; by default its usual number.")] = None,
@@ -36,7 +40,9 @@ def pretrain(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and views.")] = None,
     device: Device = "auto",
     devices: Devices = 1,
-    precision: Annotated[str | None, typer.Option(help="32, bf16, or auto: bf16 where it is fast.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of training: 32, bf16, or auto: bf16 where it is fast.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that make views, where the CPU does.")] = None,
     ram_cache: RamCache = None,
 ) -> None:

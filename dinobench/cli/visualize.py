@@ -28,7 +28,7 @@ def _score() -> None:
 def score_davis(
     predictions: Annotated[Path, typer.Argument(help="A folder of PNG masks per video.")],
     data: Annotated[str, typer.Option(help="A data set in DAVIS's layout.")],
-    videos: Annotated[str | None, typer.Option(help="Only these, as in dog,camel.")] = None,
+    videos: Annotated[str | None, typer.Option(help="Score only these videos, as in dog,camel.")] = None,
     json: Json = False,
 ) -> None:
     """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -341,20 +342,17 @@ def test_a_real_interrupt_keeps_what_was_done(tmp_path):
     environ = {**os.environ, "DINOBENCH_CACHE": str(tmp_path / "cache")}
     # Where the tests themselves run in the background, the shell lets their processes ignore Ctrl-C.
     heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    began = subprocess.Popen(
-        arguments, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
-    )
+    options = {"cwd": tmp_path, "env": environ, "text": True}
+    began = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=heeding, **options)
     state = None
     while began.poll() is None and state is None:
         state = next((tmp_path / "cache").glob("features/*/*/state.npy"), None)
     assert began.poll() is None
-    import time
-
     time.sleep(1.5)  # a few batches of the 43
     began.send_signal(signal.SIGINT)
     _, err = began.communicate(timeout=60)
     assert began.returncode == 130 and "goes on from there" in err and "Traceback" not in err
-    done = subprocess.run(arguments, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(arguments, capture_output=True, check=True, **options)
     assert len(json.loads(done.stdout)) == 1 and "images were done before; going on" in done.stderr
 
 
@@ -383,10 +381,7 @@ def test_files_that_a_run_makes_are_kept_where_asked(command, tmp_path):
 
 @pytest.mark.parametrize(
     ("protocol", "small"),
-    [
-        ("davis", ("short_side=64", "multiple=32", "videos=shapes-0")),
-        ("attention", ("image_size=32",)),
-    ],
+    [("davis", ("short_side=64", "multiple=32", "videos=shapes-0")), ("attention", ("image_size=32",))],
 )
 def test_dense_protocols_take_precision_and_batch_size(command, protocol, small):
     arguments = ["run", "--protocol", protocol, "--ckpt", "random:vit_tiny_patch16_224", "--data", "shapes",
