@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers.paths import GOLDEN
+from helpers.weights import golden_input, save, vit
+
+from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.models.loading import load_backbone
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    return {p: load_backbone(save(vit(width=192, depth=12, patch=p, image=224), folder / f"p{p}.pth")) for p in (16, 8)}
+
+
+@pytest.mark.parametrize(
+    ("patch", "height", "width"),
+    [(16, 224, 224), (16, 96, 96), (16, 224, 160), (16, 480, 832), (8, 224, 224), (8, 96, 144)],
+)
+def test_vit_meets_the_reference(tiny, patch, height, width):
+    golden = np.load(GOLDEN / "vit_forward.npz")
+    prefix = f"vit_tiny_p{patch}_{height}x{width}"
+    want = {k.split("/")[1]: golden[k] for k in golden if k.startswith(prefix + "/")}
+    x = golden_input(len(want["cls"]), height, width)
+    layers, attention = tiny[patch].layers_and_attention(x, 4)
+    patches = layers[-1][1]
+    got = {
+        "cls": tiny[patch].features(x),
+        "layer_cls": torch.stack([cls for cls, _ in layers], 1),
+        "avgpool_last": patches.mean(1),
+        "patch_first5_last5": torch.cat([patches[:, :5], patches[:, -5:]], 1),
+    }
+    for key, value in got.items():
+        np.testing.assert_allclose(value.numpy(), want[key], atol=1e-4, rtol=0, err_msg=key)
+    shown = want["cls_attention"].shape[-1]
+    np.testing.assert_allclose(attention[..., :shown].numpy(), want["cls_attention"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2_meets_the_reference(tmp_path, registers):
+    golden = np.load(GOLDEN / "vit_forward_dinov2.npz")
+    tensors = vit(width=384, depth=12, patch=14, image=518, registers=registers, v2=True)
+    backbone = load_backbone(save(tensors, tmp_path / "v2.pth"))
+    ((cls, patches),) = backbone.layers(golden_input(1, 224, 224))
+    prefix = f"dinov2_vit_small_p14_reg{registers}_224x224"
+    np.testing.assert_allclose(cls.numpy(), golden[f"{prefix}/cls"], atol=1e-4, rtol=0)
+    ends = torch.cat([patches[:, :5], patches[:, -5:]], 1)
+    np.testing.assert_allclose(ends.numpy(), golden[f"{prefix}/patch_first5_last5"], atol=1e-4, rtol=0)
+    assert (backbone.info.method, backbone.info.registers, backbone.info.heads) == ("dinov2", registers, 6)
+
+
+def test_attention_is_the_blocks_own(tiny):
+    """timm's unfused attention, read from its dropout's input, gives the same row of CLS."""
+    x = golden_input(1, 96, 64)
+    attention = tiny[16].cls_attention(x)
+    block, seen = tiny[16].module.blocks[-1].attn, []
+    hook = block.attn_drop.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    block.fused_attn = False
+    try:
+        tiny[16].features(x)
+    finally:
+        block.fused_attn = True
+        hook.remove()
+    torch.testing.assert_close(attention, seen[0][:, :, 0, 1:], atol=1e-6, rtol=1e-5)
+    assert attention.shape == (1, 3, 24) and bool((attention.sum(-1) < 1).all())
+
+
+def test_attention_costs_no_second_pass(tiny):
+    calls = []
+    hook = tiny[16].module.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    tiny[16].layers_and_attention(golden_input(1, 32, 32), 2)
+    hook.remove()
+    assert len(calls) == 1 and not tiny[16].module.blocks[-1].attn.qkv._forward_hooks
+
+
+def test_layers_are_oldest_first_and_end_in_the_features(tiny):
+    x = golden_input(2, 64, 48)
+    layers = tiny[16].layers(x, 3)
+    assert [p.shape for _, p in layers] == [(2, 12, 192)] * 3
+    torch.testing.assert_close(layers[-1][0], tiny[16].features(x))
+    torch.testing.assert_close(tiny[16].layers(x, 1)[0][1], layers[-1][1])
+    with pytest.raises(UserError, match="13 last blocks asked for, the model has 12"):
+        tiny[16].layers(x, 13)
+
+
+@pytest.mark.parametrize(("size", "message"), [((225, 224), "height 225.*224 or 240"), ((32, 9), "width 9.*to 16")])
+def test_sizes_off_the_patch_grid_name_the_nearest(tiny, size, message):
+    for call in (tiny[16].features, tiny[16].layers, tiny[16].cls_attention):
+        with pytest.raises(UserError, match=message):
+            call(torch.zeros(1, 3, *size))
+    with pytest.raises(UserError, match=r"RGB images \(B, 3, H, W\)"):
+        tiny[16].features(torch.zeros(3, 32, 32))
+
+
+def test_positions_follow_the_weights_and_are_kept(tiny):
+    backbone = tiny[16].clone()
+    x = golden_input(1, 64, 64)
+    before = backbone.features(x)
+    (kept,) = backbone._positions.values()
+    backbone.features(x)
+    assert next(iter(backbone._positions.values())) is kept
+    with torch.no_grad():
+        backbone.module.pos_embed.mul_(2)
+    assert not torch.equal(backbone.features(x), before)
+    assert torch.equal(tiny[16].features(x), before)
+    with torch.inference_mode():
+        fresh = tiny[16].clone().features(x)
+    assert torch.equal(fresh, before)
+
+
+def test_training_mode_is_differentiable_and_eval_is_not(tiny):
+    backbone, x = tiny[16].clone(), golden_input(1, 64, 64)
+    assert not backbone.features(x).requires_grad
+    backbone.module.train()
+    trained = backbone.features(x)
+    trained.sum().backward()
+    assert backbone.module.pos_embed.grad.abs().sum() > 0
+    assert backbone.module.patch_embed.proj.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(trained.detach(), tiny[16].features(x), atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_still_gives_float32(tiny):
+    with torch.autocast("cpu", torch.bfloat16):
+        layers, attention = tiny[16].layers_and_attention(golden_input(1, 32, 32))
+        assert tiny[16].features(golden_input(1, 32, 32)).dtype == torch.float32
+    assert {layers[0][0].dtype, layers[0][1].dtype, attention.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_convnets_give_one_map_and_no_attention(name):
+    backbone, x = load_backbone(f"random:{name}"), golden_input(1, 96, 64)
+    ((pooled, patches),) = backbone.layers(x)
+    assert backbone.capabilities == {"features", "patches"} and backbone.patch_size == 32
+    assert patches.shape == (1, 6, backbone.embed_dim)
+    torch.testing.assert_close(pooled, backbone.features(x))
+    if name == "resnet18":
+        torch.testing.assert_close(patches.mean(1), pooled, atol=1e-5, rtol=1e-4)
+    for refused in (lambda: backbone.layers(x, 4), lambda: backbone.cls_attention(x)):
+        with pytest.raises(UnsupportedCapability, match=name):
+            refused()
+
+
+def test_pixels():
+    backbone = load_backbone("pixels")
+    x = golden_input(2, 32, 48)
+    want = x.reshape(2, 3, 16, 2, 16, 3).mean((3, 5)).flatten(1)
+    torch.testing.assert_close(backbone.features(x), want)
+    assert (backbone.embed_dim, backbone.info.method, backbone.capabilities) == (768, "pixels", {"features"})
+    assert load_backbone("pixels:8").embed_dim == 192
+    with pytest.raises(UserError, match="whole number"):
+        load_backbone("pixels:none")
+    with pytest.raises(UnsupportedCapability):
+        backbone.layers(x)
+
+
+def test_a_model_of_one_size_refuses_others():
+    with pytest.raises(UserError, match=r"swin_tiny_patch4_window7_224.* refuses \(64, 64\) images"):
+        load_backbone("random:swin_tiny_patch4_window7_224").features(torch.zeros(1, 3, 64, 64))
