@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
+from dinobench.distributed import sum_gradients
 from dinobench.results.records import read_all, read_items
 
 pytestmark = pytest.mark.slow
@@ -101,3 +103,14 @@ def test_processes_leave_the_group_before_the_interpreter_ends(tmp_path):
     done = command(tmp_path, *TORCHRUN[:-2], str(script))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["left", "left"]
+
+
+def test_sums_over_processes(monkeypatch):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    model[0].weight.grad = torch.ones(2, 2)
+    model[1].running_mean.fill_(3.0)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))  # another process just alike
+    totals = sum_gradients(model, torch.tensor([1.5, 4.0]), processes=2)
+    assert totals.tolist() == [3.0, 8.0] and model[0].weight.grad.unique().tolist() == [2.0]
+    assert model[0].bias.grad.unique().tolist() == [0.0] and model[1].running_mean.tolist() == [3.0, 3.0]
+    assert sum_gradients(model, totals, processes=1) is totals

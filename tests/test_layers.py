@@ -189,14 +189,26 @@ def test_files_are_short_and_folders_small():
     assert not {f: n for f, n in folders.items() if n > 18}  # "about fifteen", the list of what is public beside them
 
 
+#: Tests of what no single module does.
+WIDER = {
+    "tests/test_doctests.py", "tests/test_layers.py", "tests/test_packaging.py", "tests/test_plugin.py",
+    "tests/pretrain/test_distributed.py", "tests/report/test_browser.py", "tests/results/test_scale.py",
+    "tests/stats/test_coverage.py",
+}  # fmt: skip
+
+
 def test_tests_mirror_the_source():
-    """A test file stands in the folder of what it tests, so that either leads to the other."""
-    folders = {Path("pretrain/methods")} | {Path(folder) for folder in FOLDERS}
+    """`tests/a/test_b.py` tests `a/b.py`, or the folder `a/b`, so that either leads to the other."""
+    tested = {f"tests/{'/'.join(path.parts[:-1])}/test_{path.stem}.py".replace("//", "/") for path in _inside()}
+    tested |= {f"tests/{path.parent}/test_{path.parent.name}.py" for path in _inside() if path.name == "__init__.py"}
+    files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("test_*.py")}
+    assert not files - tested - WIDER and files >= WIDER
+
+
+def _inside() -> Iterator[Path]:
+    """The sources by where their tests look for them: `dinobench/` itself is the root of tests."""
     for path in modules().values():
-        if path.is_relative_to(ROOT / "dinobench"):
-            folders.add(path.parent.relative_to(ROOT / "dinobench"))
-    strangers = [p for p in (ROOT / "tests").rglob("test_*.py") if p.parent.relative_to(ROOT / "tests") not in folders]
-    assert not strangers
+        yield path.relative_to(ROOT / "dinobench" if path.is_relative_to(ROOT / "dinobench") else ROOT)
 
 
 def test_folders_name_what_may_be_used_from_outside():

@@ -147,17 +147,3 @@ def test_names_that_are_not_there(tmp_path):
             pair(tmp_path, a, b)
     with pytest.raises(UserError, match="no runs/ folder"):
         pair(tmp_path / "nowhere", "a", "b")
-
-
-def test_matching_prefers_the_seed_and_the_latest_run(tmp_path):
-    made = {
-        (model, seed, day): run(
-            tmp_path, model, [1, 0], run_id=f"{model}{seed}{day}", seed=seed, started_at=f"2026-01-{day}T00:00:00"
-        )
-        for model, seed, day in (("a", 0, 10), ("a", 0, 11), ("a", 1, 10), ("b", 1, 10), ("b", 0, 10))
-    }
-    found = comparability.match(
-        [r for (m, *_), r in made.items() if m == "a"], [r for (m, *_), r in made.items() if m == "b"]
-    )
-    assert {(x.run_id, y.run_id) for x, y in found.pairs} == {("a011", "b010"), ("a110", "b110")}
-    assert any("passed over" in note for note in found.notes)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import doctest
-import json
 
 import numpy as np
 import pytest
-from helpers.paths import GOLDEN
+from helpers.golden import NUMBERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from dinobench.algorithms import descriptors
-from dinobench.algorithms.descriptors import Whitening, gem, unit_rows
 from dinobench.metrics import retrieval
 from dinobench.metrics.retrieval import (
     average_precision,
@@ -23,8 +21,6 @@ from dinobench.metrics.retrieval import (
     precision_at,
     revisited_scores,
 )
-
-NUMBERS = json.loads((GOLDEN / "numbers.json").read_text())
 
 
 @pytest.mark.parametrize("module", [retrieval, descriptors])
@@ -47,26 +43,6 @@ def test_revisited_golden(difficulty):
     np.testing.assert_allclose(ap, aps, atol=1e-9)
     assert np.nanmean(ap) == pytest.approx(expected["map"], abs=1e-9)
     np.testing.assert_allclose(np.nanmean(precision, axis=0), expected["mp_at_1_5_10"], atol=1e-9)
-
-
-def test_whitening_golden():
-    golden = NUMBERS["pca_whitening"]
-    x = np.array(golden["x"])
-    rows = unit_rows(Whitening.fit(x).apply(x)[:5])
-    np.testing.assert_allclose(rows @ rows.T, golden["cosine_after"], atol=1e-3)
-
-
-def test_whitening_survives_fewer_images_than_dimensions():
-    rows = Whitening.fit(np.random.default_rng(0).standard_normal((5, 20))).apply(np.ones((2, 20)))
-    assert np.isfinite(rows).all() and rows.dtype == np.float32
-
-
-def test_gem_between_mean_and_maximum():
-    torch = pytest.importorskip("torch")
-    x = torch.rand(2, 50, 7, generator=torch.Generator().manual_seed(0)) + 0.1
-    torch.testing.assert_close(gem(x, power=1), x.mean(1))
-    assert (gem(x, 4) > x.mean(1)).all() and (gem(x, 4) < x.amax(1)).all()
-    torch.testing.assert_close(gem(-x, 4), torch.full((2, 7), 1e-6))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60).filter(any))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import cv2
 import numpy as np
 import pytest
+from helpers.golden import NUMBERS
 from helpers.paths import GOLDEN
 from helpers.scores import boundary_f, jaccard
 from hypothesis import given, settings
@@ -23,7 +23,6 @@ from dinobench.metrics.segmentation import (
     statistics,
 )
 
-NUMBERS = json.loads((GOLDEN / "numbers.json").read_text())
 JF = [entry for entry in NUMBERS["davis_jf"] if "shape" in entry]
 
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.copydays import folder, picture
 from helpers.paths import GOLDEN
 from helpers.weights import vit
-from PIL import Image
 
 from dinobench import load_backbone
 from dinobench.context import LocalContext
@@ -39,20 +39,6 @@ class Originals:
 
     def __len__(self):
         return len(self.ids)
-
-
-def picture(seed: int) -> Image.Image:
-    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((40, 32), Image.Resampling.BICUBIC)
-
-
-def folder(root: Path, n: int = 6, blocks=("strong", "jpegqual/3")) -> Path:
-    for block in ("original", *blocks):
-        (root / block).mkdir(parents=True)
-        for i in range(n):
-            end = "01" if block == "strong" else "00"
-            picture(i).save(root / block / f"{i:04d}{end}.jpg", quality=95 if block == "original" else 30)
-    return root
 
 
 @pytest.mark.slow
@@ -164,62 +150,6 @@ def test_sizes_that_patches_do_not_divide(tiny, tmp_path):
     assert cut_to_multiple(torch.zeros(1, 3, 40, 47), 16).shape == (1, 3, 32, 32)
 
 
-def strong_astray(root):
-    (root / "strong/000101.jpg").rename(root / "strong/990101.jpg")
-
-
-def original_gone(root):
-    (root / "original/000200.jpg").unlink()
-
-
-def copy_gone(root):
-    (root / "jpegqual/3/000200.jpg").unlink()
-
-
-def copy_too_many(root):
-    picture(9).save(root / "jpegqual/3/777700.jpg")
-
-
-def copy_out_of_order(root):
-    (root / "jpegqual/3/000000.jpg").rename(root / "jpegqual/3/0005x.jpg")
-
-
-def originals_alike(root):
-    picture(9).save(root / "original/00009.jpg")
-
-
-def originals_empty(root):
-    for file in (root / "original").iterdir():
-        file.unlink()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (strong_astray, r"strong/990101\.jpg without original"),
-        (original_gone, r"strong/000201\.jpg without original"),
-        (copy_gone, r"5 images for 6 originals; no copy of original/000200\.jpg"),
-        (copy_too_many, r"7 images for 6 originals; no original for jpegqual/3/777700\.jpg"),
-        (copy_out_of_order, r"jpegqual/3/000100\.jpg stands where the copy of original/000000\.jpg is due"),
-        (originals_alike, r"several names start with '0000'"),
-        (originals_empty, r"original: holds no images"),
-    ],
-)
-def test_layouts_that_do_not_match(tmp_path, damage, message):
-    root = folder(tmp_path / "set")
-    damage(root)
-    with pytest.raises(UserError, match=message):
-        copydays.load(root, "set")
-
-
-def test_links_that_lead_back(tmp_path):
-    root = folder(tmp_path / "set")
-    (root / "distractors" / "deep").mkdir(parents=True)
-    picture(70).save(root / "distractors" / "deep" / "a.png")
-    (root / "distractors" / "deep" / "up").symlink_to(root / "distractors")
-    assert copydays.load(root, "set").distractors.ids == ("distractors/deep/a.png",)
-
-
 def test_no_copies_at_all(tmp_path):
     with pytest.raises(UserError, match="has original/ but no copies"):
         copydays.load(folder(tmp_path / "set", blocks=()), "set")
@@ -261,14 +191,6 @@ def test_settings_that_make_no_sense():
     for wrong in ({"ranks": 0}, {"gem_power": 0.0}, {"image_size": 0}, {"distractors": ""}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             copydetect.Config(**wrong)
-
-
-def test_fingerprint_follows_content(tmp_path):
-    a = copydays.load(folder(tmp_path / "a"), "a")
-    b = copydays.load(folder(tmp_path / "b"), "b")
-    assert a.fingerprint == b.fingerprint
-    picture(99).save(tmp_path / "b" / "strong" / "000001.jpg")
-    assert copydays.load(tmp_path / "b", "b").fingerprint != a.fingerprint
 
 
 def test_embedded_set_runs(tiny):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,7 +22,7 @@ from dinobench.config import resolve_config
 from dinobench.context import LocalContext
 from dinobench.data.embedded import shape_videos
 from dinobench.data.layouts import davis as layout
-from dinobench.data.video import label_png, palette, read_labels
+from dinobench.data.video import read_labels
 from dinobench.errors import BrokenImage, UserError
 from dinobench.metrics.segmentation import frame_scores, statistics
 from dinobench.metrics.video import averages, object_statistics, object_table
@@ -39,9 +37,6 @@ SMALL = Config(short_side=96, multiple=32)
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return dinobench.load_backbone(save(vit(), tmp_path_factory.mktemp("weights") / "tiny.pth"))
-
-
-# --- against the reference program ---
 
 
 class FirstFrames:
@@ -90,9 +85,6 @@ def test_another_methods_masks_meet_the_golden_scores(shared_data):
     assert one["id"].tolist() == ["dog/1"]
 
 
-# --- the steps around it ---
-
-
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.booleans())
 def test_labels_are_an_argmax_of_stretched_channels(seed, channels, with_empty):
@@ -134,9 +126,6 @@ def test_impossible_settings_are_refused(setting, words):
     name, value = setting.split("=")
     with pytest.raises(UserError, match=words):
         resolve_config(davis, "dino2021", {name: value})
-
-
-# --- the protocol as a whole ---
 
 
 @pytest.fixture(scope="module")
@@ -218,151 +207,3 @@ def test_means_do_not_depend_on_the_order_of_frames():
     a, b = (averages(object_table([("v", 2)], object_statistics(x, y))) for x, y in ((j, f), (j[order], f[order])))
     for name in ("J&F", "J_mean", "J_recall", "F_mean", "F_recall"):
         assert a[name] == pytest.approx(b[name])
-
-
-# --- layouts and bad input ---
-
-
-def make_davis(root, year="2017", frames=4, objects=2, size=(24, 32)):
-    """A small DAVIS folder with one video `cat`."""
-    for part in ("JPEGImages", "Annotations"):
-        (root / part / "480p" / "cat").mkdir(parents=True)
-    (root / "ImageSets" / year).mkdir(parents=True)
-    (root / "ImageSets" / year / "val.txt").write_text("cat\n")
-    rng = np.random.default_rng(0)
-    for i in range(frames):
-        image = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-        image.save(root / "JPEGImages" / "480p" / "cat" / f"{i:05}.jpg")
-        labels = np.zeros(size, np.uint8)
-        for k in range(objects):
-            labels[4 + i : 12 + i, 12 * k : 12 * k + 8] = k + 1 if year == "2017" else 255
-        if year == "2017":
-            labels[0, :3] = 255
-        mask = root / "Annotations" / "480p" / "cat" / f"{i:05}.png"
-        mask.write_bytes(label_png(labels)) if year == "2017" else Image.fromarray(labels).save(mask)
-    return root
-
-
-def test_2017_has_labels_and_void(tmp_path):
-    data = layout.load(make_davis(tmp_path), "DAVIS")
-    (video,) = data.videos
-    assert (video.name, len(video), video.objects, video.binary, video.size) == ("cat", 4, 2, False, (24, 32))
-    assert set(np.unique(video.mask(0))) == {0, 1, 2}  # 255 is background
-    assert layout.recognises(tmp_path) and "2017" in data.layout
-
-
-def test_2016_has_0_and_255(tmp_path):
-    data = layout.load(make_davis(tmp_path, "2016", objects=1), "DAVIS")
-    (video,) = data.videos
-    assert (video.objects, video.binary) == (1, True)
-    assert set(np.unique(video.mask(2))) == {0, 1}
-
-
-def test_2016s_own_lists_of_file_pairs(tmp_path):
-    make_davis(tmp_path, "2016", objects=1)
-    shutil.rmtree(tmp_path / "ImageSets")
-    (tmp_path / "ImageSets" / "480p").mkdir(parents=True)
-    lines = [f"/JPEGImages/480p/cat/{i:05}.jpg /Annotations/480p/cat/{i:05}.png" for i in range(4)]
-    (tmp_path / "ImageSets" / "480p" / "val.txt").write_text("\n".join(lines))
-    assert [v.name for v in layout.load(tmp_path, "DAVIS").videos] == ["cat"]
-
-
-def test_fingerprint_follows_the_contents(tmp_path):
-    a = layout.load(make_davis(tmp_path / "a"), "DAVIS")
-    b = layout.load(make_davis(tmp_path / "b"), "other")
-    assert a.fingerprint == b.fingerprint
-    mask = tmp_path / "b" / "Annotations" / "480p" / "cat" / "00002.png"
-    mask.write_bytes(label_png(np.ones((24, 32), np.uint8)))
-    assert layout.load(tmp_path / "b", "DAVIS").fingerprint != a.fingerprint
-
-
-def rgb(path):
-    Image.new("RGB", (32, 24)).save(path)
-
-
-def other_size(path):
-    with Image.open(path) as image:
-        image.resize((16, 12)).save(path)
-
-
-FAULTS = {
-    "no frame": ("JPEGImages/480p/cat/00001.jpg", Path.unlink, "00001.jpg: missing, though its mask is there"),
-    "no mask": ("Annotations/480p/cat/00002.png", Path.unlink, "00002.png: missing, though the frame is there"),
-    "no first mask": ("Annotations/480p/cat/00000.png", Path.unlink, "00000.png: the first mask is absent"),
-    "rgb mask": ("Annotations/480p/cat/00001.png", rgb, "00001.png: a mask in mode RGB"),
-    "small frame": ("JPEGImages/480p/cat/00001.jpg", other_size, "00001.jpg: 16 x 12 pixels, but .* has 32 x 24"),
-    "small mask": ("Annotations/480p/cat/00003.png", other_size, "00003.png: 16 x 12 pixels"),
-    "empty file": ("JPEGImages/480p/cat/00003.jpg", lambda p: p.write_bytes(b""), "00003.jpg: not a readable image"),
-    "empty mask": (
-        "Annotations/480p/cat/00000.png",
-        lambda p: p.write_bytes(label_png(np.zeros((24, 32), np.uint8))),
-        "00000.png: the first mask is empty",
-    ),
-    "no video": ("JPEGImages/480p/cat", shutil.rmtree, "cat: no such folder"),
-    "empty list": ("ImageSets/2017/val.txt", lambda p: p.write_text("\n"), "val.txt: empty"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named_when_loading(fault, tmp_path):
-    file, spoil, words = FAULTS[fault]
-    spoil(make_davis(tmp_path) / file)
-    with pytest.raises(UserError, match=words) as error:
-        layout.load(tmp_path, "DAVIS")
-    assert "\n" not in str(error.value)
-
-
-def test_a_hole_in_the_numbering_is_named(tmp_path):
-    make_davis(tmp_path, frames=6)
-    (tmp_path / "JPEGImages/480p/cat/00003.jpg").unlink()
-    (tmp_path / "Annotations/480p/cat/00003.png").unlink()
-    with pytest.raises(UserError, match="frame 00003 is missing"):
-        layout.load(tmp_path, "DAVIS")
-
-
-def test_labels_above_the_object_count_are_named(tmp_path):
-    make_davis(tmp_path)
-    (video,) = layout.load(tmp_path, "DAVIS").videos
-    mask = tmp_path / "Annotations" / "480p" / "cat" / "00001.png"
-    mask.write_bytes(label_png(np.full((24, 32), 3, np.uint8)))
-    with pytest.raises(UserError, match=r"00001.png: label 3, but video cat has 2 object\(s\)"):
-        video.mask(1)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (Path.unlink, "00001.png: no such mask"),
-        (rgb, "00001.png: a mask in mode RGB"),
-        (other_size, "00001.png: 16 x 12 pixels"),
-        (lambda p: p.write_bytes(b"no image"), "00001.png: not a readable mask"),
-        (lambda p: p.write_bytes(label_png(np.full((24, 32), 9, np.uint8))), "00001.png: label 9"),
-    ],
-)
-def test_faults_in_predictions_are_named(spoil, words, tmp_path):
-    data = layout.load(make_davis(tmp_path / "data"), "DAVIS")
-    shutil.copytree(tmp_path / "data/Annotations/480p", tmp_path / "predictions")
-    assert score_folder(tmp_path / "predictions", data)[1]["J&F"] == 100
-    spoil(tmp_path / "predictions" / "cat" / "00001.png")
-    with pytest.raises(UserError, match=words):
-        score_folder(tmp_path / "predictions", data)
-    with pytest.raises(UserError, match="no such folder"):
-        score_folder(tmp_path / "predictions" / "cat", data)
-
-
-def test_an_object_missing_from_a_prediction_is_empty(tmp_path):
-    data = layout.load(make_davis(tmp_path / "data"), "DAVIS")
-    for i in range(4):
-        path = tmp_path / "predictions" / "cat" / f"{i:05}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(label_png((data.videos[0].mask(i) == 1).view(np.uint8)))
-    table, summary = score_folder(tmp_path / "predictions", data)
-    assert table["J&F"].tolist() == [1, 0] and summary["J&F"] == 50
-
-
-def test_masks_on_disk_are_indexed_with_the_palette(tmp_path):
-    labels = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
-    (tmp_path / "m.png").write_bytes(label_png(labels))
-    with Image.open(tmp_path / "m.png") as image:
-        assert image.mode == "P" and image.getpalette() == palette()
-    np.testing.assert_array_equal(read_labels(tmp_path / "m.png"), labels)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.fakes import FakeBackbone
+from helpers.golden import NUMBERS
 from helpers.paths import GOLDEN
 from helpers.weights import save, vit
 from hypothesis import given, settings
@@ -19,8 +20,6 @@ from dinobench.algorithms.nearest_neighbours import search
 from dinobench.protocols.knn import Config, _draw, metrics, profiles, run, vote
 from dinobench.results.records import read_items
 from dinobench.types import ComputeOptions, Features, ImageClassification
-
-NUMBERS = json.loads((GOLDEN / "numbers.json").read_text())["knn"]
 
 
 def clustered(seed, n_train, n_test, dim, classes, spread):
@@ -41,13 +40,14 @@ def shares(train, test, labels, truth, classes, config):
             for i, k in enumerate(config.k)}  # fmt: skip
 
 
-SHAPES = sorted({tuple(e[f] for f in ("seed", "n_train", "n_test", "dim", "classes", "spread")) for e in NUMBERS})
+KNN = NUMBERS["knn"]
+SHAPES = sorted({tuple(e[f] for f in ("seed", "n_train", "n_test", "dim", "classes", "spread")) for e in KNN})
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"seed{s[0]}")
 def test_golden_numbers(shape):
     entries = [
-        e for e in NUMBERS if tuple(e[f] for f in ("seed", "n_train", "n_test", "dim", "classes", "spread")) == shape
+        e for e in KNN if tuple(e[f] for f in ("seed", "n_train", "n_test", "dim", "classes", "spread")) == shape
     ]
     data = clustered(*shape)
     for temperature in {e["temperature"] for e in entries}:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.contexts import on_processes
+from helpers.landmarks import SIZES, oxford, picture
 from helpers.weights import vit
 from PIL import Image
 from torch.nn import functional as F
@@ -28,33 +27,6 @@ def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
     torch.save(vit(width=64, depth=2), path)
     return load_backbone(path)
-
-
-def picture(seed: int, size=(64, 48)) -> Image.Image:
-    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-
-
-SIZES = [(64, 48), (48, 64), (100, 75), (70, 41), (99, 75), (64, 48), (71, 40), (40, 90)]
-
-
-def oxford(root: Path, name: str = "roxford5k", protocol: int = 4, **changes) -> Path:
-    """A small set in the benchmark's layout: eight images, two of them queries."""
-    folder = root / name
-    (folder / "jpg").mkdir(parents=True)
-    names = [f"all_souls_{i:06d}" for i in range(len(SIZES))]
-    for i, (image, size) in enumerate(zip(names, SIZES, strict=True)):
-        picture(i, size).save(folder / "jpg" / f"{image}.jpg", quality=95)
-    content = {
-        "imlist": names[2:],
-        "qimlist": names[:2],
-        "gnd": [
-            {"bbx": [4.6, 3.0, 60.2, 44.0], "easy": np.array([0, 1]), "hard": np.array([2]), "junk": np.array([3])},
-            {"bbx": np.array([0.0, 0, 40, 60]), "easy": [], "hard": [4, 5], "junk": np.array([], dtype=np.float64)},
-        ],
-    } | changes
-    (folder / f"gnd_{name}.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
-    return folder
 
 
 def one_at_a_time(backbone, image, side, scales, patch=16):
@@ -139,53 +111,6 @@ def test_several_ground_truths_in_one_folder(tiny, tmp_path):
     assert alone.name == "mine" and retrieval.select_data(alone, retrieval.Config(dataset="roxford5k")) is alone
     with pytest.raises(UserError, match="holds roxford5k"):
         retrieval.select_data(alone, retrieval.Config(dataset="rparis6k"))
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_pickles_of_every_protocol(tmp_path, protocol):
-    data = landmarks.load(oxford(tmp_path, protocol=protocol), "ox")
-    assert data.truth[0]["easy"].tolist() == [0, 1] and data.truth[1]["junk"].shape == (0,)
-    assert data.boxes[1].tolist() == [0, 0, 40, 60]
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch /tmp/dinobench-was-here",)
-
-
-def test_pickles_run_no_code(tmp_path):
-    folder = oxford(tmp_path, imlist=[Evil()])
-    with pytest.raises(UserError, match=r"gnd_roxford5k.pkl: the pickle asks for (posix|nt).system"):
-        landmarks.load(folder, "ox")
-    assert not Path("/tmp/dinobench-was-here").exists()
-    for payload in (b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n.", b"c__builtin__\ngetattr\n."):
-        (folder / "gnd_roxford5k.pkl").write_bytes(payload)
-        with pytest.raises(UserError, match="not data; refused"):
-            landmarks.load(folder, "ox")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"gnd": [{"ok": [1], "good": []}] * 2}, "lacks easy, hard or junk"),
-        ({"gnd": []}, "2 queries but 0 entries"),
-        ({"imlist": ["gone"]}, r"names gone, but there is no .*jpg.gone.jpg"),
-        ({"gnd": [{"easy": [6], "hard": [], "junk": []}] * 2}, "points at image 6 of 6"),
-        ({"gnd": [{"bbx": [9, 9, 3, 3], "easy": [1], "hard": [], "junk": []}] * 2}, "is not left, top, right, bottom"),
-    ],
-)
-def test_ground_truths_that_do_not_fit(tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        landmarks.load(oxford(tmp_path, **changes), "ox")
-
-
-def test_damaged_pickle(tmp_path):
-    folder = oxford(tmp_path)
-    file = folder / "gnd_roxford5k.pkl"
-    for content in (file.read_bytes()[:50], b"", b"hello", pickle.dumps([1, 2])):
-        file.write_bytes(content)
-        with pytest.raises(UserError, match=r"gnd_roxford5k\.pkl: not a"):
-            landmarks.load(folder, "ox")
 
 
 def labelled(root: Path, split: str = "") -> Path:

@@ -9,31 +9,15 @@ from html.parser import HTMLParser
 import pytest
 import typer
 from helpers.reports import HOSTILE, SEVERAL, folder, made
-from helpers.samples import INFO, record
 from PIL import Image
 from typer.testing import CliRunner
 
 from dinobench.cli import compare
 from dinobench.errors import UserError
 from dinobench.report import charts as report_charts
-from dinobench.report import files, svg
+from dinobench.report import files
 from dinobench.report import page as report
 from dinobench.results import records
-from dinobench.types import MetricValue
-
-
-def attended(model: str, keep: float, score: float, **sweep: float):
-    """An attention record at one share kept, with other shares of its sweep."""
-    values = {"jaccard": score, **{f"jaccard@{share}": v for share, v in sweep.items()}}
-    return record(
-        f"attention-{model}-{keep}",
-        protocol="attention",
-        config={"keep": keep, "masks": "instances", "sweep": list(map(float, sweep))},
-        config_hash=f"{keep}" * 8,
-        checkpoint=dataclasses.replace(INFO, name=model, weights_digest=model),
-        metrics={name: MetricValue(v, None, None, 20, "%") for name, v in values.items()},
-        primary="jaccard",
-    )
 
 
 class Read(HTMLParser):
@@ -133,88 +117,6 @@ def test_settings_come_with_their_meaning(tmp_path):
     data = json.loads(Read(report.page(folder(tmp_path))[0]).scripts[0])
     assert "exp" in data["docs"]["knn"]["temperature"][0]
     assert list(data["records"][0]["metrics"]) == ["top1@k10", "top1@k20", "top5@k20"]  # the protocol's order
-
-
-def test_bars_start_at_zero_and_end_on_a_round_number():
-    bars = report_charts.bars_of(report_charts.groups(SEVERAL)[0])
-    assert (bars.start, bars.end, bars.hidden) == ("0", "80 %", 0)
-    assert [(b.label, b.left, b.width, b.low, b.high, b.best) for b in bars.bars] == [
-        ("dino", 0, 92.5, 90, 95, True), ("byol", 0, 88.12, 85.62, 90.62, False), ("random", 0, 25, 22.5, 27.5, False),
-    ]  # fmt: skip
-    many = report_charts.groups([made(f"m{i}", i) for i in range(30)])
-    assert report_charts.bars_of(many[0]).hidden == 30 - svg.BARS
-    below = report_charts.bars_of(report_charts.groups([made("a", -10.0)])[0])
-    assert below.start != "0" and below.bars[0].left + below.bars[0].width == 100
-
-
-def test_accuracy_over_k_is_drawn_where_there_are_several_k():
-    tones = {"dino": 0, "byol": 1, "random": 2}
-    charts = report_charts.over_k(report_charts.groups(SEVERAL), tones)
-    assert [(c.title, [line.name for line in c.lines]) for c in charts] == [
-        ("knn on digits", ["dino", "byol", "random"]), ("knn on shapes", ["dino"]),
-    ]  # fmt: skip
-    assert [label for _, label in charts[0].x_ticks] == ["10", "20"]
-    assert [says for _, _, says in charts[0].lines[0].dots] == [
-        "dino, k 10: 73 [71, 75]", "dino, k 20: 74 [72, 76]",
-    ]  # fmt: skip
-    assert charts[0].lines[0].band and charts[0].lines[1].tone == 1
-
-
-def test_jaccard_over_mass_joins_sweeps_and_runs_that_differ_in_keep_only():
-    found = [
-        attended("dino", 0.6, 40.0, **{"0.2": 20.0, "0.4": 30.0}),
-        attended("dino", 0.9, 45.0),
-        attended("random", 0.6, 22.0),
-        attended("random", 0.9, 21.0),
-    ]
-    other = dataclasses.replace(found[0], config={**found[0].config, "masks": "classes"}, run_id="classes")
-    chart, alone = report_charts.over_mass([*found, other], {"dino": 0, "random": 1})
-    assert {line.name: [says.split(" kept ")[1] for *_, says in line.dots] for line in chart.lines} == {
-        "dino": ["0.2: 20", "0.4: 30", "0.6: 40", "0.9: 45"],
-        "random": ["0.6: 22", "0.9: 21"],
-    }
-    assert len(alone.lines) == 1 and not report_charts.over_mass(found[2:3], {"random": 0})
-
-
-def test_trainings_lack_what_they_lack_and_a_broken_last_line_is_left_out(tmp_path):
-    (tmp_path / "training").mkdir()
-    lines = [{"epoch": e, "loss": 5.0 - e, "kl": e, "teacher_entropy": 3, "lr": float("nan"), "note": "x",
-              "center_norm": e, **({"knn/teacher/top1@k20": 10 * e, "knn/student/top1@k20": e} if e % 2 else {})}
-             for e in range(1, 6)]  # fmt: skip
-    text = "\n".join(map(json.dumps, lines)) + '\n[1]\n{"epoch": 6, "lo'
-    (tmp_path / "training" / "dino.jsonl").write_text(text)
-    (tmp_path / "training" / "empty.jsonl").write_text("")
-    [found] = files.trainings(tmp_path, [])
-    assert (found.name, len(found.lines), found.skipped) == ("dino", 5, 2)
-    charts = files.curves(found)
-    assert [(c.title, [line.name for line in c.lines]) for c in charts] == [
-        ("knn top1@k20", ["teacher", "student"]),
-        ("Loss", ["loss"]),
-        ("Teacher entropy and KL divergence", ["teacher entropy", "kl"]),
-        ("center norm", ["center norm"]),
-    ]
-    assert [says for *_, says in charts[0].lines[0].dots] == [f"teacher, epoch {e}: {10 * e}" for e in (1, 3, 5)]
-
-
-def test_metrics_beside_a_checkpoint_that_is_still_there(tmp_path):
-    runs = tmp_path / "runs" / "dino-run"
-    runs.mkdir(parents=True)
-    (runs / "checkpoint.pth").touch()
-    (runs / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}')
-    there = made("a", 1.0, run_id="a")
-    there = dataclasses.replace(there, checkpoint=dataclasses.replace(INFO, path=str(runs / "checkpoint.pth")))
-    gone = dataclasses.replace(there, checkpoint=dataclasses.replace(INFO, path=str(runs / ("x" * 5000))))
-    assert [t.name for t in files.trainings(tmp_path, [gone, there])] == ["dino-run"]
-    assert not files.trainings(tmp_path, [gone])
-
-
-def test_evaluations_of_several_trainings_share_a_plot():
-    one, two, three = (
-        files.TrainingHistory(name, [{"epoch": e, key: e * 10.0} for e in (1, 2)])
-        for name, key in (("a", "knn/teacher/top1"), ("b", "knn/teacher/top1"), ("c", "davis/teacher/J&F"))
-    )
-    [chart] = files.together([one, two, three])
-    assert (chart.title, [line.name for line in chart.lines]) == ("knn teacher top1", ["a", "b"])
 
 
 def test_pictures_belong_to_rows_and_what_is_left_out_is_named(tmp_path):

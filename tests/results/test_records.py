@@ -15,7 +15,6 @@ from helpers.writers import write_twice
 from dinobench import registry
 from dinobench.config import flat, resolve_config
 from dinobench.errors import UserError
-from dinobench.files import atomic_path
 from dinobench.hashing import canonical_json
 from dinobench.results import records
 from dinobench.runner import Evaluation
@@ -92,15 +91,6 @@ def test_many_processes_writing_at_once_lose_nothing(tmp_path):
     assert not broken and {r.run_id for r in found} == {"same", *(f"run-{i}" for i in range(50))}
     assert all(records.read_items(tmp_path, f"run-{i}").id.tolist() == [str(i)] for i in range(50))
     assert not list(tmp_path.rglob(".*"))  # no temporary file stays
-
-
-def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 WHOLE = json.loads(records.to_json(record("whole")))

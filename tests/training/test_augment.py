@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.pictures import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -10,7 +11,9 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import horizontal_flip, normalize, resized_crop, to_dtype, to_image
 
 from dinobench.errors import UserError
-from dinobench.training.augment import CropAndFlip, crop_box
+from dinobench.training.augment import CropAndFlip, TrainView, crop_box
+from dinobench.training.randaugment import RandAugment
+from dinobench.training.random_erasing import ERASING, Erasing
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -66,3 +69,12 @@ def test_impossible_crops_are_refused():
         CropAndFlip(scale=(0.5, 0.1))
     with pytest.raises(UserError, match="none of"):
         CropAndFlip(interpolation="cubic")
+
+
+def test_views_draw_everything_from_the_generator_of_the_image():
+    view = TrainView(CropAndFlip(16), RandAugment(), Erasing(1.0), uniforms=4)
+    (pixels, draws), (again, same) = (view(picture(24, 24, 0), np.random.default_rng(5)) for _ in range(2))
+    assert pixels.shape == (3, 16, 16) and pixels.dtype == np.uint8 and draws.shape == (ERASING + 4,)
+    assert np.array_equal(pixels, again) and np.array_equal(draws, same) and draws[2] > 0
+    plain, none = TrainView(CropAndFlip(16))(picture(24, 24, 0), np.random.default_rng(5))
+    assert plain.shape == (3, 16, 16) and not none.any()

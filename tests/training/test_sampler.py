@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinobench.training.sampler import Order
+from dinobench.training.sampler import Order, RepeatedOrder
 
 
 @settings(deadline=None, max_examples=40)
@@ -35,3 +35,16 @@ def test_any_step_can_be_asked_for_first():
     for at in ((2, 10), (0, 0), (1, 5)):
         assert (Order(30, 7, seed=3, steps=11)(*at)[0] == seen[at]).all()
     assert (Order(30, 7, seed=4, steps=11)(0, 0)[0] != seen[0, 0]).any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(1, 60), batch=st.integers(1, 70), repeats=st.integers(1, 4), epoch=st.integers(0, 3))
+def test_order_has_full_batches_of_repeated_images(n, batch, repeats, epoch):
+    order = RepeatedOrder(n, batch, seed=3, repeats=repeats)
+    steps = [order(epoch, s) for s in range(order.steps_per_epoch)]
+    assert all(len(images) == min(batch, n) for images, _ in steps)
+    images, views = (np.concatenate(part) for part in zip(*steps, strict=True))
+    assert n - len(images) < batch and min(images) >= 0 and max(images) < n
+    assert len(set(zip(images, views, strict=True))) == len(images)  # no view twice
+    assert np.unique(images, return_counts=True)[1].max() <= repeats
+    assert set(views) <= set(range(epoch * repeats, (epoch + 1) * repeats))  # nor in another epoch

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dinobench.data.embedded import shape_videos, shapes
+from dinobench.data.embedded import shapes
 from dinobench.data.embedded.shapes import KINDS, Shape, draw
 
 
@@ -15,13 +15,6 @@ def test_images_are_the_same_every_time():
     a, b = shapes.images(), shapes.images("again")
     assert a.fingerprint == b.fingerprint and b.name == "again"
     np.testing.assert_array_equal(a.pixels, b.pixels)
-
-
-def test_videos_are_the_same_every_time():
-    a, b = shape_videos.videos(), shape_videos.videos()
-    assert a.fingerprint == b.fingerprint
-    for x, y in zip(a.videos, b.videos, strict=True):
-        np.testing.assert_array_equal(x.pixels, y.pixels)
 
 
 def test_every_image_has_its_objects():
@@ -52,14 +45,3 @@ def test_masks_are_exact_and_later_shapes_in_front():
     assert (labels[front.inside(40, 48)] == 2).all()
     plain, _ = draw([], 40, 48, np.zeros((40, 48), int))
     np.testing.assert_array_equal((image != plain).any(-1), labels > 0)
-
-
-def test_videos_have_their_objects_in_every_frame():
-    data = shape_videos.videos()
-    assert [video.objects for video in data.videos] == list(shape_videos.OBJECTS)
-    for video in data.videos:
-        assert len(video) == len(video.names) == shape_videos.FRAMES
-        for i in range(len(video)):
-            assert set(np.unique(video.mask(i))) == set(range(video.objects + 1))
-            assert video.frame(i).shape == (*video.size, 3)
-        assert (video.mask(0) != video.mask(1)).any()
