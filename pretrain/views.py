@@ -18,7 +18,7 @@ from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from dinobench.pretrain.colour import grayscale, jitter_, solarize
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import ImageBatch, blur, crop_and_resize, on
-from dinobench.training.augment import ATTEMPTS
+from dinobench.training.crop_box import ATTEMPTS, crop_boxes
 
 #: Pixels of views whose colours are worked on at once: a CPU works in its cache, a GPU wants few launches.
 COLOUR_PIXELS_CPU, COLOUR_PIXELS_GPU = 1 << 17, 1 << 23
@@ -144,7 +144,15 @@ def draw(
     low = np.array([max(0.0, 1 - s) for s in strengths] + [-turn])
     high = np.array([1 + s for s in strengths] + [turn])
     return ViewParameters(
-        boxes=crop_boxes(u, heights, widths, view.scale, view.ratio),
+        boxes=crop_boxes(
+            u[:, AREA : AREA + ATTEMPTS],
+            u[:, ASPECT : ASPECT + ATTEMPTS],
+            u[:, [TOP, LEFT]],
+            heights,
+            widths,
+            view.scale,
+            view.ratio,
+        ),
         flip=u[:, FLIP] < view.flip_p,
         jitter=u[:, JITTER] < view.jitter_p,
         order=np.argsort(u[:, ORDER : ORDER + 4], axis=1),
@@ -172,30 +180,6 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def crop_boxes(
-    u: np.ndarray, heights: np.ndarray, widths: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]
-) -> np.ndarray:
-    """(n, 4) of top, left, height, width: RandomResizedCrop's box, from random numbers u (n, DRAWS).
-
-    The first of ten tries that fits, its area uniform and its aspect log-uniform, else the largest centred box whose
-    aspect is allowed (`dinobench.training.augment.crop_box`, for many images at once).
-    """
-    tall, wide = heights[:, None], widths[:, None]
-    area = tall * wide * (scale[0] + u[:, AREA : AREA + ATTEMPTS] * (scale[1] - scale[0]))
-    low, high = np.log(ratio[0]), np.log(ratio[1])
-    aspect = np.exp(low + u[:, ASPECT : ASPECT + ATTEMPTS] * (high - low))
-    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    fits = (h > 0) & (h <= tall) & (w > 0) & (w <= wide)
-    pick = np.arange(len(u)), fits.argmax(1)  # the first that fits
-    fitting = fits[pick]
-    h = np.where(fitting, h[pick], np.minimum(heights, np.rint(widths / ratio[0])))
-    w = np.where(fitting, w[pick], np.minimum(widths, np.rint(heights * ratio[1])))
-    room_y, room_x = heights - h, widths - w
-    top = np.where(fitting, np.floor(u[:, TOP] * (room_y + 1)), room_y // 2)
-    left = np.where(fitting, np.floor(u[:, LEFT] * (room_x + 1)), room_x // 2)
-    return np.stack([top, left, h, w], axis=1).astype(np.int64)
 
 
 def apply(images: ImageBatch, which: np.ndarray, parameters: ViewParameters, size: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dinobench.bench.measure import BenchRow, in_turn, photos_like_imagenet
+from dinobench.bench.measure import BenchRow, in_turn, photographs
 
 
 def features(
@@ -23,7 +23,7 @@ def features(
     started = runtime.start(device)
     backbone = load_backbone(f"random:{arch}").to(started.device)
     with tempfile.TemporaryDirectory() as folder:
-        split = photos_like_imagenet(Path(folder), images)
+        split = photographs(Path(folder), images)
         request = FeatureRequest(ImageTransform())
         batch = BATCH[started.device.type != "cpu"]
         x = torch.randn(batch, 3, 224, 224, device=started.device)

@@ -33,7 +33,7 @@ class BenchRow:
     met: bool | None
 
 
-def photos_like_imagenet(folder: Path, count: int) -> FileSplit:
+def photographs(folder: Path, count: int) -> FileSplit:
     """JPEG files of ImageNet's usual size and quality, cut from scikit-learn's two sample photographs."""
     from sklearn.datasets import load_sample_images
 

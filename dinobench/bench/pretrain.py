@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dinobench import runtime
-from dinobench.bench.measure import BenchRow, in_turn, photos_like_imagenet
+from dinobench.bench.measure import BenchRow, in_turn, photographs
 from dinobench.hashing import digest
 from dinobench.types import ImageClassification
 
@@ -63,7 +63,7 @@ def training(shape: Shape, folder: Path, started: runtime.Runtime) -> Any:
     from dinobench.pretrain.loop import Loop
 
     images = shape.batch * shape.steps
-    few = photos_like_imagenet(folder, min(PHOTOS, images))
+    few = photographs(folder, min(PHOTOS, images))
     names = [few.ids[i % len(few)] for i in range(images)]
     train = dataclasses.replace(few, ids=names, labels=np.arange(images) % 10, fingerprint=digest(names))
     data = ImageClassification("photos", "photos", tuple("0123456789"), train, few, train.fingerprint)

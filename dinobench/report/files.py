@@ -126,7 +126,7 @@ def course(training: TrainingHistory, key: str) -> tuple[str, list[Point]]:
     ]
 
 
-def together(histories: Sequence[TrainingHistory]) -> list[Chart]:
+def evaluation_charts(histories: Sequence[TrainingHistory]) -> list[Chart]:
     """One plot for every evaluation that at least two trainings were given, a line a training."""
     keys = dict.fromkeys(k for t in histories for line in t.lines for k in line if "/" in k)
     charts = []

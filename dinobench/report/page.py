@@ -18,7 +18,7 @@ from dinobench.config import settings_of
 from dinobench.errors import UserError
 from dinobench.files import write_output
 from dinobench.report.charts import Group, bars_of, groups, over_k, over_mass, primary
-from dinobench.report.files import curves, named, owner, pictures, together, trainings
+from dinobench.report.files import curves, evaluation_charts, named, owner, pictures, trainings
 from dinobench.report.svg import number, percent, scale
 from dinobench.results.comparability import read_results
 from dinobench.types import MetricValue, RunRecord
@@ -95,7 +95,7 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
         bars=[bars_of(g) for g in drawn],
         over_k=over_k(drawn, tones),
         over_mass=over_kept[:GROUPS],
-        together=together(trained[:TRAININGS]),
+        together=evaluation_charts(trained[:TRAININGS]),
         trainings=[(t, curves(t)) for t in trained[:TRAININGS]],
         pictures=shown,
         left_out=named(left_out),

@@ -7,7 +7,6 @@ processes, the micro-batches and the interruptions, and there is no generator wh
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +15,9 @@ from PIL import Image
 
 from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, ImageTransform
 from dinobench.errors import UserError
+from dinobench.training.crop_box import crop_box
 from dinobench.training.randaugment import RandAugment
 from dinobench.training.random_erasing import ERASING, Erasing
-
-#: Draws of a box before the centre is taken, as in torchvision's RandomResizedCrop.
-ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -59,27 +56,6 @@ class CropAndFlip:
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) uint8 -> float32 of the same shape, on the same device."""
         return ImageTransform(mean=self.mean, std=self.std).normalise(batch)
-
-
-def crop_box(
-    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """A random box (left, top, width, height) inside an image: area uniform, log of the aspect ratio uniform.
-
-    When no draw of `ATTEMPTS` fits, the largest centred box whose ratio is allowed.
-    """
-    for _ in range(ATTEMPTS):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
-    w, h = width, height
-    if width / height < ratio[0]:
-        h = min(height, round(width / ratio[0]))
-    elif width / height > ratio[1]:
-        w = min(width, round(height * ratio[1]))
-    return (width - w) // 2, (height - h) // 2, w, h
 
 
 @dataclass(frozen=True)

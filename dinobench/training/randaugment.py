@@ -16,7 +16,7 @@ from timm.data.auto_augment import NAME_TO_OP
 
 from dinobench.data.transforms import INTERPOLATIONS
 
-#: Of magnitudes: at 10 an operation does the most it can.
+#: The highest magnitude, at which an operation does the most it can.
 TOP = 10.0
 #: ImageNet's mean colour, for what a shift or a turn brings in from outside (timm `create_transform`).
 FILL = (124, 116, 104)

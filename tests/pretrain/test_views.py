@@ -17,7 +17,7 @@ from torchvision.transforms import functional as F
 
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import ImageBatch
-from dinobench.pretrain.views import ViewParameters, crop_boxes, draw, make, render, snapped, uniforms
+from dinobench.pretrain.views import ViewParameters, draw, make, render, snapped, uniforms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,6 +94,11 @@ def test_normalised_as_by_torchvision():
 MANY = 4000
 
 
+def boxes(n, width, height, scale):
+    sides = np.full(n, height), np.full(n, width)
+    return draw(View(scale=scale), 0, *sides, seed=0, passes=np.zeros(n), rows=np.arange(n)).boxes
+
+
 def same_distribution(ours, expected):
     assert stats.ks_2samp(ours, expected).pvalue > 1e-4
 
@@ -102,8 +107,7 @@ def same_distribution(ours, expected):
     ("width", "height", "scale"), [(112, 112, (0.05, 0.4)), (160, 90, (0.4, 1.0)), (30, 100, (0.4, 1.0))]
 )
 def test_crops_are_distributed_as_torchvision_s(width, height, scale):
-    u = uniforms(0, np.zeros(MANY), np.arange(MANY), 0)
-    ours = crop_boxes(u, np.full(MANY, height), np.full(MANY, width), scale, (3 / 4, 4 / 3)).astype(float)
+    ours = boxes(MANY, width, height, scale).astype(float)
     image = Image.new("RGB", (width, height))
     torch.manual_seed(0)
     expected = np.array(
@@ -123,8 +127,7 @@ def test_crops_are_distributed_as_torchvision_s(width, height, scale):
 def test_the_fallback_is_torchvision_s():
     """No aspect fits into images this narrow, or next to none."""
     for width, height in ((1, 17), (40, 1), (3, 90), (1, 1)):
-        u = uniforms(0, np.zeros(9), np.arange(9), 0)
-        ours = crop_boxes(u, np.full(9, height), np.full(9, width), (0.9, 1.0), (3 / 4, 4 / 3))
+        ours = boxes(9, width, height, (0.9, 1.0))
         expected = T.RandomResizedCrop.get_params(Image.new("RGB", (width, height)), [0.9, 1.0], [3 / 4, 4 / 3])
         assert (ours == expected).all()
 

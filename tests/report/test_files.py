@@ -46,5 +46,5 @@ def test_evaluations_of_several_trainings_share_a_plot():
         files.TrainingHistory(name, [{"epoch": e, key: e * 10.0} for e in (1, 2)])
         for name, key in (("a", "knn/teacher/top1"), ("b", "knn/teacher/top1"), ("c", "davis/teacher/J&F"))
     )
-    [chart] = files.together([one, two, three])
+    [chart] = files.evaluation_charts([one, two, three])
     assert (chart.title, [line.name for line in chart.lines]) == ("knn teacher top1", ["a", "b"])
