@@ -278,7 +278,7 @@ class Context(Protocol):
 class EvalProtocol(Protocol):
     """A protocol: a module or object with these names, found through the entry-point group `dinobench.protocols`.
 
-    `data` is the kind of data set it scores on (see dinobench.data.KINDS), `requires` the backbone capabilities it
+    `data` is the kind of data set it scores on (see dinobench.data.layouts.KINDS), `requires` the backbone capabilities it
     cannot do without, `profiles` its named Configs, the first one being the default.
 
     Three more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which

@@ -1,15 +1,6 @@
 """Data sets: what `--data` accepts, and how a folder's layout is recognised from its content.
 
-`KINDS` maps a kind of data set, as protocols name it in `data`, to the modules of its layouts in the order in which
-they are tried. A layout is a module with
-
-- `NAME` and `SUMMARY`: what it is called, and a paragraph with the expected tree whose first sentence stands alone;
-- `recognises(path) -> bool`: a quick look, without reading images;
-- `load(path, name)` or `load(path, name, progress=None)` -> the data set, raising UserError for what is wrong in it;
-- optionally `default_name(path)`, where the name of the folder does not say it.
-
-`EMBEDDED` holds the data sets that need no path, by kind and name. Modules are imported when a data set of their kind
-is asked for, so that importing this package stays instant.
+What there is stands in `layouts` (by kind, for folders) and `embedded` (by name, for sets that need no path).
 """
 
 from __future__ import annotations
@@ -20,76 +11,11 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
+from dinobench.data.embedded import EMBEDDED
+from dinobench.data.layouts import KINDS
 from dinobench.errors import UserError, nearest
-
-#: Kinds of data sets, each with the modules of its layouts in the order in which they are tried.
-KINDS: dict[str, tuple[str, ...]] = {
-    "classification": (
-        "dinobench.data.layouts.cifar",
-        "dinobench.data.layouts.csv_table",
-        "dinobench.data.layouts.imagefolder",
-    ),
-    "copies": ("dinobench.data.layouts.copydays",),
-    "videos": ("dinobench.data.layouts.davis",),
-    "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
-    "landmarks": ("dinobench.data.layouts.landmarks",),
-}
-
-
-class EmbeddedSet(NamedTuple):
-    """A data set that comes with the package: `maker` is "module:function", a function of the data set's name."""
-
-    maker: str
-    summary: str
-
-    def make(self, name: str) -> Any:
-        """The data set, called `name`."""
-        module, function = self.maker.split(":")
-        return getattr(import_module(module), function)(name)
-
-
-#: Embedded data sets by kind and by the name that `--data` takes.
-EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
-    "classification": {
-        "digits": EmbeddedSet(
-            "dinobench.data.embedded.digits:digits",
-            "the word `digits`, no path: scikit-learn's handwritten digits. "
-            "1,797 real grey images of 8 x 8 pixels in ten classes, from the test set of the UCI collection 'Optical "
-            "Recognition of Handwritten Digits'; the first 1,347 are train, the last 450 test.",
-        )
-    },
-    "copies": {
-        "tiles": EmbeddedSet(
-            "dinobench.data.embedded.tiles:copies",
-            "the word `tiles`, no path: 24 tiles of scikit-learn's two sample photos. "
-            "Each has a strongly edited copy and one at JPEG quality 3.",
-        )
-    },
-    "videos": {
-        "shapes": EmbeddedSet(
-            "dinobench.data.embedded.shape_videos:videos",
-            "the word `shapes`, no path: drawn shapes that move, turn, grow and pass each other, with exact masks. "
-            "Four videos of ten frames of 240 x 320 pixels with one to three objects.",
-        )
-    },
-    "masks": {
-        "shapes": EmbeddedSet(
-            "dinobench.data.embedded.shapes:images",
-            "the word `shapes`, no path: drawn discs, squares, triangles, crosses and rings with exact masks. 24 "
-            "images with two to four objects, whose classes are the kinds of shape; nothing is random but by a fixed "
-            "seed.",
-        )
-    },
-    "landmarks": {
-        "tiles": EmbeddedSet(
-            "dinobench.data.embedded.tiles:places",
-            "the word `tiles`, no path: 12 places in scikit-learn's two sample photos. "
-            "A query with its box and six views, easy, hard and junk, of each.",
-        )
-    },
-}
 
 #: Endings of archives, which are not looked into.
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")

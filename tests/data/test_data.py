@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from dinobench import data
-from dinobench.data import EmbeddedSet, known_layouts, load_dataset
+from dinobench.data import known_layouts, load_dataset
+from dinobench.data.embedded import EmbeddedSet
 from dinobench.errors import UserError
 
 

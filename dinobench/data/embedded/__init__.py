@@ -1,1 +1,60 @@
-"""Data that comes with the package, or is drawn when asked for: everything runs with nothing downloaded."""
+"""Data sets that need no path: drawn, or cut from what installed libraries bring."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class EmbeddedSet(NamedTuple):
+    """A data set that comes with the package: `maker` is "module:function", a function of the data set's name."""
+
+    maker: str
+    summary: str
+
+    def make(self, name: str) -> Any:
+        """The data set, called `name`."""
+        module, function = self.maker.split(":")
+        return getattr(import_module(module), function)(name)
+
+
+#: Embedded data sets by kind and by the name that `--data` takes.
+EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
+    "classification": {
+        "digits": EmbeddedSet(
+            "dinobench.data.embedded.digits:digits",
+            "the word `digits`, no path: scikit-learn's handwritten digits. "
+            "1,797 real grey images of 8 x 8 pixels in ten classes, from the test set of the UCI collection 'Optical "
+            "Recognition of Handwritten Digits'; the first 1,347 are train, the last 450 test.",
+        )
+    },
+    "copies": {
+        "tiles": EmbeddedSet(
+            "dinobench.data.embedded.tiles:copies",
+            "the word `tiles`, no path: 24 tiles of scikit-learn's two sample photos. "
+            "Each has a strongly edited copy and one at JPEG quality 3.",
+        )
+    },
+    "videos": {
+        "shapes": EmbeddedSet(
+            "dinobench.data.embedded.shape_videos:videos",
+            "the word `shapes`, no path: drawn shapes that move, turn, grow and pass each other, with exact masks. "
+            "Four videos of ten frames of 240 x 320 pixels with one to three objects.",
+        )
+    },
+    "masks": {
+        "shapes": EmbeddedSet(
+            "dinobench.data.embedded.shapes:images",
+            "the word `shapes`, no path: drawn discs, squares, triangles, crosses and rings with exact masks. 24 "
+            "images with two to four objects, whose classes are the kinds of shape; nothing is random but by a fixed "
+            "seed.",
+        )
+    },
+    "landmarks": {
+        "tiles": EmbeddedSet(
+            "dinobench.data.embedded.tiles:places",
+            "the word `tiles`, no path: 12 places in scikit-learn's two sample photos. "
+            "A query with its box and six views, easy, hard and junk, of each.",
+        )
+    },
+}

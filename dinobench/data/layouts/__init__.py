@@ -1,1 +1,26 @@
-"""Data sets as they lie on disks: one file a layout."""
+"""Data sets as they lie on disks: one file a layout.
+
+A layout is a module with
+
+- `NAME` and `SUMMARY`: what it is called, and a paragraph with the expected tree whose first sentence stands alone;
+- `recognises(path) -> bool`: a quick look, without reading images;
+- `load(path, name)` or `load(path, name, progress=None)` -> the data set, raising UserError for what is wrong in it;
+- optionally `default_name(path)`, where the name of the folder does not say it.
+
+Modules are imported when a data set of their kind is asked for, so that importing this package stays instant.
+"""
+
+from __future__ import annotations
+
+#: Kinds of data sets, as protocols name them in `data`, with the modules of their layouts in the order they are tried.
+KINDS: dict[str, tuple[str, ...]] = {
+    "classification": (
+        "dinobench.data.layouts.cifar",
+        "dinobench.data.layouts.csv_table",
+        "dinobench.data.layouts.imagefolder",
+    ),
+    "copies": ("dinobench.data.layouts.copydays",),
+    "videos": ("dinobench.data.layouts.davis",),
+    "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
+    "landmarks": ("dinobench.data.layouts.landmarks",),
+}
