@@ -278,8 +278,8 @@ class Context(Protocol):
 class EvalProtocol(Protocol):
     """A protocol: a module or object with these names, found through the entry-point group `dinobench.protocols`.
 
-    `data` is the kind of data set it scores on (see dinobench.data.layouts.KINDS), `requires` the backbone capabilities it
-    cannot do without, `profiles` its named Configs, the first one being the default.
+    `data` is the kind of data set it scores on (see `KINDS` of dinobench.data.layouts), `requires` the capabilities of
+    a backbone that it cannot do without, `profiles` its named Configs, the first one being the default.
 
     Three more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
