@@ -215,8 +215,7 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     result = evaluation.protocol.run(evaluation.backbone, evaluation.data, evaluation.resolved.config, ctx)
     duration = time.monotonic() - began
     leak = evaluation.data.leak if isinstance(evaluation.data, ImageClassification) else None
-    if leak:
-        result.notes.append(leak)
+    result.notes.extend([*getattr(evaluation.data, "notes", ()), *([leak] if leak else [])])
     if result.items is not None and result.cluster:
         result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
     declared = evaluation.protocol.metrics(evaluation.resolved.config)

@@ -138,7 +138,11 @@ class ImageSplit(Protocol):
 
 @dataclass(frozen=True)
 class ImageClassification:
-    """A labelled data set: `train` to learn from or vote with, `test` to score on."""
+    """A labelled data set: `train` to learn from or vote with, `test` to score on.
+
+    `notes` are what a record has to say of it, such as files that were left out and why. Data sets of other kinds may
+    have `notes` too.
+    """
 
     name: str
     layout: str
@@ -147,6 +151,7 @@ class ImageClassification:
     test: ImageSplit
     fingerprint: str  # of contents and labels of both splits
     leak: str | None = None  # what to say of test images that are in train too
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from dinobench.algorithms.label_propagation import propagate
 from dinobench.data.transforms import IMAGENET_MEAN
-from dinobench.data.video import Video, VideoSet, label_png, read_object_mask
+from dinobench.data.video import Video, VideoSet, label_png, read_prediction
 from dinobench.errors import BrokenImage, UserError
 from dinobench.features.extraction import cut_to_multiple, forward_batches
 from dinobench.metrics.segmentation import frame_scores
@@ -221,7 +221,7 @@ def score_folder(
 
     All videos of `data` unless named; frames are scored in `workers` threads (all cores by default; decoding and OpenCV
     leave Python's lock). An object without a pixel in a prediction is empty. Raises UserError naming the first file
-    that is missing, damaged, in colour, of another size, or has labels above the object count.
+    that is missing, damaged, in colour, of another size, or whose values cannot be the video's labels.
     """
     folder = Path(predictions)
     if not folder.is_dir():
@@ -234,7 +234,7 @@ def score_folder(
 
     def score(job: tuple[Video, int]) -> tuple[np.ndarray, np.ndarray]:
         video, index = job
-        prediction = read_object_mask(folder / video.name / f"{video.names[index]}.png", video)
+        prediction = read_prediction(folder / video.name / f"{video.names[index]}.png", video)
         return frame_scores(prediction, video.mask(index), video.objects)
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:

@@ -67,6 +67,7 @@ def from_files(
     root: Path,
     labelled: Mapping[str, tuple[Sequence[str], Sequence[str]]],
     progress: fingerprint.Progress | None = None,
+    notes: Sequence[str] = (),
 ) -> ImageClassification:
     """The data set of two splits of files: `labelled` maps train's name, then test's, to (ids, class names per image).
 
@@ -86,7 +87,8 @@ def from_files(
     of_train, of_test = digests[: len(train_ids)], digests[len(train_ids) :]
     train = split(train_name, train_ids, train_classes, of_train)
     test = split(test_name, test_ids, test_classes, of_test)
-    return assemble(name, layout, classes, train, test, leaks.note(test_ids, leaks.leaked(of_train, of_test)))
+    leak = leaks.note(test_ids, leaks.leaked(of_train, of_test))
+    return assemble(name, layout, classes, train, test, leak, tuple(notes))
 
 
 def from_arrays(
@@ -98,11 +100,19 @@ def from_arrays(
 
 
 def assemble(
-    name: str, layout: str, classes: Sequence[str], train: ImageSplit, test: ImageSplit, leak: str | None = None
+    name: str,
+    layout: str,
+    classes: Sequence[str],
+    train: ImageSplit,
+    test: ImageSplit,
+    leak: str | None = None,
+    notes: tuple[str, ...] = (),
 ) -> ImageClassification:
     """The data set with its fingerprint over contents, labels and classes."""
     splits = [(split.fingerprint, split.labels) for split in (train, test)]
-    return ImageClassification(name, layout, tuple(classes), train, test, fingerprint.of_dataset(classes, splits), leak)
+    return ImageClassification(
+        name, layout, tuple(classes), train, test, fingerprint.of_dataset(classes, splits), leak, notes
+    )
 
 
 def check_classes(where: object, train: Sequence[str], test: Iterable[str], test_name: str) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from dinobench.data.decoding import BROKEN_IMAGE
+from dinobench.data.object_labels import VOID, check_prediction, later_labels
 from dinobench.errors import BrokenImage, UserError
-
-VOID = 255  # in an indexed mask: belongs to nothing; in a 0/255 mask: the object
 
 
 class Video(Protocol):
-    """One video: `size` is (height, width), `names` has one stem per frame, labels run from 0 to `objects`."""
+    """One video: `size` is (height, width), `names` has one stem per frame, labels run from 0 to `objects`.
+
+    `binary` says that its masks hold 0 and 255, as in DAVIS 2016, instead of labels.
+    """
 
     @property
     def name(self) -> str: ...
@@ -31,6 +33,9 @@ class Video(Protocol):
 
     @property
     def objects(self) -> int: ...
+
+    @property
+    def binary(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -45,12 +50,16 @@ class Video(Protocol):
 
 @dataclass(frozen=True)
 class VideoSet:
-    """Videos to propagate masks through and to score on; the fingerprint is of all frames and masks in order."""
+    """Videos to propagate masks through and to score on; the fingerprint is of all frames and masks in order.
+
+    `notes` say what of the files is not used.
+    """
 
     name: str
     layout: str
     videos: tuple[Video, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -65,7 +74,7 @@ class VideoSet:
 
 @dataclass(frozen=True)
 class FileVideo:
-    """A video in files; `binary` says that its masks hold 0 and 255, as in DAVIS 2016, instead of labels."""
+    """A video in files."""
 
     name: str
     names: tuple[str, ...]
@@ -88,8 +97,18 @@ class FileVideo:
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
     def mask(self, index: int) -> np.ndarray:
-        """(H, W) uint8 labels. Raises UserError where they do not fit the first frame's."""
-        return read_object_mask(self.masks[index], self)
+        """(H, W) uint8 labels; those that the first mask lacks count as background.
+
+        Raises UserError naming the file when it is damaged, of another size or its values cannot be labels.
+        """
+        labels = _read_sized(self.masks[index], self)
+        if labels.max() > self.objects:
+            later_labels(self.masks[index], labels, self.objects, self.binary)
+        return _of_objects(labels, self)
+
+    def later_labels(self, index: int) -> list[int]:
+        """Labels of a frame's mask that the first one lacks. Raises UserError as `mask` does."""
+        return later_labels(self.masks[index], _read_sized(self.masks[index], self), self.objects, self.binary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +119,7 @@ class ArrayVideo:
     names: tuple[str, ...]
     pixels: np.ndarray
     labels: np.ndarray
+    binary: ClassVar[bool] = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -136,27 +156,33 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
         raise BrokenImage(f"{path}: not a readable mask ({error}); replace the file") from error
 
 
-def read_object_mask(path: str | os.PathLike[str], video: Video) -> np.ndarray:
-    """A mask of `video`, the annotation's or a prediction's: (H, W) uint8, labels 0 to `video.objects`.
+def read_prediction(path: str | os.PathLike[str], video: Video) -> np.ndarray:
+    """A mask that a method predicted for a frame of `video`: (H, W) uint8, labels 0 to `video.objects`.
 
-    255 is the object in a 0/255 mask of a one-object video and counts as background elsewhere. Raises UserError naming
-    the file when its size differs from the video's or it has labels above the object count.
+    255 is the object where the video's own masks hold 0 and 255, and background elsewhere. Raises UserError naming the
+    file when it is missing or damaged, its size differs from the video's or it holds what cannot be the video's labels.
     """
+    labels = _read_sized(path, video)
+    if labels.max() > video.objects:
+        check_prediction(path, labels, video.objects, video.binary)
+    return _of_objects(labels, video)
+
+
+def _read_sized(path: str | os.PathLike[str], video: Video) -> np.ndarray:
     labels = read_labels(path)
     if labels.shape != video.size:
         raise UserError(different_size(path, labels.shape, video.size, f"video {video.name}"))
-    highest = int(labels.max())
-    if highest == VOID:
-        void = labels == VOID
-        if getattr(video, "binary", False) and np.count_nonzero(void) == np.count_nonzero(labels):
-            return void.view(np.uint8)
-        labels = np.where(void, np.uint8(0), labels)
-        highest = int(labels.max())
-    if highest > video.objects:
-        raise UserError(
-            f"{path}: label {highest}, but video {video.name} has {video.objects} object(s) in its first mask"
-        )
     return labels
+
+
+def _of_objects(labels: np.ndarray, video: Video) -> np.ndarray:
+    """Labels (H, W) with those beyond the video's objects as background, and 0/255 masks as 0/1."""
+    if labels.max() <= video.objects:
+        return labels
+    void = labels == VOID
+    if video.binary and np.count_nonzero(void) == np.count_nonzero(labels):
+        return void.view(np.uint8)
+    return np.where(labels > video.objects, np.uint8(0), labels)
 
 
 def require_labels(path: object, image: Image.Image) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers.davis import make_davis, other_size, rgb
@@ -14,13 +15,12 @@ from dinobench.errors import UserError
 from dinobench.protocols.davis import score_folder
 
 
-def test_labels_above_the_object_count_are_named(tmp_path):
-    make_davis(tmp_path)
-    (video,) = layout.load(tmp_path, "DAVIS").videos
-    mask = tmp_path / "Annotations" / "480p" / "cat" / "00001.png"
-    mask.write_bytes(label_png(np.full((24, 32), 3, np.uint8)))
-    with pytest.raises(UserError, match=r"00001.png: label 3, but video cat has 2 object\(s\)"):
-        video.mask(1)
+def whole(path, label):
+    return np.where(read_labels(path) > 0, np.uint8(label), np.uint8(0))
+
+
+def smooth(labels):
+    return cv2.GaussianBlur(labels, (7, 7), 2)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,9 @@ def test_labels_above_the_object_count_are_named(tmp_path):
         (rgb, "00001.png: a mask in mode RGB"),
         (other_size, "00001.png: 16 x 12 pixels"),
         (lambda p: p.write_bytes(b"no image"), "00001.png: not a readable mask"),
-        (lambda p: p.write_bytes(label_png(np.full((24, 32), 9, np.uint8))), "00001.png: label 9"),
+        (lambda p: p.write_bytes(label_png(np.full((24, 32), 9, np.uint8))), "00001.png: label 9, but the video has 2"),
+        (lambda p: p.write_bytes(label_png(whole(p, 255))), "00001.png: only 0 and 255, .* labelled 1 to 2"),
+        (lambda p: p.write_bytes(label_png(smooth(whole(p, 255)))), "00001.png: .* smoothed or JPEG"),
     ],
 )
 def test_faults_in_predictions_are_named(spoil, words, tmp_path):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dinobench.data.fingerprint import Progress
 from dinobench.data.image_split import from_files
 from dinobench.data.layouts.imagefolder import require_text
-from dinobench.errors import UserError
+from dinobench.errors import UserError, nearest
 from dinobench.types import ImageClassification
 
 NAME = "csv"
@@ -24,6 +24,8 @@ SUMMARY = (
     "validation and test where several exist."
 )
 TESTS = ("val", "validation", "test")
+#: How like a known column another one must be to count as a misspelling of it, by difflib's ratio.
+TYPO = 0.75
 FIFTH = 5  # one image in five is the test set where nothing else decides
 
 
@@ -79,10 +81,10 @@ def _read(file: Path) -> list[CsvRow]:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, skipinitialspace=True, strict=True)
             header = [column.strip().lower() for column in next(reader, [])]
-            if not {"path", "label"} <= set(header):
-                raise UserError(f"{file}: the first line must name the columns path,label; it is {','.join(header)!r}")
+            _check_columns(file, header)
             path, label = header.index("path"), header.index("label")
             split = header.index("split") if "split" in header else None
+            splitlike = {c: i for i, c in enumerate(header) if split is None and c not in ("path", "label")}
             for fields in reader:
                 if not fields:
                     continue
@@ -103,13 +105,28 @@ def _read(file: Path) -> list[CsvRow]:
                 if split is not None and row.split not in ("train", *TESTS):
                     raise UserError(f"{where}: split {row.split!r} is none of train, {', '.join(TESTS)}")
                 rows.append(row)
+                splitlike = {c: i for c, i in splitlike.items() if fields[i].strip().lower() in ("train", *TESTS)}
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: not a comma-separated table ({error})") from error
     if not rows:
         raise UserError(f"{file}: names no images; add lines of path,label")
+    if splitlike:
+        raise UserError(f"{file}: column {next(iter(splitlike))!r} says train or test on every line; call it split")
     return rows
+
+
+def _check_columns(file: Path, header: list[str]) -> None:
+    """Refuse a header that lacks a column, has one twice, or misspells `split`, without which others decide."""
+    if not {"path", "label"} <= set(header):
+        raise UserError(f"{file}: the first line must name the columns path,label; it is {','.join(header)!r}")
+    for known in ("path", "label", "split"):
+        if header.count(known) > 1:
+            raise UserError(f"{file}: the column {known} is there twice; keep one")
+        for column in header:
+            if known not in header and (hint := nearest(column, [known], TYPO)):
+                raise UserError(f"{file}: unknown column {column!r} ({hint}); rename it, or to something else")
 
 
 def _divide(file: Path, rows: list[CsvRow]) -> tuple[str, dict[str, list[CsvRow]]]:

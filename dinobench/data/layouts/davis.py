@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dinobench.data import fingerprint
-from dinobench.data.decoding import BROKEN_IMAGE
-from dinobench.data.video import VOID, FileVideo, VideoSet, different_size, read_labels, require_labels
-from dinobench.errors import UserError
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order
+from dinobench.data.object_labels import objects_of
+from dinobench.data.video import FileVideo, VideoSet, different_size, read_labels, require_labels
+from dinobench.errors import BrokenImage, UserError
 
 NAME = "davis"
 SUMMARY = (
@@ -31,9 +33,10 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     """Check all files' names, sizes and modes; pixels are read later. Raises UserError naming the file at fault."""
     names, listed = _video_names(path)
     videos = tuple(_video(path, video) for video in names)
+    notes = _later_objects(videos, progress)
     files = [Path(f).relative_to(path).as_posix() for v in videos for f in (*v.frames, *v.masks)]
     digests = fingerprint.hash_files(path, files, path, progress)
-    return VideoSet(name, f"{NAME} ({listed})", videos, fingerprint.of_files(files, digests))
+    return VideoSet(name, f"{NAME} ({listed})", videos, fingerprint.of_files(files, digests), notes)
 
 
 def _video_names(path: Path) -> tuple[list[str], str]:
@@ -63,19 +66,45 @@ def _video(path: Path, name: str) -> FileVideo:
         for file in (frames[stem], masks[stem]):
             if (other := _size(file, is_mask=file is masks[stem])) != size:
                 raise UserError(different_size(file, other, size, f"the first frame of {name}"))
-    values = np.unique(read_labels(masks[stems[0]]))
-    labels = values[(values > 0) & (values < VOID)]
-    binary = not len(labels) and VOID in values
-    if not len(labels) and not binary:
-        raise UserError(f"{masks[stems[0]]}: the first mask is empty, so there is no object to follow")
+    objects, binary = objects_of(masks[stems[0]], read_labels(masks[stems[0]]))
     return FileVideo(
         name,
         tuple(stems),
         tuple(str(frames[stem]) for stem in stems),
         tuple(str(masks[stem]) for stem in stems),
         size,
-        1 if binary else int(labels.max()),
+        objects,
         binary,
+    )
+
+
+def _later_objects(videos: Sequence[FileVideo], progress: fingerprint.Progress | None) -> tuple[str, ...]:
+    """Look at the values of all masks before anything is scored; a note on each video with objects that come in later.
+
+    Like the official scorer, which counts the first mask's objects only. Masks that cannot be read are left to the run,
+    which may leave their videos out.
+    """
+
+    def later(place: tuple[FileVideo, int]) -> list[int]:
+        video, index = place
+        try:
+            return video.later_labels(index)
+        except BrokenImage:
+            return []
+
+    places = [(video, index) for video in videos for index in range(1, len(video))]
+    threads = decoding_threads(None)
+    checked: Iterable[list[int]] = in_order(later, places, threads=threads, ahead=4 * threads, overlap=True)
+    if progress:
+        checked = progress(checked, "Checking masks", len(places))
+    extra: dict[str, dict[int, str]] = {}
+    for (video, index), labels in zip(places, checked, strict=True):
+        for label in labels:
+            extra.setdefault(video.name, {}).setdefault(label, video.names[index])
+    return tuple(
+        f"{name}: label {', '.join(map(str, firsts))} first appears after the first mask ({min(firsts.values())}.png) "
+        "and is not scored, as in the official scorer"
+        for name, firsts in extra.items()
     )
 
 

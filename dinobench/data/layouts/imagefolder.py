@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinobench.data import fingerprint
@@ -17,11 +19,13 @@ NAME = "imagefolder"
 SUMMARY = (
     "train/<class>/**/*.jpg and val/<class>/**/*.jpg (or validation/ or test/). "
     "Class folders are the labels; images may lie in folders below them, links are followed, hidden files are left "
-    "out. val goes before validation and test where several exist. Classes and files are ordered as by torchvision's "
+    "out, other files counted in a note. val goes before validation and test where several exist. Classes and files are ordered as by torchvision's "
     "ImageFolder, and its file endings count: jpg, jpeg, png, ppm, bmp, pgm, tif, tiff, webp in either case."
 )
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision
 TEST_FOLDERS = ("val", "validation", "test")
+#: Files that operating systems leave in folders, lower case: nobody misses them.
+LITTER = ("thumbs.db", "desktop.ini")
 
 
 def recognises(path: Path) -> bool:
@@ -37,29 +41,79 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     if not tests:
         raise UserError(f"{path}: has train/ but no val/, validation/ or test/ to score on; put one beside it")
     ignored = "".join(f", {other} ignored" for other in tests[1:])
-    labelled = {split: _scan_split(path, split) for split in ("train", tests[0])}
-    return from_files(name, f"{NAME} (train, {tests[0]}{ignored})", path, path, labelled, progress)
+    left_out: list[str] = []
+    labelled = {split: _scan_split(path, split, left_out) for split in ("train", tests[0])}
+    notes = [note] if (note := note_left_out(left_out)) else []
+    return from_files(name, f"{NAME} (train, {tests[0]}{ignored})", path, path, labelled, progress, notes)
 
 
-def _scan_split(path: Path, split: str) -> tuple[list[str], list[str]]:
-    """(image paths relative to `path`, the class of each), in torchvision's order; empty class folders add nothing."""
+def _scan_split(path: Path, split: str, left_out: list[str]) -> tuple[list[str], list[str]]:
+    """(image paths relative to `path`, the class of each), in torchvision's order.
+
+    What is no image by its ending goes to `left_out`. Raises UserError for a class without one image: torchvision does
+    too, and its images may be there under an ending that does not count.
+    """
     with os.scandir(path / split) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    images = {name: _images(str(path), f"{split}/{name}") for name in names}
+        visible = [entry for entry in entries if not _hidden(entry.name)]
+    names = sorted(entry.name for entry in visible if entry.is_dir())
+    left_out += sorted(f"{split}/{entry.name}" for entry in visible if not entry.is_dir())
     if not names:
         raise UserError(f"{path / split}: no class folders; images belong in {split}/<class>/")
-    if not any(images.values()):
+    ids: list[str] = []
+    labels: list[str] = []
+    for name in names:
+        others: list[str] = []
+        images = _images(str(path), f"{split}/{name}", others)
+        if not images and not _only_hidden(path / split / name):
+            why = f"its files end in {_endings(others)}" if others else "it is empty"
+            raise UserError(
+                f"{path / split / name}: a class without images ({why}); endings that count are "
+                f"{' '.join(EXTENSIONS)}; convert its files or take the folder away"
+            )
+        left_out += others
+        ids += images
+        labels += [name] * len(images)
+    if not ids:
         raise UserError(f"{path / split}: its class folders hold no images ({' '.join(EXTENSIONS)})")
-    ids = [file for files in images.values() for file in files]
-    return ids, [name for name, files in images.items() for _ in files]
+    return ids, labels
 
 
-def _images(root: str, folder: str) -> list[str]:
+def note_left_out(files: Sequence[str]) -> str | None:
+    """What a record says of files that are no images by their ending; None where there are none.
+
+    >>> note_left_out(["train/a/x.gif", "train/b/y.JFIF", "train/b/z.gif"])
+    'left out for their ending: 3 files (2 .gif, 1 .jfif), such as train/a/x.gif'
+    """
+    if not files:
+        return None
+    count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+    return f"left out for their ending: {count} ({_endings(files, counted=True)}), such as {files[0]}"
+
+
+def _endings(files: Sequence[str], counted: bool = False) -> str:
+    endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files).most_common()
+    shown = [f"{n:,} {ending}" if counted else ending for ending, n in endings[:4]]
+    return ", ".join(shown) + (", …" if len(endings) > 4 else "")
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def _only_hidden(folder: Path) -> bool:
+    """Whether a folder has entries, none of them visible: what archives and notebooks leave behind."""
+    names = [name for _, _, files in os.walk(folder) for name in files]
+    return bool(names) and all(map(_hidden, names))
+
+
+def _images(root: str, folder: str, others: list[str]) -> list[str]:
     """The images below `root/folder`: folders in the order of their full paths, then files by name.
 
     That is torchvision's order, and not that of the files' full paths: a folder's own files go before its subfolders'.
+    Visible files that are no images by their ending are appended to `others`.
     """
     folders: dict[str, list[str]] = {}
+    left_out: list[str] = []
     pending = [folder]
     while pending:
         current = pending.pop()
@@ -74,8 +128,11 @@ def _images(root: str, folder: str) -> list[str]:
                         pending.append(relative)
                 elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
                     files.append(relative)  # a dangling link counts as a broken image rather than vanish
+                elif not _hidden(entry.name):
+                    left_out.append(relative)
     images = [file for current in sorted(folders) for file in sorted(folders[current])]
-    require_text(root, images)
+    require_text(root, [*images, *left_out])
+    others += sorted(left_out)
     return images
 
 

@@ -92,9 +92,21 @@ def test_links_are_followed_and_hidden_files_are_not_images(tmp_path: Path) -> N
         dataset.test.load(1)  # a dangling link is a broken image, to be named and counted
 
 
-def test_empty_class_folders_are_no_classes(tmp_path: Path) -> None:
-    root = grow(tmp_path / "set", "train/a/1.jpg", "train/b/1.jpg", "train/c/", "val/a/1.jpg", "val/d/", "val/c/")
-    assert load_dataset(str(root)).classes == ("a", "b")
+def test_folders_of_hidden_files_are_no_classes(tmp_path: Path) -> None:
+    root = grow(tmp_path / "set", "train/a/1.jpg", "train/b/1.jpg", "train/__MACOSX/a/._1.jpg", "val/a/1.jpg")
+    grow(root, "val/b/Thumbs.db", "train/.ipynb_checkpoints/1.jpg", "val/a/desktop.ini")
+    dataset = load_dataset(str(root))
+    assert dataset.classes == ("a", "b") and not dataset.notes
+
+
+def test_files_that_are_no_images_by_their_ending_are_counted(tmp_path: Path) -> None:
+    images = [f"{split}/{name}/{i}.jpg" for split in ("train", "val") for name in "ab" for i in range(2)]
+    others = ["train/a/x.gif", "train/a/deep/y.JFIF", "val/b/z.jfif", "val/b/README", "val/loose.txt"]
+    dataset = load_dataset(str(grow(tmp_path / "set", *images, *others)))
+    assert [*dataset.train.ids, *dataset.test.ids] == images
+    assert dataset.notes == (
+        "left out for their ending: 5 files (2 .jfif, 1 .gif, 1 .txt, 1 no ending), such as train/a/deep/y.JFIF",
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,13 +115,22 @@ def test_empty_class_folders_are_no_classes(tmp_path: Path) -> None:
         (("train/a/1.jpg", "train/b/1.jpg"), "has train/ but no val/, validation/ or test/ to score on"),
         (("val/a/1.jpg", "val/b/1.jpg"), "has val/ but no train/ to learn from"),
         (("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/c/1.jpg"), "val has class c that train lacks"),
-        (("train/a/1.jpg", "train/b/1.jpg", "train/c/", "val/c/1.jpg"), "val has class c that train lacks"),
+        (
+            ("train/a/1.jpg", "train/b/1.jpg", "train/c/", "val/c/1.jpg"),
+            r"train/c: a class without images \(it is empty",
+        ),
+        (
+            ("train/a/1.jpg", "train/b/1.gif", "val/a/1.jpg"),
+            r"train/b: a class without images \(its files end in \.gif",
+        ),
+        (("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/x/1.heic"), r"val/b: a class .* end in \.heic\)"),
         (("train/a/1.jpg", "train/b/1.jpg", *(f"val/x{i}/1.jpg" for i in range(7))), "7 classes x0, x1, x2, x3, x4, …"),
         (("train/a/1.jpg", "val/a/1.jpg"), r"train holds one class only \(a\)"),
         (("train/1.jpg", "val/a/1.jpg"), "train: no class folders; images belong in train/<class>/"),
         (("train/", "val/a/1.jpg"), "train: no class folders"),
         (("train/a/1.jpg", "train/b/1.jpg", "val/"), "val: no class folders"),
-        (("train/a/1.jpg", "train/b/1.jpg", "val/a/", "val/b/x.txt"), "val: its class folders hold no images"),
+        (("train/a/1.jpg", "train/b/1.jpg", "val/a/.x"), "val: its class folders hold no images"),
+        (("train/a/1.jpg", "train/b/1.jpg", "val/b/x.txt"), r"val/b: a class without images \(its files end in \.txt"),
     ],
 )
 def test_what_does_not_fit(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
