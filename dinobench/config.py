@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -92,7 +92,12 @@ class Resolved:
 
     def hash(self, protocol: EvalProtocol) -> str:
         """The identity of the resolved values: rows whose hashes differ are never ranked against each other."""
-        return digest(protocol.name, protocol.version, flat(self.config))
+        return digest(protocol.name, self.version(protocol), flat(self.config))
+
+    def version(self, protocol: EvalProtocol) -> int:
+        """The version of the protocol's numbers as configured: `version_of(config)` where the protocol has it."""
+        of: Callable[[Any], int] = getattr(protocol, "version_of", lambda config: protocol.version)
+        return of(self.config)
 
 
 def resolve_config(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:

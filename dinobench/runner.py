@@ -228,7 +228,7 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
         schema=records.SCHEMA,
         run_id=evaluation.run_id,
         protocol=evaluation.protocol.name,
-        protocol_version=evaluation.protocol.version,
+        protocol_version=evaluation.resolved.version(evaluation.protocol),
         profile=evaluation.resolved.profile,
         config=flat(evaluation.resolved.config),
         config_hash=evaluation.resolved.hash(evaluation.protocol),

@@ -286,10 +286,11 @@ class EvalProtocol(Protocol):
     `data` is the kind of data set it scores on (see `KINDS` of dinobench.data.layouts), `requires` the capabilities of
     a backbone that it cannot do without, `profiles` its named Configs, the first one being the default.
 
-    Three more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
+    Four more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
     `select_data(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside
-    it. `saves` says in a phrase what files `run` makes for those who ask for them with `--save`.
+    it. `version_of(config) -> int` is for a change that moved the numbers of some configurations only, so that the
+    records of others stay comparable. `saves` says in a phrase what files `run` makes for those who ask with `--save`.
     """
 
     name: str

@@ -57,12 +57,24 @@ class Config:
         if self.tries > 1 and not self.n_per_class:
             raise ValueError("several tries need n_per_class: with all train images every try is the same")
 
+    def neighbours(self) -> tuple[int, ...]:
+        """The numbers of neighbours that are scored: in few-shot tries n_per_class itself and those of `k` below it.
+
+        >>> Config(n_per_class=15).neighbours(), Config(k=(1, 5)).neighbours()
+        ((10, 15), (1, 5))
+        """
+        # dinov2's eval_knn adds n to its list and drops what is above: more than n of a class never vote.
+        few = self.n_per_class
+        return tuple(sorted({k for k in self.k if k < few} | {few})) if few else self.k
+
     def transform(self) -> ImageTransform:
         return ImageTransform(resize=self.resize, crop=self.crop, interpolation=self.interpolation)
 
 
 name = "knn"
 version = 1
+#: Few-shot tries scored k above n_per_class in version 1; scores of all train images are as they were.
+FEW_SHOT_VERSION = 2
 summary = "weighted k-nearest-neighbour classification of frozen features"
 data = "classification"
 requires = frozenset({"features"})
@@ -73,11 +85,17 @@ profiles = {
 }
 
 
+def version_of(config: Config) -> int:
+    """The version of the numbers that a configuration gives."""
+    return FEW_SHOT_VERSION if config.n_per_class else version
+
+
 def metrics(config: Config) -> tuple[Metric, ...]:
     """top-1 and top-5 per k, the paper's k = 20 first in rank; with several tries their standard deviations too."""
-    headline = 20 if 20 in config.k else min(config.k)
-    means = [Metric(f"top{n}@k{k}", primary=(n == 1 and k == headline)) for k in config.k for n in (1, 5)]
-    spread = [Metric(f"top{n}_std@k{k}", unit="points", higher_is_better=False) for k in config.k for n in (1, 5)]
+    scored = config.neighbours()
+    headline = 20 if 20 in scored else min(scored)
+    means = [Metric(f"top{n}@k{k}", primary=(n == 1 and k == headline)) for k in scored for n in (1, 5)]
+    spread = [Metric(f"top{n}_std@k{k}", unit="points", higher_is_better=False) for k in scored for n in (1, 5)]
     return tuple(means + (spread if config.tries > 1 else []))
 
 
@@ -95,6 +113,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
     train_labels = torch.from_numpy(data.train.labels[train.kept])
     test_labels = torch.from_numpy(data.test.labels[test.kept])
 
+    scored = config.neighbours()
     tries = []
     for attempt in range(config.tries):
         drawn = _draw(train_labels, config.n_per_class, attempt) if config.n_per_class else None
@@ -102,7 +121,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         labels = train_labels if drawn is None else train_labels[drawn]
         part = ctx.shard(len(test_labels))
         similarity, index = search(
-            test.cls[part, -1], bank, min(max(config.k), len(bank)),
+            test.cls[part, -1], bank, min(max(scored), len(bank)),
             normalise=True, device=ctx.device, progress=ctx.progress,
         )  # fmt: skip
         votes = vote(similarity, labels[index], test_labels[part], len(data.classes), config)
@@ -115,7 +134,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         "label": [data.classes[i] for i in test_labels],
     }
     values: dict[str, float] = {}
-    for column, k in enumerate(config.k):
+    for column, k in enumerate(scored):
         frame[f"prediction@k{k}"] = [data.classes[i] for i in predictions[:, column]]
         for n in (1, 5):
             right = (ranks[:, :, column] < min(n, k)).double()
@@ -123,21 +142,25 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
             values[f"top{n}@k{k}"] = 100 * float(right.mean())
             if config.tries > 1:
                 values[f"top{n}_std@k{k}"] = 100 * float(np.std(right.mean(1).numpy()))
-    smaller = [k for k in config.k if k > len(bank)]
+    smaller = [k for k in scored if k > len(bank)]
     notes = [f"k = {', '.join(map(str, smaller))}: only {len(bank)} train images, all of them vote"] if smaller else []
+    if above := [k for k in config.k if config.n_per_class and k > config.n_per_class]:
+        drawn_of_each = f"{config.n_per_class} images of each class are drawn"
+        notes.append(f"k = {', '.join(map(str, above))}: not scored, as {drawn_of_each}")
     return Result(values, pd.DataFrame(frame), notes=notes)
 
 
 def vote(
     similarity: torch.Tensor, neighbours: torch.Tensor, labels: torch.Tensor, classes: int, config: Config
 ) -> torch.Tensor:
-    """Cosines (n, m) in descending order and classes (n, m) of m neighbours, true classes (n,) -> (n, len(k), 2).
+    """Cosines (n, m) in descending order and classes (n, m) of m neighbours, true classes (n,) -> (n, scored k, 2).
 
     The last dimension holds the rank of the true class (0 is right) and the predicted class. The weight of the
     nearest neighbour is 1: scaling all votes of an image changes no ranking and keeps exp from overflowing.
     """
-    order = sorted(range(len(config.k)), key=lambda i: config.k[i])
-    out = torch.empty(len(labels), len(config.k), 2, dtype=torch.int64)
+    scored = config.neighbours()
+    order = sorted(range(len(scored)), key=lambda i: scored[i])
+    out = torch.empty(len(labels), len(scored), 2, dtype=torch.int64)
     step = max(1, 2**24 // max(classes, 1))  # 64 MB of votes at a time
     for start in range(0, len(labels), step):
         rows = slice(start, start + step)
@@ -148,7 +171,7 @@ def vote(
         votes = torch.zeros(len(near), classes)
         done = 0
         for i in order:  # the neighbours of a smaller k are the first of a larger one
-            k = config.k[i]
+            k = scored[i]
             votes.scatter_add_(1, neighbours[rows, done:k], weights[:, done:k])
             done = k
             out[rows, i, 0] = label_rank(votes, labels[rows])

@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import dinobench
 from dinobench.algorithms.nearest_neighbours import search
-from dinobench.protocols.knn import Config, _draw, metrics, profiles, run, vote
+from dinobench.protocols.knn import Config, _draw, metrics, profiles, run, version_of, vote
 from dinobench.results.records import read_items
 from dinobench.types import ComputeOptions, Features, ImageClassification
 
@@ -246,17 +246,26 @@ def test_items_are_named_and_their_mean_is_the_metric():
 
 def test_few_shot_averages_its_tries_and_reports_their_spread():
     data, ctx = given_data(n_train=100, n_test=50)
-    config = Config(k=(1, 5), n_per_class=3, tries=4)
+    config = Config(k=(1, 3, 5), n_per_class=3, tries=4)
     result = run(FakeBackbone(), data, config, ctx)
     assert set(result.metrics) == {m.name for m in metrics(config)} and result.items is not None
     train, test, labels, truth = clustered(3, 100, 50, 6, 4, 1.0)
     draws = [_draw(labels, 3, t).numpy() for t in range(4)]
-    each = [shares(train[d], test, labels[d], truth, 4, Config(k=(1, 5)))[5][0] for d in draws]
-    assert result.metrics["top1@k5"] == pytest.approx(np.mean(each))
-    assert result.metrics["top1_std@k5"] == pytest.approx(np.std(each))
-    assert 100 * result.items["top1@k5"].mean() == pytest.approx(np.mean(each))
+    each = [shares(train[d], test, labels[d], truth, 4, Config(k=(1, 3)))[3][0] for d in draws]
+    assert result.metrics["top1@k3"] == pytest.approx(np.mean(each))
+    assert result.metrics["top1_std@k3"] == pytest.approx(np.std(each))
+    assert 100 * result.items["top1@k3"].mean() == pytest.approx(np.mean(each))
+    assert result.notes == ["k = 5: not scored, as 3 images of each class are drawn"]
     again = run(FakeBackbone(), data, config, ctx)
     assert again.metrics == result.metrics
+
+
+def test_few_shot_scores_no_more_neighbours_than_a_class_has():
+    """Above n a class cannot have more votes, which the reference does not score; n itself it adds."""
+    config = profiles["dinov2-fewshot"]
+    assert [m.name for m in metrics(config)] == ["top1@k10", "top5@k10", "top1_std@k10", "top5_std@k10"]
+    assert [m.name for m in metrics(config) if m.primary] == ["top1@k10"]
+    assert {name: version_of(c) for name, c in profiles.items()} == {"dino2021": 1, "dinov2": 1, "dinov2-fewshot": 2}
 
 
 def test_profiles_and_headline():

@@ -19,8 +19,9 @@ NAME = "imagefolder"
 SUMMARY = (
     "train/<class>/**/*.jpg and val/<class>/**/*.jpg (or validation/ or test/). "
     "Class folders are the labels; images may lie in folders below them, links are followed, hidden files are left "
-    "out, other files counted in a note. val goes before validation and test where several exist. Classes and files are ordered as by torchvision's "
-    "ImageFolder, and its file endings count: jpg, jpeg, png, ppm, bmp, pgm, tif, tiff, webp in either case."
+    "out, other files counted. val goes before validation and test where several exist. Classes and files are "
+    "ordered as by torchvision's ImageFolder, and its file endings count: jpg, jpeg, png, ppm, bmp, pgm, tif, tiff, "
+    "webp in either case."
 )
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision
 TEST_FOLDERS = ("val", "validation", "test")
