@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -50,6 +52,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
+    """The bytes of a file. Raises OSError at once for what would block or never end, and above `limit` bytes.
+
+    A pipe or a device in a folder of files must not hold up everybody who reads the folder.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        if limit is not None and status.st_size > limit:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, above the limit of {limit:,}", os.fspath(path))
+        return file.read()
 
 
 def write_output(path: Path, content: bytes) -> None:

@@ -190,11 +190,16 @@ def _run_all(evaluations: list[Evaluation], ctx: RunContext, out: Path | None, f
             console.warn(f"{evaluation.protocol.name} is not applicable: {error}")
             continue
         if out is not None:
-            ctx.runtime.run_on_first(partial(records.write, out, record, result.items))
+            record = ctx.runtime.run_on_first(partial(_write, out, record, result)) or record
         if ctx.rank == 0:  # what a training kept to go on from has served
             shutil.rmtree(own.scratch, ignore_errors=True)
         done[evaluation.run_id] = record
     return [done[e.run_id] for e in evaluations if e.run_id in done]
+
+
+def _write(out: Path, record: RunRecord, result: Result) -> RunRecord:
+    """The record as written, which knows the digest of its items."""
+    return records.read_file(records.write(out, record, result.items))
 
 
 def _folder(save: Path | None, evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Path | None:

@@ -363,3 +363,4 @@ class RunRecord:
     git_dirty: bool | None
     lower_is_better: tuple[str, ...] = ()  # metrics of which less is better
     leak: str | None = None  # what to say of test images that are in train too
+    items_sha256: str | None = None  # of the file of per-item scores; None where it was not kept yet, or no items

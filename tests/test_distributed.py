@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from dinobench.distributed import sum_gradients
-from dinobench.results.records import read_all, read_items
+from dinobench.results.items import read_items
+from dinobench.results.records import read_all
 
 pytestmark = pytest.mark.slow
 KNN = (
@@ -57,7 +58,7 @@ def test_two_processes_equal_one(launch, alone, tmp_path):
     written, broken = read_all(tmp_path / "two" / "results")
     assert len(written) == 2 and not broken
     for record in written:
-        one, two = (read_items(f / "results", record.run_id) for f in (folder, tmp_path / "two"))
+        one, two = (read_items(f / "results", record) for f in (folder, tmp_path / "two"))
         assert one is not None and two is not None and list(one.id) == list(two.id)
         same = (one["prediction@k20"] == two["prediction@k20"]).mean()
         assert same >= 449 / 450  # float32 sums of other batch sizes may turn over one near tie

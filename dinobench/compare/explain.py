@@ -16,7 +16,8 @@ from dinobench.config import Setting, plain, settings_of
 from dinobench.errors import UserError, nearest
 from dinobench.registry import load
 from dinobench.results.comparability import Difference, differences, reasons
-from dinobench.results.records import read_file, read_items
+from dinobench.results.items import read_items
+from dinobench.results.records import read_file
 from dinobench.types import RunRecord
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def find(results: Path, run: str) -> tuple[RunRecord, pd.DataFrame | None]:
             record = read_file(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {error}; give a file of a results folder's runs/") from error
-        return record, read_items(path.resolve().parent.parent, path.stem)
+        return record, read_items(path.resolve().parent.parent, record)
     if not (results / "runs").is_dir():
         raise UserError(f"{results}: no runs/ folder in it; name the results folder with --results")
     names = sorted(p.stem for p in (results / "runs").glob("*.json") if p.name[0] != ".")
@@ -112,9 +113,10 @@ def find(results: Path, run: str) -> tuple[RunRecord, pd.DataFrame | None]:
         raise UserError(f"run {run!r} is the beginning of {len(matching)} runs: {', '.join(matching[:5])}; type more")
     file = results / "runs" / f"{matching[0]}.json"
     try:
-        return read_file(file), read_items(results, matching[0])
+        record = read_file(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: {error}; delete it or run it again") from error
+    return record, read_items(results, record)
 
 
 def to_json(explanation: Explanation, flips: Any = None) -> str:

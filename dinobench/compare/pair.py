@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from dinobench.errors import UserError, unknown_name
-from dinobench.results import records
 from dinobench.results.comparability import higher_is_better, match, read_results, reasons
+from dinobench.results.items import read_items
 from dinobench.stats.paired_tests import BinaryPairs, PairedTest, holm, paired_test
 from dinobench.types import RunRecord
 
@@ -176,7 +176,7 @@ def aligned(results_a: Path, a: RunRecord, results_b: Path, b: RunRecord) -> tup
 
     Raises UserError when they are not the same items.
     """
-    left, right = records.read_items(results_a, a.run_id), records.read_items(results_b, b.run_id)
+    left, right = read_items(results_a, a), read_items(results_b, b)
     if left is None or right is None or "id" not in left or "id" not in right:
         return None
     names = f"{a.run_id} and {b.run_id}"

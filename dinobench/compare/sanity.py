@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dinobench.results.comparability import higher_is_better, key
+from dinobench.results.items import path_of
 from dinobench.types import RunRecord
 
 #: Methods that have learnt nothing: at chance, or alike, is what is expected of them.
@@ -68,16 +69,16 @@ class _Chance:
         if metric not in ("top1", "mAP"):
             return None
         question = record.protocol, record.dataset_fingerprint
-        if question not in self.known and (read := self._shares(record.run_id)) is not None:
+        if question not in self.known and (read := self._shares(record)) is not None:
             self.known[question] = read
         shares = self.known.get(question)
         if shares is None or not len(shares):
             return None
         return 100 * float(shares.max()) if metric == "top1" else 100 * ORDER * float((shares**2).sum())
 
-    def _shares(self, run_id: str) -> np.ndarray | None:
+    def _shares(self, record: RunRecord) -> np.ndarray | None:
         """(classes,) the share of each class among the items: none where they have no labels, None without a file."""
-        path = self.results / "items" / f"{run_id}.parquet"
+        path = path_of(self.results, record.run_id)
         if not path.exists():
             return None
         import pyarrow as pa
@@ -87,7 +88,7 @@ class _Chance:
             if "label" not in parquet.read_schema(path).names:
                 return np.empty(0)
             labels = parquet.read_table(path, columns=["label"])["label"]
-        except (OSError, pa.ArrowInvalid):
+        except (OSError, pa.ArrowException):
             return np.empty(0)  # a broken file of items is no reason to doubt the number
         counts = labels.value_counts().field("counts").to_numpy()
         return counts / counts.sum()

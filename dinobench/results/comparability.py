@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from dinobench.errors import UserError
 from dinobench.hashing import canonical_json
 from dinobench.results import records
+from dinobench.results.items import checked
 from dinobench.types import RunRecord
 
 Key: TypeAlias = tuple[str, int, str, str, int]
@@ -202,6 +203,8 @@ def read_results(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]
     if not (results / "runs").is_dir():
         raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
     whole, broken = records.read_all(results)
+    whole, contradicted = checked(results, whole)
+    broken = sorted([*broken, *contradicted])
     if not whole:
         reason = f"; {len(broken)} broken, such as {broken[0][0].name}: {broken[0][1]}" if broken else ""
         raise UserError(f"{results}: holds no records{reason}; `dinobench run --out {results} ...` makes some")

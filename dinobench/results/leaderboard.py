@@ -13,6 +13,7 @@ from typing import Any
 
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
+from dinobench.results.items import checked
 from dinobench.results.records import read_all
 from dinobench.types import RunRecord
 
@@ -73,6 +74,8 @@ def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]
         while (now := _state(results)) != seen:
             seen = now
             records, broken = read_all(results)
+            records, contradicted = checked(results, records)
+            broken = sorted([*broken, *contradicted])
             with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(COLUMNS)

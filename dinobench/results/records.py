@@ -1,7 +1,7 @@
 """Run records: one JSON file a run, written atomically, with the per-item scores beside it.
 
-`<results>/runs/<run_id>.json` is the truth; `<results>/items/<run_id>.parquet` holds one row per item. Any number of
-processes can write at once: each writes its own file under a temporary name and renames it.
+`<results>/runs/<run_id>.json` is the truth; `<results>/items/<run_id>.parquet` holds one row per item (see `items`).
+Any number of processes can write at once: each writes its own file under a temporary name and renames it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,12 +17,15 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from dinobench.errors import UserError
-from dinobench.files import atomic_path
+from dinobench.files import atomic_path, read_regular
+from dinobench.results.items import contradiction, digest_of, settle, stage
 from dinobench.types import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Bytes of a record at most: real ones take some kilobytes.
+LIMIT = 16 << 20
 #: Version of the record files. A reader takes every schema up to its own.
 SCHEMA = 1
 
@@ -46,6 +50,8 @@ def from_dict(data: Any) -> RunRecord:
         record: RunRecord = _reader(RunRecord)(_lifted(data), "record")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a whole run record: {error}") from error
+    if re.search(r"[/\\\0]", record.run_id) or record.run_id in ("", ".", "..") or len(record.run_id) > 200:
+        raise ValueError(f"not a whole run record: {record.run_id[:50]!r} is no name of a file")
     if record.primary not in record.metrics:
         raise ValueError(f"not a whole run record: its primary metric {record.primary!r} is not among its metrics")
     return record
@@ -82,8 +88,10 @@ def _reader(hint: Any) -> Callable[[Any, str], Any]:
 
     def scalar(value: Any, name: str) -> Any:
         if type(value) in exact or isinstance(value, accepted):
+            if type(value) is int and not -(2**63) <= value < 2**63:
+                raise TypeError(f"{name} has {len(str(value))} digits")
             return value
-        raise TypeError(f"{name} is {value!r}")
+        raise TypeError(f"{name} is {value!r:.100}")
 
     return scalar
 
@@ -119,31 +127,44 @@ def _cannot_write(results: Path, error: OSError) -> UserError:
 
 
 def write(results: Path, record: RunRecord, items: pd.DataFrame | None) -> Path:
-    """Write a run into `results`: the items first, so that a record never lacks what it points to."""
+    """Write a run into `results`; the record takes the digest of its items, and commits both with its own renaming."""
     try:
+        staged = None
         if items is not None:
-            with atomic_path(results / "items" / f"{record.run_id}.parquet") as temporary:
-                items.to_parquet(temporary, index=False)
+            staged, digest = stage(results, record.run_id, items)
+            record = dataclasses.replace(record, items_sha256=digest)
         path = results / "runs" / f"{record.run_id}.json"
         with atomic_path(path) as temporary:
             temporary.write_text(to_json(record), encoding="utf-8", newline="\n")
+        if staged is not None:
+            settle(results, record.run_id, staged)
     except OSError as error:
         raise _cannot_write(results, error) from error
     return path
 
 
+def upgrade(results: Path, record: RunRecord) -> bool:
+    """Give a record without it the digest of its items, which must agree with it; whether there was one to give."""
+    digest = digest_of(results, record.run_id) if record.items_sha256 is None else None
+    if digest is not None:
+        with atomic_path(results / "runs" / f"{record.run_id}.json") as temporary:
+            upgraded = dataclasses.replace(record, items_sha256=digest)
+            temporary.write_text(to_json(upgraded), encoding="utf-8", newline="\n")
+    return digest is not None
+
+
 def read(results: Path, run_id: str) -> RunRecord | None:
-    """The record of a finished run, or None when there is none or it is broken."""
+    """The record of a finished run, or None when there is none, it is broken or its items contradict it."""
     try:
-        return read_file(results / "runs" / f"{run_id}.json")
+        record = read_file(results / "runs" / f"{run_id}.json")
     except (OSError, ValueError):
         return None
+    return None if contradiction(results, record) else record
 
 
 def read_file(path: str | Path) -> RunRecord:
     """The record in a file. Raises OSError when it cannot be read and ValueError when it holds no whole record."""
-    with open(path, "rb") as file:
-        text = file.read().decode("utf-8")
+    text = read_regular(path, LIMIT).decode("utf-8")
     try:
         data = json.loads(text)
     except RecursionError as error:
@@ -151,14 +172,6 @@ def read_file(path: str | Path) -> RunRecord:
     if "\\u" in text:  # an escaped half of a character can be parsed, but never written or shown
         json.dumps(data, ensure_ascii=False).encode("utf-8")
     return from_dict(data)
-
-
-def read_items(results: Path, run_id: str) -> pd.DataFrame | None:
-    """The per-item scores of a run, or None when it kept none."""
-    import pandas as pd
-
-    path = results / "items" / f"{run_id}.parquet"
-    return pd.read_parquet(path) if path.exists() else None
 
 
 def read_all(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]]:

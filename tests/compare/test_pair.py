@@ -14,6 +14,7 @@ from scipy import stats as scipy_stats
 from dinobench.compare.pair import pair
 from dinobench.errors import UserError
 from dinobench.results import comparability, records
+from dinobench.results.items import read_items
 from dinobench.stats.paired_tests import holm, paired_test
 from dinobench.types import MetricValue
 
@@ -97,7 +98,7 @@ def test_metrics_without_items_have_no_p(tmp_path):
     for model, value in (("a", 3.0), ("b", 4.0)):
         made = run(tmp_path, model, [1, 0, 1])
         extra = {**made.metrics, "top1_std@k20": MetricValue(value, None, None, 3, "points")}
-        records.write(tmp_path, dataclasses.replace(made, metrics=extra), records.read_items(tmp_path, made.run_id))
+        records.write(tmp_path, dataclasses.replace(made, metrics=extra), read_items(tmp_path, made))
     spread = pair(tmp_path, "a", "b").results[0].metrics[1]
     assert spread.p is None and spread.difference == -1 and "not a mean over items" in spread.note
 

@@ -86,7 +86,7 @@ def test_ten_thousand_records_open_no_file_but_one_per_data_set(tmp_path, monkey
     records.write(tmp_path, made("a", 50.0), pd.DataFrame({"id": range(4), "label": list("abcd")}))
     opened = []
     real = sanity._Chance._shares
-    monkeypatch.setattr(sanity._Chance, "_shares", lambda self, run_id: opened.append(run_id) or real(self, run_id))
+    monkeypatch.setattr(sanity._Chance, "_shares", lambda self, run: opened.append(run.run_id) or real(self, run))
     many = [made("a", 50.0 + i / 1000, run_id="knn-a" if i == 0 else f"run-{i}") for i in range(10_000)]
     assert sanity.flags(tmp_path, many) == {} and opened == ["knn-a"]
 

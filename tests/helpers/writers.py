@@ -19,6 +19,6 @@ def write_and_rebuild(folder: str, number: int) -> None:
 
 
 def write_twice(folder: str, number: int) -> None:
-    items = pd.DataFrame({"id": [str(number)], "top1@k20": [1.0]})
+    items = pd.DataFrame({"id": [str(number)], "right": [1.0]})
     records.write(Path(folder), record(f"run-{number}"), items)
     records.write(Path(folder), record("same", seed=number), items)

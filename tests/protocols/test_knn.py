@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import dinobench
 from dinobench.algorithms.nearest_neighbours import search
 from dinobench.protocols.knn import Config, _draw, metrics, profiles, run, version_of, vote
-from dinobench.results.records import read_items
+from dinobench.results.items import read_items
 from dinobench.types import ComputeOptions, Features, ImageClassification
 
 
@@ -83,7 +83,7 @@ def test_golden_cifar10_subset(cifar, tmp_path):
             assert record.metrics[name].value == pytest.approx(expected, abs=100 / 200 + 1e-9), name
     assert record.metrics["top1@k20"].n == 200 and record.primary == "top1@k20"
 
-    items = read_items(tmp_path / "out", record.run_id)
+    items = read_items(tmp_path / "out", record)
     assert items is not None and len(items) == 200
     assert 100 * items["top1@k20"].mean() == pytest.approx(record.metrics["top1@k20"].value)
     assert ((items["prediction@k20"] == items["label"]) == items["top1@k20"]).all()

@@ -23,7 +23,8 @@ from dinobench.errors import UserError
 from dinobench.features.service import compute_features
 from dinobench.models.loading import load_backbone
 from dinobench.protocols.linear import GRID, Config, metrics, profiles, requests, run
-from dinobench.results.records import read_items
+from dinobench.results.items import read_items
+from dinobench.results.records import read_file
 from dinobench.training.linear_classifiers import FeatureLayout
 from dinobench.types import Features
 
@@ -247,5 +248,5 @@ def test_two_processes_equal_one(own_cache, tmp_path, profile):
     run_with(2, tmp_path / "two")
     (one,), (two,) = (list((tmp_path / n / "runs").glob("*.json")) for n in ("one", "two"))
     assert one.name == two.name
-    first, second = (read_items(p.parent.parent, p.stem) for p in (one, two))
+    first, second = (read_items(p.parent.parent, read_file(p)) for p in (one, two))
     assert first is not None and first.equals(second)

@@ -17,25 +17,27 @@ from dinobench.config import flat, resolve_config
 from dinobench.errors import UserError
 from dinobench.hashing import canonical_json
 from dinobench.results import records
+from dinobench.results.items import read_items
 from dinobench.runner import Evaluation
 
 
 def test_round_trip(tmp_path):
-    items = pd.DataFrame({"id": ["a", "b"], "top1@k20": [True, False], "score": [0.5, float("nan")]})
+    items = pd.DataFrame({"id": ["a", "b"], "right": [True, False], "score": [0.5, float("nan")]})
     path = records.write(tmp_path, record("one"), items)
     assert path == tmp_path / "runs" / "one.json"
-    assert records.read(tmp_path, "one") == record("one")
-    back = records.read_items(tmp_path, "one")
+    written = records.read(tmp_path, "one")
+    assert written == record("one", items_sha256=written.items_sha256) and len(written.items_sha256) == 64
+    back = read_items(tmp_path, written)
     assert back is not None
     pd.testing.assert_frame_equal(back, items)
-    assert records.read_all(tmp_path) == ([record("one")], [])
+    assert records.read_all(tmp_path) == ([written], [])
 
 
 def test_what_was_never_written_is_none(tmp_path):
-    assert records.read(tmp_path, "none") is None and records.read_items(tmp_path, "none") is None
+    assert records.read(tmp_path, "none") is None and read_items(tmp_path, record("none")) is None
     assert records.read_all(tmp_path) == ([], [])
     records.write(tmp_path, record("one"), None)
-    assert records.read_items(tmp_path, "one") is None
+    assert read_items(tmp_path, record("one")) is None
 
 
 def test_the_file_is_plain_json_in_the_order_of_the_type(tmp_path):
@@ -93,7 +95,7 @@ def test_many_processes_writing_at_once_lose_nothing(tmp_path):
         pool.starmap(write_twice, [(str(tmp_path), i) for i in range(50)], chunksize=1)
     found, broken = records.read_all(tmp_path)
     assert not broken and {r.run_id for r in found} == {"same", *(f"run-{i}" for i in range(50))}
-    assert all(records.read_items(tmp_path, f"run-{i}").id.tolist() == [str(i)] for i in range(50))
+    assert all(read_items(tmp_path, r).id.tolist() == [r.run_id[4:]] for r in found if r.run_id != "same")
     assert not list(tmp_path.rglob(".*"))  # no temporary file stays
 
 

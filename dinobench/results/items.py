@@ -1,0 +1,161 @@
+"""The per-item scores of a run, and whether they are those that its record was made from.
+
+The record is what commits a run: it holds the digest of its items' file. The file is written under a name of its own
+first and takes the run's name once the record stands, so that a run which is repeated and killed half-way leaves the
+old record with the old items or the new with the new, whichever of the three steps it was at.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinobench.errors import UserError
+from dinobench.files import atomic_path, read_regular
+from dinobench.types import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Bytes of a file of items at most: ImageNet's validation set takes 3 MB.
+LIMIT = 1 << 30
+#: Records whose items a listing checks; beyond, it takes longer than the listing, and `dinobench check` does it.
+CHECKED = 1000
+
+
+def path_of(results: Path, run_id: str) -> Path:
+    """Where the items of a run lie."""
+    return results / "items" / f"{run_id}.parquet"
+
+
+def stage(results: Path, run_id: str, items: pd.DataFrame) -> tuple[Path, str]:
+    """Write items under a name that holds their digest: (that path, SHA-256 of the file)."""
+    buffer = io.BytesIO()
+    items.to_parquet(buffer, index=False)
+    content = buffer.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    staged = _staged(results, run_id, digest)
+    with atomic_path(staged) as temporary:
+        temporary.write_bytes(content)
+    return staged, digest
+
+
+def settle(results: Path, run_id: str, staged: Path) -> None:
+    """Give staged items the run's name, now that its record refers to them; what is left of killed runs goes."""
+    with suppress(FileNotFoundError):  # another process that wrote the same was faster
+        os.replace(staged, path_of(results, run_id))
+    for other in staged.parent.glob(f".{glob.escape(run_id)}.*.parquet"):
+        with suppress(OSError):
+            if other.stat().st_mtime < path_of(results, run_id).stat().st_mtime - 3600:
+                other.unlink()
+
+
+def read_items(results: Path, record: RunRecord) -> pd.DataFrame | None:
+    """The per-item scores of a run, or None when it kept none or their file is not there.
+
+    Raises UserError when the file is damaged, or does not hold what the record was made from.
+    """
+    content = _content(results, record)
+    if content is None:
+        return None
+    import pandas as pd
+
+    try:
+        items = pd.read_parquet(io.BytesIO(content))
+    except Exception as error:
+        raise _damaged(results, record, error) from error
+    if reason := _contradiction(record, items):
+        raise UserError(f"{path_of(results, record.run_id)}: {reason}")
+    return items
+
+
+def contradiction(results: Path, record: RunRecord) -> str | None:
+    """What speaks against a record in its own items, or None; reads no more of the file than that takes."""
+    try:
+        content = _content(results, record)
+        if content is None:
+            return None
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        try:
+            file = parquet.ParquetFile(pa.BufferReader(content))
+            columns = [name for name in record.metrics if name in file.schema_arrow.names]
+            items = file.read(columns=columns).to_pandas()
+        except Exception as error:
+            raise _damaged(results, record, error) from error
+    except (UserError, OSError) as error:
+        return str(error)
+    return _contradiction(record, items)
+
+
+def checked(
+    results: Path, records: Sequence[RunRecord], limit: int = CHECKED
+) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
+    """(the records whose items agree with them, the files of the others, each with the reason).
+
+    All are taken as they are where there are more than `limit`.
+    """
+    if len(records) > limit:
+        return list(records), []
+    sound: list[RunRecord] = []
+    broken: list[tuple[Path, str]] = []
+    for record in records:
+        if reason := contradiction(results, record):
+            broken.append((results / "runs" / f"{record.run_id}.json", reason))
+        else:
+            sound.append(record)
+    return sound, broken
+
+
+def digest_of(results: Path, run_id: str) -> str | None:
+    """SHA-256 of the file that a run's items lie in, or None when there is none. Raises OSError."""
+    try:
+        return hashlib.sha256(read_regular(path_of(results, run_id), LIMIT)).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _staged(results: Path, run_id: str, digest: str) -> Path:
+    return results / "items" / f".{run_id}.{digest[:16]}.parquet"
+
+
+def _content(results: Path, record: RunRecord) -> bytes | None:
+    """The bytes of the file that the record refers to. Raises UserError when another lies there."""
+    path = path_of(results, record.run_id)
+    wanted = record.items_sha256
+    content = None
+    for place in [path, *([_staged(results, record.run_id, wanted)] if wanted else [])]:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            content = read_regular(place, LIMIT)
+            if wanted is None or hashlib.sha256(content).hexdigest() == wanted:
+                return content
+    if content is None:
+        return None
+    raise UserError(f"{path}: not the items that the run was scored on (another SHA-256); run it again with --force")
+
+
+def _damaged(results: Path, record: RunRecord, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"{path_of(results, record.run_id)}: damaged ({reason}); run it again with --force")
+
+
+def _contradiction(record: RunRecord, items: pd.DataFrame) -> str | None:
+    for name, metric in record.metrics.items():
+        if name not in items:
+            continue
+        try:
+            column: Any = items[name].astype(float)
+        except (TypeError, ValueError):
+            return f"its items hold no numbers for {name}; run it again with --force"
+        mean = (100 if metric.unit == "%" else 1) * float(column.mean())
+        if not math.isclose(mean, metric.value, rel_tol=1e-6, abs_tol=1e-6):
+            return f"{name} is {metric.value:.6g}, the mean of its items {mean:.6g}; run it again with --force"
+    return None
