@@ -26,7 +26,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from dinobench.escaping import ESCAPED, inert, visible
+
 T = TypeVar("T")
+
+# A terminal that lacks a letter is no reason to end: what it cannot show is escaped.
+for _stream in (sys.stdout, sys.stderr):
+    if hasattr(_stream, "reconfigure"):
+        _stream.reconfigure(errors=ESCAPED)
 
 
 class _Stdout(Console):
@@ -69,7 +76,7 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
         for item in iterable:
             yield item
             done += getattr(item, "n", 1)
-            shown = ": ".join(filter(None, [description, getattr(item, "says", "")]))
+            shown = visible(": ".join(filter(None, [description, getattr(item, "says", "")])))
             now = time.monotonic()
             if silent or now - began < QUIET_SECONDS:
                 continue
@@ -116,25 +123,25 @@ def _clock(seconds: float) -> str:
 def note(message: str) -> None:
     """A line on stderr for people: what happened."""
     if not silent:
-        stderr.print(message, markup=False, soft_wrap=True)
+        stderr.print(inert(message), markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """A line on stderr that wants attention."""
     if not silent:
-        stderr.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+        stderr.print(f"[yellow]warning:[/] {escape(inert(message))}", soft_wrap=True)
 
 
 def error(message: str) -> None:
     """The one line that says what is wrong with the input and what to do about it."""
     one_line = " ".join(message.split())
-    stderr.print(f"[bold red]error:[/] {escape(one_line)}", soft_wrap=True)
+    stderr.print(f"[bold red]error:[/] {escape(inert(one_line))}", soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table on stdout; columns named in `right` are right-aligned numbers."""
     if title:
-        stdout.print(title, style="bold", markup=False, soft_wrap=True)
+        stdout.print(inert(title), style="bold", markup=False, soft_wrap=True)
     shown = Table(
         show_header=any(columns),
         box=None,
@@ -144,14 +151,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for column in columns:
         shown.add_column(escape(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
+        shown.add_row(*(escape(inert(str(cell))) for cell in row))
     with stdout.capture() as captured:
         stdout.print(shown)
     text("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))
 
 
 def text(message: str) -> None:
-    """Plain text on stdout, exactly as given."""
+    """Plain text on stdout, as given but for control characters."""
+    message = visible(message)
     try:
         sys.stdout.write(message if message.endswith("\n") else message + "\n")
         sys.stdout.flush()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dinobench import console
+from dinobench.errors import UserError
 from dinobench.features.extraction import forward_batches, refuse_unreadable
 from dinobench.features.service import BATCH, FeatureService, compute_features
 from dinobench.files import write_output
@@ -189,4 +190,6 @@ class LocalContext:
 
 def _save(folder: Path | None, name: str, content: bytes) -> None:
     if folder is not None:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{name}: a name that leads out of --save {folder}; rename the video or the image")
         write_output(folder / name, content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -52,6 +53,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def file_name(text: str) -> str:
+    """A name that somebody chose as the name of one file or folder: letters, digits, dots, and dashes for the rest.
+
+    >>> file_name("../my model"), file_name("..")
+    ('my-model', 'unnamed')
+    """
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:100] or "unnamed"
 
 
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:

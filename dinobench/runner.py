@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import shutil
 import tempfile
 import time
@@ -30,7 +29,7 @@ from dinobench.context import RunContext
 from dinobench.data import load_dataset
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.service import FeatureService
-from dinobench.files import cache_root
+from dinobench.files import cache_root, file_name
 from dinobench.hashing import digest
 from dinobench.models.loading import load_backbone
 from dinobench.results import leaderboard, records
@@ -71,7 +70,7 @@ class Evaluation:
             info.missing, info.name, self.data.name, self.seed, self.precision,
         )  # fmt: skip
         readable = "-".join([self.protocol.name, info.name, self.data.name])
-        return f"{re.sub(r'[^A-Za-z0-9._]+', '-', readable).strip('-.')[:100]}-{identity[:10]}"
+        return f"{file_name(readable)}-{identity[:10]}"
 
     def requests(self) -> list[tuple[ImageSplit, FeatureRequest]]:
         """Features that the protocol says it will ask for; none when it does not say."""
@@ -207,9 +206,9 @@ def _folder(save: Path | None, evaluation: Evaluation, evaluations: Sequence[Eva
     if save is None:
         return None
     if len({e.protocol.name for e in evaluations}) > 1:
-        save = save / evaluation.protocol.name
+        save = save / file_name(evaluation.protocol.name)
     if len({e.backbone.info.name for e in evaluations}) > 1:
-        save = save / evaluation.backbone.info.name
+        save = save / file_name(evaluation.backbone.info.name)
     return save
 
 

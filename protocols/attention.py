@@ -19,7 +19,7 @@ from PIL import Image
 from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError
-from dinobench.features.extraction import cut_to_multiple, forward_batches, refuse_unreadable
+from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range, refuse_unreadable
 from dinobench.metrics.segmentation import sorted_mass
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
@@ -142,6 +142,8 @@ def attention_maps(
         watch=lambda loaded: ctx.progress(loaded, "Scoring attention", len(indices)),
     )  # fmt: skip
     for batch, loaded, attention in batches:
+        if not attention.isfinite().all():
+            raise out_of_range(backbone, [ids[index] for index in batch])
         yield from zip(batch, attention.double().cpu().numpy(), [counts for _, counts in loaded], strict=True)
 
 

@@ -25,7 +25,7 @@ from dinobench.algorithms.label_propagation import propagate
 from dinobench.data.transforms import IMAGENET_MEAN
 from dinobench.data.video import Video, VideoSet, label_png, read_prediction
 from dinobench.errors import BrokenImage, UserError
-from dinobench.features.extraction import cut_to_multiple, forward_batches
+from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range
 from dinobench.metrics.segmentation import frame_scores
 from dinobench.metrics.video import METRICS, STATISTICS, averages, object_statistics, object_table, scored_frames
 from dinobench.types import Backbone, Context, Metric, Result, setting
@@ -155,7 +155,9 @@ def features(backbone: Backbone, video: Video, config: Config, ctx: Context) -> 
         [(_, patches)] = backbone.layers(x, 1)
         return patches.unflatten(1, (x.shape[-2] // patch, x.shape[-1] // patch)).float()
 
-    for _, _, grids in forward_batches(ctx, range(len(video)), load, forward, batch=BATCH, broken=broken):
+    for batch, _, grids in forward_batches(ctx, range(len(video)), load, forward, batch=BATCH, broken=broken):
+        if not grids.isfinite().all():
+            raise out_of_range(backbone, [f"{video.name}/{video.names[index]}" for index in batch])
         if not broken:
             yield from grids
     if broken:

@@ -31,6 +31,7 @@ FLOORS = (
     ("models", "data", "metrics", "stats"),
     ("runtime", "distributed", "config", "registry"),
     ("types", "hashing", "files", "console"),
+    ("escaping",),
     ("errors",),
     ("dinobench",),
     ("lazy",),

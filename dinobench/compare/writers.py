@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+from dinobench.escaping import csv_cell
+
 #: Of the CSV: one row a cell, so that the columns are the same whatever is compared.
 CSV_COLUMNS = (
     "model", "method", "arch", "protocol", "profile", "dataset", "metric", "unit", "value", "ci_low", "ci_high", "n",
@@ -97,8 +99,9 @@ def to_csv(table: Table) -> str:
 
 
 def _readable(facts: dict[str, Any]) -> dict[str, Any]:
-    """Without the two characters that readers of CSV do not agree on, quoted or not."""
-    return {k: v.replace("\r", " ").replace("\0", " ") if isinstance(v, str) else v for k, v in facts.items()}
+    """Without the two characters that readers of CSV do not agree on, quoted or not, and without formulas."""
+    texts = {k: csv_cell(v.replace("\r", " ").replace("\0", " ")) for k, v in facts.items() if isinstance(v, str)}
+    return {**facts, **texts}
 
 
 _MARKDOWN = str.maketrans({

@@ -26,7 +26,7 @@ from dinobench.files import atomic_path
 from dinobench.hashing import digest, sha256_file
 
 #: States of a row.
-TODO, DONE, BROKEN, NOT_FINITE = 0, 1, 2, 3
+TODO, DONE, BROKEN, OUT_OF_RANGE = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Entry:
             return False
 
     def state(self) -> np.ndarray:
-        """(rows,) uint8: TODO, DONE, BROKEN (image unreadable) or NOT_FINITE (features not finite)."""
+        """(rows,) uint8: TODO, DONE, BROKEN (image unreadable) or OUT_OF_RANGE (features beyond float32)."""
         return np.array(np.load(self._file("state")))
 
     @contextlib.contextmanager

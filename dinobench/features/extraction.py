@@ -27,6 +27,9 @@ UNREADABLE: tuple[type[Exception], ...] = (*BROKEN_IMAGE, BrokenImage)
 BATCH_CPU, BATCH_GPU = 16, 64
 #: Batches' worth of images that may wait for others of their size before the fullest group goes as it is.
 WAITING = 8
+#: Norms of features that float32 can work with: the square of more overflows, and less than 1e-12 is what torch's
+#: `normalize` takes it for, so that the similarities of such features are not those of their directions.
+LEAST_NORM, LARGEST_NORM = 1e-12, 1e18
 #: Broken images named in a message.
 NAMED = 5
 
@@ -147,9 +150,8 @@ def extract(
         )  # fmt: skip
         for batch, _, output in passes:
             descriptors = output.float().cpu()
-            if not descriptors.isfinite().all():
-                names = ", ".join(split.ids[index] for index in batch[:3])
-                raise UserError(f"{backbone.info.name}: features of {names} … are not finite; the weights are at fault")
+            if not (good := in_range(descriptors.numpy())).all():
+                raise out_of_range(backbone, [split.ids[batch[i]] for i in np.flatnonzero(~good)])
             if rows is None:
                 rows = torch.zeros(len(indices), descriptors.shape[1])
             rows[[position[index] for index in batch]] = descriptors
@@ -163,6 +165,25 @@ def extract(
     ctx.left_out(f"{split.name}/{name}" for name in ids)
     # torch.cat passes over an empty shard
     return ctx.gather(torch.zeros(0) if rows is None else rows).numpy()[~lost], np.flatnonzero(~lost)
+
+
+def in_range(features: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether all vectors (n, ..., D) of an image are finite and have a norm that float32 can work with.
+
+    >>> in_range(np.array([[3, 4], [1e20, 0], [0, 0], [np.nan, 1]], np.float32)).tolist()
+    [True, False, False, False]
+    """
+    norms = np.linalg.norm(features.astype(np.float64), axis=-1).reshape(len(features), -1)
+    return ((norms >= LEAST_NORM) & (norms <= LARGEST_NORM)).all(axis=1)  # NaN is neither
+
+
+def out_of_range(backbone: Backbone, images: Sequence[str]) -> UserError:
+    """The error for features that are not `in_range`."""
+    return UserError(
+        f"{backbone.info.name}: features of {len(images)} images are not finite, or their norms are not within "
+        f"{LEAST_NORM:g} and {LARGEST_NORM:g}: {', '.join(images[:NAMED])}{', …' * (len(images) > NAMED)}; "
+        "the weights overflow or vanish in this precision (try --precision 32) or are damaged"
+    )
 
 
 def refuse_unreadable(name: str, ids: Sequence[str], total: int, skip_broken: bool) -> None:

@@ -21,8 +21,8 @@ import torch
 
 from dinobench import console
 from dinobench.errors import UnsupportedCapability, UserError
-from dinobench.features.cache import BROKEN, DONE, NOT_FINITE, Entry, Writer, finish, locked
-from dinobench.features.extraction import NAMED, forward_batches, unreadable
+from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, locked
+from dinobench.features.extraction import forward_batches, in_range, out_of_range, unreadable
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
@@ -156,12 +156,8 @@ class FeatureService:
             state = entry.state()
             if message := unreadable(split.name, _ids(split, state == BROKEN), len(state), self.skip_broken):
                 problems.append(message)
-            if overflowed := _ids(split, state == NOT_FINITE):
-                problems.append(
-                    f"{backbone.info.name}: features of {len(overflowed)} images are not finite: "
-                    f"{', '.join(overflowed[:NAMED])}{', …' * (len(overflowed) > NAMED)}; "
-                    "the weights overflow in this precision (try --precision 32) or are damaged"
-                )
+            if beyond := _ids(split, state == OUT_OF_RANGE):
+                problems.append(str(out_of_range(backbone, beyond)))
         return problems
 
     def _extract(
@@ -213,13 +209,13 @@ class FeatureService:
 
 
 def _write(writer: Writer, rows: np.ndarray, computed: Computed, request: FeatureRequest) -> None:
-    """Put the last blocks' features of a batch into their rows, and mark these as done, or as not finite."""
-    finite = np.ones(len(rows), bool)
+    """Put the last blocks' features of a batch into their rows, and mark these as done, or as out of range."""
+    good = np.ones(len(rows), bool)
     for array, features in zip(writer.arrays.values(), computed, strict=False):
         assert features is not None
         array[rows] = features[:, -request.layers :]
-        finite &= np.isfinite(features[:, -request.layers :]).all(axis=(1, 2))
-    writer.mark(rows, np.where(finite, DONE, NOT_FINITE).astype(np.uint8))
+        good &= in_range(features[:, -request.layers :])
+    writer.mark(rows, np.where(good, DONE, OUT_OF_RANGE).astype(np.uint8))
 
 
 def compute_features(backbone: Backbone, x: torch.Tensor, layers: int, mean_patches: bool) -> Computed:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dinobench.errors import UserError
+from dinobench.escaping import csv_cell
 from dinobench.files import atomic_path
 from dinobench.results.items import checked
 from dinobench.results.records import read_all
@@ -29,10 +30,11 @@ DIGEST = 12
 
 def _rows(record: RunRecord) -> list[tuple[Any, ...]]:
     """The rows as tuples in the order of COLUMNS: a large board has a hundred thousand of them."""
-    before = (
+    names = (
         record.checkpoint.name, record.checkpoint.method, record.checkpoint.arch, record.protocol, record.profile,
         record.dataset,
     )  # fmt: skip
+    before = tuple(map(csv_cell, names))
     after = (
         record.seed, record.checkpoint.weights_digest[:DIGEST], record.config_hash[:DIGEST],
         record.dataset_fingerprint[:DIGEST], record.run_id, record.dinobench_version,

@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 
 from dinobench.compare import published, writers
 from dinobench.compare import table as compare
+from dinobench.escaping import csv_cell
 from dinobench.results import records
 
 ODD = [
@@ -39,7 +40,7 @@ def test_any_name_keeps_the_csv_whole(name):
     assert tuple(rows[0]) == writers.CSV_COLUMNS and len(rows) == 4
     assert all(None not in row and None not in row.values() for row in rows)
     assert all(row["model"] for row in rows) or not name
-    assert name.replace("\r", " ").replace("\0", " ") in {row["model"] for row in rows}
+    assert csv_cell(name.replace("\r", " ").replace("\0", " ")) in {row["model"] for row in rows}
 
 
 def cells_of(markdown: str) -> list[list[str]]:

@@ -228,16 +228,17 @@ def test_a_split_without_one_readable_image_is_refused(service):
         service(skip_broken=True).get(FakeBackbone(), FakeSplit(3, broken=(0, 1, 2)), CLS)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20, 0.0, 1e-14])
 @pytest.mark.parametrize("where", ["cls", "patches"])
-def test_features_that_are_not_finite_are_named(service, where):
+def test_features_that_overflow_or_vanish_are_named(service, where, value):
     class Bad(FakeBackbone):
         def layers(self, x, n=1):
             blocks = super().layers(x, n)
             for cls, patches in blocks:
-                (cls if where == "cls" else patches)[1] = float("nan")
+                (cls if where == "cls" else patches)[1] = value
             return blocks
 
-    with pytest.raises(UserError, match=r"fake: features of 5 images are not finite: images/1\.png, images/5"):
+    with pytest.raises(UserError, match=r"fake: features of 5 images are not finite, or .*: images/1\.png, images/5"):
         service().get(Bad(), FakeSplit(20), ALL)
     assert service().get(FakeBackbone(), FakeSplit(20), ALL).kept.tolist() == list(range(20))
 

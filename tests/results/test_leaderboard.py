@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinobench.errors import UserError
+from dinobench.escaping import csv_cell
 from dinobench.results import leaderboard, records
 
 HEADER = (
@@ -84,7 +85,7 @@ def test_any_name_reads_back(name):
     with tempfile.TemporaryDirectory() as folder:
         records.write(Path(folder), record(checkpoint=dataclasses.replace(INFO, name=name)), None)
         text = leaderboard.rebuild(Path(folder))[0].read_bytes().decode()
-    assert {row["model"] for row in csv.DictReader(io.StringIO(text, newline=""))} == {name}
+    assert {row["model"] for row in csv.DictReader(io.StringIO(text, newline=""))} == {csv_cell(name)}
 
 
 def test_no_records_give_the_header_alone(tmp_path):
