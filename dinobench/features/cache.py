@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -24,6 +24,11 @@ from dinobench import console
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.hashing import digest, sha256_file
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 #: States of a row.
 TODO, DONE, BROKEN, OUT_OF_RANGE = 0, 1, 2, 3
@@ -173,6 +178,40 @@ def locked(entries: Sequence[Entry]) -> Iterator[None]:
         yield
 
 
+def hold(entry: Entry) -> IO[bytes] | None:
+    """Keep an entry from being pruned while the returned file is open: a shared lock, which many may hold at once.
+
+    None where the system has no such locks; Windows does not delete what is open anyway.
+    """
+    if fcntl is None:
+        return None
+    path = entry.folder.with_suffix(".used")
+    with contextlib.suppress(OSError):  # a cache that cannot be written is told of where it is written
+        while True:
+            file = open(path, "ab")  # noqa: SIM115
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file.fileno()).st_nlink:  # else it was pruned while we waited, and holds nothing
+                return file
+            file.close()
+    return None
+
+
+@contextlib.contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Whether nobody holds the entry of this `.used` file; while the block runs nobody can."""
+    if fcntl is None:
+        yield True
+        return
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+        path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Listed:
     """An entry as `dinobench cache ls` shows it."""
@@ -201,7 +240,7 @@ def listing(root: Path) -> list[Listed]:
 def prune(root: Path, older_than: float | None = None) -> tuple[int, int]:
     """Delete entries last used before `older_than` (seconds since the epoch; all when None): (entries, bytes) freed.
 
-    An entry that a process is filling is left alone.
+    An entry that a process is filling, or has still to read, is left alone.
     """
     entries = freed = 0
     for entry in listing(root):
@@ -209,9 +248,13 @@ def prune(root: Path, older_than: float | None = None) -> tuple[int, int]:
             continue
         path = entry.folder.with_suffix(".lock")
         try:
-            with FileLock(path, timeout=0):
+            with FileLock(path, timeout=0), _unused(entry.folder.with_suffix(".used")) as unused:
+                if not unused:
+                    continue
                 shutil.rmtree(entry.folder)
         except Timeout:
+            continue
+        except FileNotFoundError:  # another process prunes too
             continue
         path.unlink(missing_ok=True)
         entries, freed = entries + 1, freed + entry.bytes

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import PIL
@@ -21,7 +22,7 @@ import torch
 
 from dinobench import console
 from dinobench.errors import UnsupportedCapability, UserError
-from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, locked
+from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, hold, locked
 from dinobench.features.extraction import forward_batches, in_range, out_of_range, unreadable
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
@@ -54,6 +55,7 @@ class FeatureService:
         self.runtime, self.root, self.skip_broken = runtime, root, skip_broken
         self.batch_size, self.workers = batch_size, workers
         self._complete: set[str] = set()
+        self._held: dict[str, IO[bytes] | None] = {}  # what this run has still to read, against pruning
 
     @property
     def device(self) -> torch.device:
@@ -124,6 +126,7 @@ class FeatureService:
 
             def begin() -> list[int]:
                 held.enter_context(locked(entries))
+                self._held.update({entry.key: hold(entry) for entry in entries if entry.key not in self._held})
                 lacking = [i for i, entry in enumerate(entries) if not self._usable(entry)]
                 for i in lacking:
                     entries[i].create()

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -115,9 +116,9 @@ def prepare(results: Path) -> None:
     Raises UserError when it cannot be made or written.
     """
     try:
-        with atomic_path(results / "runs" / ".writable"):
+        (results / "runs").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results / "runs"):  # a name of its own: many processes may start at once
             pass
-        (results / "runs" / ".writable").unlink()
     except OSError as error:
         raise _cannot_write(results, error) from error
 

@@ -110,3 +110,15 @@ def test_pruning_leaves_an_entry_that_is_being_filled(service):
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert out.strip() == "(0, 0)"
     assert entry.complete()
+
+
+def test_pruning_leaves_an_entry_that_a_run_has_still_to_read(service, tmp_path):
+    running = service()
+    running.prepare([(FakeBackbone(), FakeSplit(10), CLS)])
+    code = f"import pathlib, dinobench.features.cache as c; print(c.prune(pathlib.Path({str(running.root)!r})))"
+    beside = [sys.executable, "-c", code]
+    assert subprocess.run(beside, capture_output=True, text=True, check=True).stdout.strip() == "(0, 0)"
+    np.testing.assert_allclose(running.get(FakeBackbone(), FakeSplit(10), CLS).cls[:, 0], expected(FakeSplit(10)), 1e-4)
+    del running
+    assert subprocess.run(beside, capture_output=True, text=True, check=True).stdout.startswith("(1, ")
+    assert not list((tmp_path / "features").rglob("*.used")) and not list((tmp_path / "features").rglob("*.lock"))

@@ -170,3 +170,10 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path, function):
 def test_preparing_leaves_an_empty_folder(tmp_path):
     records.prepare(tmp_path / "out")
     assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "runs"]
+
+
+@pytest.mark.slow
+def test_many_processes_prepare_one_folder_at_once(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        pool.map(records.prepare, [tmp_path / "out"] * 200, chunksize=1)
+    assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "runs"]
