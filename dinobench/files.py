@@ -23,7 +23,7 @@ def cache_root() -> Path:
     The folder need not exist yet.
     """
     if chosen := os.environ.get("DINOBENCH_CACHE"):
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     try:
         home = Path.home()
     except RuntimeError:
@@ -53,6 +53,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a user wrote it, `~` and `~name` expanded. Raises UserError where there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{os.fspath(path)}: no home folder of that user; write the path out") from error
 
 
 def file_name(text: str) -> str:

@@ -13,10 +13,10 @@ import typer
 
 from dinobench import __version__, console
 from dinobench.bench import BENCHES, measure_bench
-from dinobench.cli import compare, visualize
+from dinobench.cli import arguments, compare, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli.display import runs
-from dinobench.cli.options import Arch, Device, Devices, Heads, Json, Key, Out, RamCache, Results, Settings
+from dinobench.cli.options import Arch, Device, Devices, Heads, Json, Key, Out, RamCache, Results, Settings, finite
 from dinobench.errors import UserError
 
 #: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
@@ -183,7 +183,10 @@ def cache_ls() -> None:
 
 @cache_app.command("prune")
 def cache_prune(
-    days: Annotated[float | None, typer.Option(help="Delete only what was unused for so many days; else all.")] = None,
+    days: Annotated[
+        float | None,
+        typer.Option(min=0, callback=finite, help="Delete only what was unused for so many days; else all."),
+    ] = None,
 ) -> None:
     """Delete cached features; whatever is needed again is extracted again."""
     from dinobench.features.cache import prune
@@ -197,7 +200,7 @@ def cache_prune(
 def make_copies(
     photos: Annotated[Path, typer.Argument(help="A folder of photos, looked through with its subfolders.")],
     out: Annotated[Path, typer.Argument(help="A new folder, for Copydays' layout.")],
-    seed: Annotated[int, typer.Option(help="Seed of the edits: the same one makes the same files.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the edits: the same one makes the same files.")] = 0,
 ) -> None:
     """Edited copies of photos in Copydays' layout, for copy detection on one's own images."""
     from dinobench.data import copies
@@ -231,21 +234,25 @@ def demo(
     runs.records(demo(out, device), out)
 
 
+arguments.install(app)
+
+
 def main() -> None:
     """Entry point of the console script and of `python -m dinobench`."""
+    _speak_utf8()
     # Threads that wait for work by spinning take the cores from whatever else runs: on a busy two-core machine small
     # forward passes were seven times slower. Must be set before torch loads its OpenMP; who sets it keeps their choice.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments  # wherever it stands
-    arguments = [a for a in arguments if a != "--debug"]
+    debug = "--debug" in sys.argv[1:]  # wherever it stands
+    given = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        code = app(args=arguments, prog_name="dinobench", standalone_mode=False)
-    except UserError as error:
+        arguments.refuse_repeated(app, given)
+        code = app(args=given, prog_name="dinobench", standalone_mode=False)
+    except (UserError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
         if not console.silent:  # the processes of a run agree on such errors, and the first one speaks
-            console.error(str(error))
+            console.error(_reason(error))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -261,3 +268,20 @@ def main() -> None:
     if code == INTERRUPTED:  # newer typers return it themselves
         console.note("interrupted; what was extracted so far is kept, and the same command goes on from there")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reason(error: Exception) -> str:
+    """One line on an error that is the user's to mend: bad input, or a machine that refuses."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror or error}" if error.filename else str(error.strerror or error)
+    return str(error) if isinstance(error, UserError) else f"out of memory: {error or 'use smaller images or batches'}"
+
+
+def _speak_utf8() -> None:
+    """Start anew in Python's UTF-8 mode where the locale, such as C, cannot name all files.
+
+    Names of files would come as half-characters, and be blamed for it.
+    """
+    if os.name == "posix" and sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

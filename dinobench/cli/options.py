@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def finite(value: float | None) -> float | None:
+    """The value, where it is a number that can be counted with."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
 
 # How a checkpoint is read
 Ckpt = Annotated[str, typer.Option(help="A file, timm:<model> or random:<model>.")]
@@ -21,7 +30,9 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="name=value ch
 # Where a command computes
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
 Devices = Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")]
-RamCache = Annotated[float | None, typer.Option(min=0, help="GB of memory for decoded images in training.")]
+RamCache = Annotated[
+    float | None, typer.Option(min=0, callback=finite, help="GB of memory for decoded images in training.")
+]
 
 # What is read and written
 Results = Annotated[Path, typer.Argument(help="Results folder.")]

@@ -16,6 +16,7 @@ from typing import Any
 from dinobench.data.embedded import EMBEDDED
 from dinobench.data.layouts import KINDS
 from dinobench.errors import UserError, nearest
+from dinobench.files import user_path
 
 #: Endings of archives, which are not looked into.
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")
@@ -79,13 +80,13 @@ def _folder_name(path: Path) -> str:
 
 
 def _roots() -> list[Path]:
-    return [Path(root).expanduser() for root in os.environ.get("DINOBENCH_DATA", "").split(os.pathsep) if root]
+    return [user_path(root) for root in os.environ.get("DINOBENCH_DATA", "").split(os.pathsep) if root]
 
 
 def _find(target: str) -> Path | None:
     if not target:
         return None
-    path = Path(target).expanduser()
+    path = user_path(target)
     candidates = [path] if path.is_absolute() else [path, *(root / path for root in _roots())]
     return next((c for c in candidates if os.path.exists(c)), None)
 
@@ -97,7 +98,7 @@ def _hint(word: str, options: list[str]) -> str:
 
 def _not_found(target: str, embedded: list[str]) -> str:
     roots = _roots()
-    beside = [Path(target).expanduser().parent, *roots]
+    beside = [user_path(target).parent, *roots]
     names = [entry.name for root in beside if root.is_dir() for entry in _visible(root)]
     hint = _hint(target, embedded) or _hint(Path(target).name, names)
     searched = f", nor under DINOBENCH_DATA ({os.pathsep.join(map(str, roots))})" if roots else ""

@@ -27,6 +27,10 @@ INTERPOLATIONS = {
 }
 
 
+#: Pixels of a side: one image of this size takes 0.8 GB, and no backbone sees a hundredth of it.
+LARGEST_SIDE = 16_384
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """Resize, then crop the centre; the defaults are the evaluation transform of DINO (arXiv 2104.14294).
@@ -46,8 +50,8 @@ class ImageTransform:
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
         sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
-        if any(side is not None and side < 1 for side in (*sides, self.crop)):
-            raise UserError(f"resize {self.resize} and crop {self.crop} must be at least 1 pixel")
+        if any(side is not None and not 1 <= side <= LARGEST_SIDE for side in (*sides, self.crop)):
+            raise UserError(f"resize {self.resize} and crop {self.crop} must be between 1 and {LARGEST_SIDE:,} pixels")
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """RGB image -> (3, H, W) uint8."""

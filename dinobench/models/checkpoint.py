@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 
 from dinobench.errors import UserError
-from dinobench.files import atomic_path
+from dinobench.files import atomic_path, user_path
 from dinobench.hashing import sha256_file
 
 # Training state that holds tensors but never a backbone.
@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path) -> RawCheckpoint:
     Raises UserError, one line with the remedy, for a missing, empty, truncated or foreign file, and for a pickle that
     asks for anything but tensors, containers, numbers and argparse.Namespace.
     """
-    path = _file(Path(path).expanduser())
+    path = _file(user_path(path))
     container, value = read_file(path)
     tensors = dict(flatten(value)) if isinstance(value, Mapping) else {}
     if not tensors:

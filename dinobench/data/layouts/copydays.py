@@ -14,6 +14,7 @@ from dinobench.data import fingerprint
 from dinobench.data.image_split import FileSplit
 from dinobench.data.layouts.imagefolder import EXTENSIONS, require_text
 from dinobench.errors import UserError
+from dinobench.files import user_path
 from dinobench.types import ImageSplit
 
 NAME = "copydays"
@@ -100,7 +101,7 @@ def with_side(data: Copies, distractors: str, whitening: str) -> Copies:
     def chosen(side: str, choice: str, own: ImageSplit | None) -> ImageSplit | None:
         if choice == "auto":
             return own
-        return None if choice == "none" else _load_side(side, Path(choice).expanduser())
+        return None if choice == "none" else _load_side(side, user_path(choice))
 
     new = {
         side: chosen(side, choice, getattr(data, side))

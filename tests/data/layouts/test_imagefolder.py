@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.folders import grow
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, pil_loader
@@ -26,20 +27,6 @@ TEST_DATA = os.environ.get("DINOBENCH_TEST_DATA")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DINOBENCH_CACHE", str(tmp_path / "cache"))
-
-
-def grow(root: Path, *names: str) -> Path:
-    """Image files with different contents at `root/name`; a name that ends in / makes an empty folder."""
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            (root / name).mkdir()
-        elif name.endswith(imagefolder.EXTENSIONS) or name.upper() == name:
-            with open(root / name, "wb") as file:
-                Image.new("RGB", (4, 3), (i, 2 * i, 255 - i)).save(file, "PNG")
-        else:
-            (root / name).write_text("no image")
-    return root
 
 
 def assert_same_as_torchvision(split: ImageSplit, classes: tuple[str, ...], root: Path) -> None:
