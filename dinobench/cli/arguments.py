@@ -17,7 +17,6 @@ import typer
 from dinobench.errors import UserError
 from dinobench.files import user_path
 
-
 #: Options of how to compute, which people append to a command of theirs: the last one counts.
 LAST_COUNTS = ("--device", "--devices", "--precision", "--batch-size", "--workers", "--ram-cache", "--seed")
 

@@ -86,7 +86,9 @@ def test_frozen_hashable_and_part_of_a_digest() -> None:
         ImageTransform().crop = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("settings", [{"interpolation": "cubic"}, {"resize": 0}, {"crop": -1}, {"resize": 10**8}, {"resize": (8, 0)}])
+@pytest.mark.parametrize(
+    "settings", [{"interpolation": "cubic"}, {"resize": 0}, {"crop": -1}, {"resize": 10**8}, {"resize": (8, 0)}]
+)
 def test_impossible_settings(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"cubic' is none of nearest, .*bicubic|must be between 1 and 16,384 pixels"):
         ImageTransform(**settings)  # type: ignore[arg-type]
