@@ -50,7 +50,8 @@ def test_the_gradient_vanishes_at_the_solution(seed, classes, c):
     weight, bias = fit.weight.requires_grad_(), fit.bias.requires_grad_()
     loss = torch.nn.functional.cross_entropy(x @ weight.T + bias, y) + (weight**2).sum() / (2 * c * len(x))
     loss.backward()
-    assert float(weight.grad.abs().max()) < 1e-6 and float(bias.grad.abs().max()) < 1e-6
+    # Where the loss is flat to its last digits the fit ends: at the square root of that the gradient may still stand.
+    assert float(weight.grad.abs().max()) < 1e-5 and float(bias.grad.abs().max()) < 1e-5
 
 
 def test_the_start_changes_the_way_and_not_the_end():
