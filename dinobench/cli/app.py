@@ -13,7 +13,7 @@ import typer
 
 from dinobench import __version__, console
 from dinobench.bench import BENCHES, measure_bench
-from dinobench.cli import arguments, compare, visualize
+from dinobench.cli import arguments, check, compare, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli.display import runs
 from dinobench.cli.options import Arch, Device, Devices, Heads, Json, Key, Out, RamCache, Results, Settings, finite
@@ -129,7 +129,7 @@ def run(
 
 
 app.command()(cli_pretrain.pretrain)
-for command in (compare.compare, compare.gate, compare.report, compare.explain):
+for command in (compare.compare, compare.gate, compare.report, compare.explain, check.check):
     app.command()(command)
 
 
