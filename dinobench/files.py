@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dinobench.errors import UserError
 
@@ -29,6 +31,38 @@ def cache_root() -> Path:
         return home / "Library" / "Caches" / "dinobench"
     variable, fallback = ("LOCALAPPDATA", "AppData/Local") if os.name == "nt" else ("XDG_CACHE_HOME", ".cache")
     return Path(os.environ.get(variable) or home / fallback) / "dinobench"
+
+
+#: What may stand where a file is expected: opening it may wait for ever, and reading it may have no end.
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)  # fmt: skip
+
+
+def open_regular(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+    """The regular file at `path`, or at the end of its links, open for reading; it never waits.
+
+    Raises OSError for what cannot be opened, endless links among it, and for pipes, devices, sockets and folders.
+    """
+    _require_regular(path, os.stat(path).st_mode)  # before it is opened, because opening a device may change it
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # should a pipe have taken its place meanwhile
+
+    file: BinaryIO = open(path, "rb", buffering=buffering, opener=opened)  # noqa: SIM115
+    try:
+        _require_regular(path, os.fstat(file.fileno()).st_mode)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(path: str | os.PathLike[str], mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(mode)), "something else")
+        raise OSError(f"{kind}, not a file")
 
 
 @contextmanager

@@ -214,6 +214,7 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     started_at, began = datetime.now(UTC), time.monotonic()
     result = evaluation.protocol.run(evaluation.backbone, evaluation.data, evaluation.resolved.config, ctx)
     duration = time.monotonic() - began
+    result.notes += getattr(evaluation.data, "notes", ())
     leak = evaluation.data.leak if isinstance(evaluation.data, ImageClassification) else None
     if leak:
         result.notes.append(leak)

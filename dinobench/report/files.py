@@ -164,10 +164,10 @@ def pictures(results: Path, records: Sequence[RunRecord], limit: int) -> tuple[l
 
 
 def _picture(path: Path, name: str, records: Sequence[RunRecord]) -> Picture:
-    from PIL import Image
+    from dinobench.data.decoding import open_image
 
     content = path.read_bytes()
-    with Image.open(BytesIO(content)) as image:
+    with open_image(BytesIO(content), tuple(FORMATS)) as image:
         kind, (width, height) = image.format or "", image.size
     if kind not in FORMATS:
         raise ValueError(f"it is {kind}")
