@@ -100,7 +100,9 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
 
     table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
     lost = [ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-    refuse_unreadable(data.name, lost, len(ids), ctx.skip_broken)
+    refuse_unreadable(
+        data.name, lost, len(ids), ctx.skip_broken, lambda name: (data.load(name), data.masks(name, config.masks))
+    )
     ctx.left_out(f"{data.name}/{name}" for name in lost)
     if not len(table):
         raise UserError(f"{data.name}: no {config.masks} to score on, all are empty at {config.image_size} pixels")

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from dinobench.errors import UserError
+from dinobench.errors import BrokenImage, UserError
 from dinobench.files import open_regular
 from dinobench.types import ImageSplit
 
@@ -93,6 +93,15 @@ def _opened(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
 def too_many_pixels(pixels: int) -> str:
     """What to say of an image above the limit."""
     return f"{pixels:,} pixels, above the limit of {MAX_PIXELS:,}; make it smaller"
+
+
+def why_unreadable(look: Callable[[], object]) -> str:
+    """Why an image cannot be read, found by trying once more: a phrase for a message, or "" where it can be now."""
+    try:
+        look()
+    except (BrokenImage, *BROKEN_IMAGE) as error:  # type: ignore[misc]
+        return " ".join(str(getattr(error, "strerror", None) or error).split())
+    return ""
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -22,7 +22,7 @@ import torch
 from dinobench import console
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, NOT_FINITE, Entry, Writer, finish, locked
-from dinobench.features.extraction import NAMED, forward_batches, unreadable
+from dinobench.features.extraction import NAMED, forward_batches, load_by_id, unreadable
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
@@ -154,7 +154,8 @@ class FeatureService:
         problems = []
         for (backbone, _, _), entry in zip(wanted, entries, strict=True):
             state = entry.state()
-            if message := unreadable(split.name, _ids(split, state == BROKEN), len(state), self.skip_broken):
+            broken = _ids(split, state == BROKEN)
+            if message := unreadable(split.name, broken, len(state), self.skip_broken, load_by_id(split)):
                 problems.append(message)
             if overflowed := _ids(split, state == NOT_FINITE):
                 problems.append(
