@@ -84,6 +84,8 @@ def _opened(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
     try:
         return Image.open(file, formats=formats)
     except Image.UnidentifiedImageError:
+        if not file.seek(0, os.SEEK_END):
+            raise Image.UnidentifiedImageError("an empty file") from None
         raise Image.UnidentifiedImageError(f"not an image in {', '.join(formats[:-1])} or {formats[-1]}") from None
     except Image.DecompressionBombError as error:  # which names no side, but the number of pixels
         found = re.search(r"\d+", str(error))

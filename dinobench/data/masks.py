@@ -12,7 +12,7 @@ from PIL import Image
 from dinobench.errors import UserError
 
 #: Pixels of all masks of one image together, a byte each, that are taken into memory.
-MAX_MASK_PIXELS = 10**9
+MAX_MASK_PIXELS = 5 * 10**8
 #: Labels of which no pixel has four neighbours of its label, from which on a map is taken for a smoothed one.
 MANY_THIN = 4
 
@@ -67,7 +67,9 @@ def from_labels(labels: np.ndarray, void: int = 255, source: object = "the mask"
     Raises UserError, naming `source`, for a map whose values are not labels but shades, as smoothing and JPEG make
     them: most of its labels lie along edges and have no inside.
     """
-    numbers = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    # In parts, because bincount takes eight bytes a pixel.
+    parts = np.array_split(labels, max(1, labels.size >> 22))
+    numbers = np.flatnonzero(sum(np.bincount(part.ravel(), minlength=256) for part in parts))
     numbers = numbers[(numbers != 0) & (numbers != void)]
     thin = np.setdiff1d(numbers, labels[_inside(labels)])
     if len(thin) >= MANY_THIN and 2 * len(thin) > len(numbers):

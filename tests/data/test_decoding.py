@@ -126,7 +126,7 @@ def as_format(name: str) -> bytes:
 
 
 FOREIGN = {"GIF": lambda: as_format("GIF"), "ICO": lambda: as_format("ICO"), "TGA": lambda: as_format("TGA"),
-           "PDF": lambda: as_format("PDF"), "PCX": lambda: as_format("PCX"), "EPS": eps, "nothing": bytes,
+           "PDF": lambda: as_format("PDF"), "PCX": lambda: as_format("PCX"), "EPS": eps,
            "HTML": lambda: b"<html>404</html>"}  # fmt: skip
 
 
@@ -144,6 +144,12 @@ def test_other_formats_stay_closed_whatever_their_ending(tmp_path, format, monke
         (tmp_path / name).write_bytes(FOREIGN[format]())
         with pytest.raises(BROKEN_IMAGE, match="not an image in JPEG, PNG, PPM, BMP, TIFF or WEBP"):
             decode(tmp_path / name)
+
+
+def test_an_empty_file_is_called_so(tmp_path):
+    (tmp_path / "x.jpg").touch()
+    with pytest.raises(BROKEN_IMAGE, match=r"^an empty file$"):
+        decode(tmp_path / "x.jpg")
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):

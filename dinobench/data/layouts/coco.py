@@ -98,7 +98,8 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     read = read_annotations(path / ANNOTATIONS, size_of)
     images = [image for image in read.images if image.instances]
     if not images:
-        raise UserError(f"{path / ANNOTATIONS}: no instance masks in it besides crowd regions")
+        why = f": {'; '.join(read.notes)}" if read.notes else " besides crowd regions"
+        raise UserError(f"{path / ANNOTATIONS}: no instance masks in it{why}")
     files = [image.file_name for image in images]
     for file in files:
         if not os.path.exists(folder / file):
