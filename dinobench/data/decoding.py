@@ -6,6 +6,7 @@ pretraining. PIL lets go of Python's lock, so threads do what other loaders need
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import struct
@@ -15,7 +16,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
@@ -53,6 +54,11 @@ MAX_PIXELS = 178_956_970
 
 # Pillow warns from half of its limit on; there is one limit here, and the message for what lies above it names it.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# It also logs what is wrong with a file, which unhandled ends on stderr, before it raises what ends in a message.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+#: Pixels from which on threads decode one image at a time: each takes four to eight bytes a pixel meanwhile.
+LARGE = 1 << 25
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @contextmanager
@@ -118,10 +124,21 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
     16-bit grey is the exception: its high byte is taken, where Pillow's conversion would cut all above 255 to white.
     Raises one of `BROKEN_IMAGE` when the file is missing or damaged; the file is closed in any case.
     """
-    with open_image(path) as image:
+    with open_image(path) as image, _turn(image) as large:
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # "I" in older Pillows
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if large and image.mode == "RGB":  # converting would copy it
+            image.load()
+            return image
         return image.convert("RGB")
+
+
+@contextmanager
+def _turn(image: Image.Image) -> Iterator[bool]:
+    """Whether the image is large; if so, no other large one is decoded meanwhile."""
+    large = image.width * image.height > LARGE
+    with _ONE_AT_A_TIME if large else nullcontext():
+        yield large
 
 
 def usable_cpus() -> int:

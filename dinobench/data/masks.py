@@ -67,11 +67,9 @@ def from_labels(labels: np.ndarray, void: int = 255, source: object = "the mask"
     Raises UserError, naming `source`, for a map whose values are not labels but shades, as smoothing and JPEG make
     them: most of its labels lie along edges and have no inside.
     """
-    # In parts, because bincount takes eight bytes a pixel.
-    parts = np.array_split(labels, max(1, labels.size >> 22))
-    numbers = np.flatnonzero(sum(np.bincount(part.ravel(), minlength=256) for part in parts))
+    numbers = _present(labels)
     numbers = numbers[(numbers != 0) & (numbers != void)]
-    thin = np.setdiff1d(numbers, labels[_inside(labels)])
+    thin = np.setdiff1d(numbers, _present(labels[_inside(labels)])) if len(numbers) >= MANY_THIN else ()
     if len(thin) >= MANY_THIN and 2 * len(thin) > len(numbers):
         raise UserError(
             f"{source}: {len(numbers)} values besides 0 and {void}, of which {len(thin)} "
@@ -83,11 +81,18 @@ def from_labels(labels: np.ndarray, void: int = 255, source: object = "the mask"
     return Masks(labels == numbers[:, None, None], tuple(numbers.tolist()), unknown if unknown.any() else None)
 
 
+def _present(labels: np.ndarray) -> np.ndarray:
+    """The values of a uint8 array, sorted; in parts, because bincount takes eight bytes a pixel."""
+    flat = labels.ravel()
+    parts = (flat[i : i + (1 << 22)] for i in range(0, len(flat), 1 << 22))
+    return np.flatnonzero(sum((np.bincount(part, minlength=256) for part in parts), np.zeros(256, np.int64)))
+
+
 def _inside(labels: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels whose four neighbours have their label; what lies beyond the border counts as like it."""
     inside = np.ones(labels.shape, bool)
-    for axis in (0, 1):
-        same = np.diff(labels, axis=axis) == 0
-        inside[(slice(1, None), slice(None))[:: 1 - 2 * axis]] &= same
-        inside[(slice(None, -1), slice(None))[:: 1 - 2 * axis]] &= same
+    for values, alike in ((labels, inside), (labels.T, inside.T)):
+        same = values[1:] == values[:-1]
+        alike[1:] &= same
+        alike[:-1] &= same
     return inside

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import struct
 import subprocess
 import sys
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import count, islice
 
@@ -18,7 +20,7 @@ from helpers.fakes import FakeSplit
 from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dinobench.data.decoding import (
     BROKEN_IMAGE,
@@ -211,3 +213,31 @@ def test_images_are_opened_in_one_place():
         for path in (ROOT / folder).rglob("*.py"):
             calls = re.findall(r"\bImage\.open\(", path.read_text(encoding="utf-8"))
             assert len(calls) == (path.name == "decoding.py"), path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
+def test_large_images_are_decoded_alike_and_in_turn(tmp_path, monkeypatch, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16)[..., 0] * 200) if mode == "I;16" else Image.fromarray(pixels)
+    (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "x.png")
+    small = decode(tmp_path / "x.png")
+    monkeypatch.setattr("dinobench.data.decoding.LARGE", 100)
+    inside, most = [], []
+    load = ImageFile.ImageFile.load
+
+    def watched(image):
+        inside.append(image)
+        most.append(len(inside))
+        try:
+            return load(image)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(decode, [tmp_path / "x.png"] * 20))
+    assert max(most) == 1
+    for large in found:
+        assert large.mode == "RGB" and large.tobytes() == small.tobytes()
+        assert pickle.loads(pickle.dumps(large)).tobytes() == small.tobytes()
+        assert large.resize((7, 7)).tobytes() == small.resize((7, 7)).tobytes()

@@ -33,7 +33,7 @@ def mutated(value: Any, rng: random.Random, times: int) -> Any:
         elif change == "exchange":
             other, place = rng.choice(nodes)
             node[key] = copy.deepcopy(other[place])
-        elif change == "nudge" and isinstance(node[key], int | float):
+        elif change == "nudge" and isinstance(node[key], int | float) and abs(node[key]) < 1e200:
             node[key] = rng.choice((str(node[key]), node[key] + 1, -node[key], node[key] * 1e3, float(node[key])))
         else:
             node[key] = copy.deepcopy(rng.choice(ODD))
