@@ -17,7 +17,7 @@ import torch
 
 from dinobench import console
 from dinobench.errors import UserError
-from dinobench.features.extraction import forward_batches, refuse_unreadable
+from dinobench.features.extraction import forward_batches, load_by_id, refuse_unreadable
 from dinobench.features.service import BATCH, FeatureService, compute_features
 from dinobench.files import write_output
 from dinobench.runtime import Runtime, autocast
@@ -177,7 +177,7 @@ class LocalContext:
             rows += batch
             parts.append(computed)
         names = tuple(split.ids[row] for row in broken)
-        refuse_unreadable(split.name, names, len(split), self.skip_broken)
+        refuse_unreadable(split.name, names, len(split), self.skip_broken, load_by_id(split))
         self.left_out(f"{split.name}/{name}" for name in names)
         order = np.argsort(rows)
         cls = np.concatenate([c for c, _ in parts])[order]

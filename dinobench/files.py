@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dinobench.errors import UserError
 
@@ -32,6 +33,38 @@ def cache_root() -> Path:
         return home / "Library" / "Caches" / "dinobench"
     variable, fallback = ("LOCALAPPDATA", "AppData/Local") if os.name == "nt" else ("XDG_CACHE_HOME", ".cache")
     return Path(os.environ.get(variable) or home / fallback) / "dinobench"
+
+
+#: What may stand where a file is expected: opening it may wait for ever, and reading it may have no end.
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)  # fmt: skip
+
+
+def open_regular(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+    """The regular file at `path`, or at the end of its links, open for reading; it never waits.
+
+    Raises OSError for what cannot be opened, endless links among it, and for pipes, devices, sockets and folders.
+    """
+    _require_regular(path, os.stat(path).st_mode)  # before it is opened, because opening a device may change it
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # should a pipe have taken its place meanwhile
+
+    file: BinaryIO = open(path, "rb", buffering=buffering, opener=opened)  # noqa: SIM115
+    try:
+        _require_regular(path, os.fstat(file.fileno()).st_mode)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(path: str | os.PathLike[str], mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(mode)), "something else")
+        raise OSError(f"{kind}, not a file")
 
 
 @contextmanager
@@ -73,17 +106,11 @@ def file_name(text: str) -> str:
 
 
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
-    """The bytes of a file. Raises OSError at once for what would block or never end, and above `limit` bytes.
-
-    A pipe or a device in a folder of files must not hold up everybody who reads the folder.
-    """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        if limit is not None and status.st_size > limit:
-            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, above the limit of {limit:,}", os.fspath(path))
+    """The bytes of a regular file. Raises OSError for what `open_regular` refuses, and above `limit` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, above the limit of {limit:,}", os.fspath(path))
         return file.read()
 
 

@@ -90,20 +90,30 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
     def work() -> np.ndarray:
         rows = []
         for index, attention, counts in attention_maps(backbone, data, ids, indices, config, ctx, broken):
+            if not counts.ids:  # nothing marked, or nothing left at this size; noted below
+                continue
             if config.heads == "mean":
                 attention = attention.mean(axis=0, keepdims=True)
             values = jaccard_of_shares(attention, counts, shares).reshape(len(counts.ids), -1)
             rows.append(np.column_stack([np.full(len(values), index), np.array(counts.ids, float), values]))
-        filled = [block for block in rows if len(block)]
-        return np.concatenate(filled) if filled else np.zeros(0)  # torch.cat passes over an empty shard
+        return np.concatenate(rows) if rows else np.zeros(0)  # torch.cat passes over an empty shard
 
     table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
     lost = [ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-    refuse_unreadable(data.name, lost, len(ids), ctx.skip_broken)
+    refuse_unreadable(
+        data.name, lost, len(ids), ctx.skip_broken, lambda name: (data.load(name), data.masks(name, config.masks))
+    )
     ctx.left_out(f"{data.name}/{name}" for name in lost)
     if not len(table):
         raise UserError(f"{data.name}: no {config.masks} to score on, all are empty at {config.image_size} pixels")
-    return score(ids, table, config)
+    result = score(ids, table, config)
+    accounted = {*lost, *(ids[int(index)] for index in table[:, 0])}
+    if bare := [name for name in ids if name not in accounted]:
+        result.notes.append(
+            f"{len(bare):,} of {len(ids):,} images have no {config.masks} at {config.image_size} pixels and count for "
+            f"nothing, such as {bare[0]}"
+        )
+    return result
 
 
 def attention_maps(
@@ -160,6 +170,8 @@ def patch_counts(masks: np.ndarray, void: np.ndarray | None, size: int, patch: i
         per_row = resized.reshape(-1, grid, patch, grid * patch).sum(axis=2, dtype=np.uint16)
         return per_row.reshape(*pixels.shape[:-2], grid * grid, patch).sum(axis=-1, dtype=np.int64)
 
+    if not len(masks):
+        return np.zeros((0, grid * grid), np.int64), np.full(grid * grid, patch * patch)
     if void is None:
         return count(masks), np.full(grid * grid, patch * patch)
     return count(masks & ~void), count(~void)

@@ -30,6 +30,8 @@ KS = (1, 5, 10)  # the depths that both benchmarks report
 SIZES = {"rparis6k": (512, (1.0, 2**-0.5, 0.5))}
 OTHERWISE = (224, (1.0,))
 QUERIES_AT_ONCE = 256
+#: Pixels that a query's box may reach beyond its image, which are black then, as where the reference cuts it.
+BEYOND = 16
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,11 @@ def _descriptors(
     def prepare(index: int, image: Image.Image) -> np.ndarray:
         if boxes is not None and not np.isnan(boxes[index]).any():
             left, top, right, bottom = (round(float(v)) for v in boxes[index])
+            if min(left, top, image.width - right, image.height - bottom) < -BEYOND or right < 1 or bottom < 1:
+                raise UserError(
+                    f"{split.ids[index]}: its box {left, top, right, bottom} reaches beyond the image of {image.width} "
+                    f"x {image.height} pixels; the ground truth is not this image's"
+                )
             image = image.crop((left, top, right, bottom))
         pixels = transform(fit(image, side, config.enlarge))
         if min(map(min, sizes(pixels))) == 0:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.coco import make_coco
+from helpers.weights import save, vit
 
 import dinobench
 from dinobench import console, registry
@@ -121,6 +123,16 @@ def test_run_returns_the_records_it_writes(tmp_path, fake_protocol):
     assert (record.protocol, record.protocol_version, record.profile) == ("signs", 3, "only")
     assert record.config == {"layers": 1, "mean_patches": False} and record.primary == "positive"
     assert record.dataset == "digits" and record.metrics["positive"].n == 450
+
+
+def test_what_the_data_leave_out_is_noted_in_the_record(tmp_path):
+    make_coco(tmp_path)
+    ckpt = save(vit(), tmp_path / "tiny.pth")
+    (record,) = dinobench.run(
+        "attention", ckpt, data=str(tmp_path), settings={"image_size": 64}, out=tmp_path / "out", compute=CPU
+    )
+    note = "1 of 2 images are left out because no object is marked in them, such as 000002.jpg"
+    assert note in record.notes and read(tmp_path / "out", record.run_id).notes == record.notes
 
 
 def test_nothing_is_written_when_not_asked(tmp_path, fake_protocol, monkeypatch):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from dinobench.data.decoding import BROKEN_IMAGE, open_image
 from dinobench.data.edits import EDITS, crop_share, edited
 from dinobench.errors import UserError
 
@@ -138,7 +139,7 @@ def _copies_of(
 
 def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         raise UserError(f"{path} cannot be read as an image ({error}): remove or replace it") from error

@@ -6,20 +6,26 @@ pretraining. PIL lets go of Python's lock, so threads do what other loaders need
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import struct
 import threading
+import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from dinobench.errors import BrokenImage, UserError
+from dinobench.files import open_regular
 from dinobench.types import ImageSplit
 
 S = TypeVar("S")
@@ -40,6 +46,76 @@ BROKEN_IMAGE: tuple[type[Exception], ...] = (
     zlib.error,
     Image.DecompressionBombError,
 )
+#: Pillow's names of the formats that the endings of image files stand for (jpg and jpeg, png, ppm and pgm, bmp, tif and
+#: tiff, webp). Whatever else Pillow could open stays closed, whatever it is called: EPS would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+#: Pixels of the largest image that is decoded: twice Pillow's MAX_IMAGE_PIXELS, where it refuses too.
+MAX_PIXELS = 178_956_970
+
+# Pillow warns from half of its limit on; there is one limit here, and the message for what lies above it names it.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# It also logs what is wrong with a file, which unhandled ends on stderr, before it raises what ends in a message.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+#: Pixels from which on threads decode one image at a time: each takes four to eight bytes a pixel meanwhile.
+LARGE = 1 << 25
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def open_image(source: str | os.PathLike[str] | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """The image in a file of one of `formats`, its header read and its pixels not yet; the one place that opens images.
+
+    Raises one of `BROKEN_IMAGE` when the file is missing or damaged, is no regular file or has more than `MAX_PIXELS`;
+    so it does for whatever Pillow raises inside the block. The file is closed in any case.
+    """
+    file = open_regular(source) if isinstance(source, str | os.PathLike) else source
+    try:
+        with _opened(file, formats) as image:
+            pixels = image.width * image.height
+            if not pixels:
+                raise OSError("image without pixels")
+            if pixels > MAX_PIXELS:
+                raise Image.DecompressionBombError(too_many_pixels(pixels))
+            yield image
+    except (UserError, *BROKEN_IMAGE):  # type: ignore[misc]
+        raise
+    except Exception as error:  # its decoders are many, and damaged bytes make them raise nearly anything
+        raise OSError(f"damaged ({type(error).__name__}: {error})") from error
+    finally:
+        if file is not source:
+            file.close()
+
+
+def _opened(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
+    try:
+        return Image.open(file, formats=formats)
+    except Image.UnidentifiedImageError:
+        if not file.seek(0, os.SEEK_END):
+            raise Image.UnidentifiedImageError("an empty file") from None
+        raise Image.UnidentifiedImageError(f"not an image in {', '.join(formats[:-1])} or {formats[-1]}") from None
+    except Image.DecompressionBombError as error:  # which names no side, but the number of pixels
+        found = re.search(r"\d+", str(error))
+        raise Image.DecompressionBombError(too_many_pixels(int(found[0]) if found else 0)) from None
+
+
+def too_many_pixels(pixels: int) -> str:
+    """What to say of an image above the limit."""
+    return f"{pixels:,} pixels, above the limit of {MAX_PIXELS:,}; make it smaller"
+
+
+def why_unreadable(look: Callable[[], object]) -> str:
+    """Why an image cannot be read, found by trying once more: a phrase for a message, or "" where it can be now."""
+    try:
+        look()
+    except (BrokenImage, *BROKEN_IMAGE) as error:  # type: ignore[misc]
+        return " ".join(str(getattr(error, "strerror", None) or error).split())
+    return ""
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) from the header. Raises one of `BROKEN_IMAGE`."""
+    with open_image(path) as image:
+        return image.size
 
 
 def decode(path: str | os.PathLike[str]) -> Image.Image:
@@ -48,12 +124,21 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
     16-bit grey is the exception: its high byte is taken, where Pillow's conversion would cut all above 255 to white.
     Raises one of `BROKEN_IMAGE` when the file is missing or damaged; the file is closed in any case.
     """
-    with open(path, "rb") as file, Image.open(file) as image:
-        if 0 in image.size:
-            raise OSError(f"{path}: image without pixels")
+    with open_image(path) as image, _turn(image) as large:
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # "I" in older Pillows
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if large and image.mode == "RGB":  # converting would copy it
+            image.load()
+            return image
         return image.convert("RGB")
+
+
+@contextmanager
+def _turn(image: Image.Image) -> Iterator[bool]:
+    """Whether the image is large; if so, no other large one is decoded meanwhile."""
+    large = image.width * image.height > LARGE
+    with _ONE_AT_A_TIME if large else nullcontext():
+        yield large
 
 
 def usable_cpus() -> int:

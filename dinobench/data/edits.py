@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
+from dinobench.data.decoding import open_image
+
 Edit = Callable[[Image.Image, np.random.Generator, Image.Image], tuple[Image.Image, dict[str, Any]]]
 
 # fmt: off
@@ -26,7 +28,8 @@ def recompress(image: Image.Image, quality: int) -> Image.Image:
     """The image as it comes back from JPEG at `quality` (1..95)."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    with open_image(buffer) as image:
+        return image.convert("RGB")
 
 
 def crop_share(image: Image.Image, removed: float, x: float = 0.5, y: float = 0.5) -> Image.Image:

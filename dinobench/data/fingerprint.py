@@ -15,11 +15,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
 
-from dinobench.files import atomic_path, cache_root
+from dinobench.files import atomic_path, cache_root, open_regular
 
 Progress = Callable[..., Any]
 
@@ -88,15 +89,16 @@ def _signature(stat: os.stat_result) -> tuple[int, int, int, int]:
 
 def _stat(path: str) -> tuple[int, int, int, int]:
     try:
-        return _signature(os.stat(path))
+        found = os.stat(path)
     except OSError:
         return _NO_STAT
+    return _signature(found) if S_ISREG(found.st_mode) else _NO_STAT  # reading a pipe or a device may never end
 
 
 def _hash(path: str) -> tuple[tuple[int, int, int, int], bytes, bool]:
     """(stat data from before reading, digest, whether the file had been at rest long enough to trust them)."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path, buffering=0) as file:
             signature = _signature(os.fstat(file.fileno()))
             settled = time.time_ns() - max(signature[1:3]) > SETTLED_NS
             total = hashlib.sha256()

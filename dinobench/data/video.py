@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dinobench.data.decoding import BROKEN_IMAGE
+from dinobench.data.decoding import BROKEN_IMAGE, open_image
 from dinobench.data.object_labels import VOID, check_prediction, later_labels
 from dinobench.errors import BrokenImage, UserError
 
@@ -147,7 +147,7 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     Raises UserError when the file is missing, damaged or in colour.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             require_labels(path, image)
             return np.asarray(image, dtype=np.uint8)
     except FileNotFoundError:

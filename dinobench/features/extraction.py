@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order, why_unreadable
 from dinobench.errors import BrokenImage, UserError
 from dinobench.types import Backbone, Context, ImageSplit
 
@@ -161,7 +161,7 @@ def extract(
     unread[[position[index] for index in broken]] = True
     lost = ctx.gather(unread).numpy()
     ids = [split.ids[i] for i in np.flatnonzero(lost).tolist()]
-    refuse_unreadable(split.name, ids, len(split), ctx.skip_broken)
+    refuse_unreadable(split.name, ids, len(split), ctx.skip_broken, load_by_id(split))
     ctx.left_out(f"{split.name}/{name}" for name in ids)
     # torch.cat passes over an empty shard
     return ctx.gather(torch.zeros(0) if rows is None else rows).numpy()[~lost], np.flatnonzero(~lost)
@@ -186,17 +186,33 @@ def out_of_range(backbone: Backbone, images: Sequence[str]) -> UserError:
     )
 
 
-def refuse_unreadable(name: str, ids: Sequence[str], total: int, skip_broken: bool) -> None:
+def load_by_id(split: ImageSplit) -> Callable[[str], object]:
+    """`load` by stable name instead of index, for the few images that a message names."""
+    return lambda image_id: split.load(list(split.ids).index(image_id))
+
+
+def refuse_unreadable(
+    name: str, ids: Sequence[str], total: int, skip_broken: bool, load: Callable[[str], object]
+) -> None:
     """Raise the UserError that names the images of `name` which cannot be read, if there are any that matter."""
-    if message := unreadable(name, ids, total, skip_broken):
+    if message := unreadable(name, ids, total, skip_broken, load):
         raise UserError(message)
 
 
-def unreadable(name: str, ids: Sequence[str], total: int, skip_broken: bool) -> str | None:
-    """What to say of images that cannot be read: None where there are none, or some that may be left out."""
+def unreadable(
+    name: str, ids: Sequence[str], total: int, skip_broken: bool, load: Callable[[str], object]
+) -> str | None:
+    """What to say of images that cannot be read: None where there are none, or some that may be left out.
+
+    Those that it names are loaded once more for the reason.
+    """
     if not ids or (skip_broken and len(ids) < total):
         return None
-    listed = ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
+    reasons = [why_unreadable(lambda image=image: load(image)) for image in ids[:NAMED]]  # type: ignore[misc]
+    listed = ""
+    for image, reason, following in zip(ids, reasons, [*reasons[1:], ""], strict=False):  # one reason for several
+        listed += f"{', ' * bool(listed)}{image}" + f" ({reason})" * (reason not in ("", following))
+    listed += f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
     if len(ids) == total:
         return f"none of the {total:,} images of {name} can be read: {listed}"
     return (

@@ -23,7 +23,7 @@ import torch
 from dinobench import console
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, hold, locked
-from dinobench.features.extraction import forward_batches, in_range, out_of_range, unreadable
+from dinobench.features.extraction import forward_batches, in_range, load_by_id, out_of_range, unreadable
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
@@ -157,7 +157,8 @@ class FeatureService:
         problems = []
         for (backbone, _, _), entry in zip(wanted, entries, strict=True):
             state = entry.state()
-            if message := unreadable(split.name, _ids(split, state == BROKEN), len(state), self.skip_broken):
+            broken = _ids(split, state == BROKEN)
+            if message := unreadable(split.name, broken, len(state), self.skip_broken, load_by_id(split)):
                 problems.append(message)
             if beyond := _ids(split, state == OUT_OF_RANGE):
                 problems.append(str(out_of_range(backbone, beyond)))

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from dinobench.files import open_regular
 from dinobench.report.svg import Chart, Point, Series, chart
 from dinobench.types import RunRecord
 
@@ -164,10 +165,11 @@ def pictures(results: Path, records: Sequence[RunRecord], limit: int) -> tuple[l
 
 
 def _picture(path: Path, name: str, records: Sequence[RunRecord]) -> Picture:
-    from PIL import Image
+    from dinobench.data.decoding import open_image
 
-    content = path.read_bytes()
-    with Image.open(BytesIO(content)) as image:
+    with open_regular(path) as file:
+        content = file.read()
+    with open_image(BytesIO(content), tuple(FORMATS)) as image:
         kind, (width, height) = image.format or "", image.size
     if kind not in FORMATS:
         raise ValueError(f"it is {kind}")

@@ -17,7 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.decoding import BROKEN_IMAGE, ImageCache, decoding_threads, in_order, ram_budget
+from dinobench.data.decoding import (
+    BROKEN_IMAGE,
+    ImageCache,
+    decoding_threads,
+    in_order,
+    ram_budget,
+    why_unreadable,
+)  # fmt: skip
 from dinobench.errors import UserError
 from dinobench.types import ImageSplit
 
@@ -111,8 +118,10 @@ class ImageLoader:
         if not good.all():
             names = [self.split.ids[int(r)] for r in rows[~good]]
             if not self.skip_broken:
+                why = why_unreadable(lambda: self.images.get(int(rows[~good][0])))
                 raise UserError(
-                    f"{names[0]} of {self.split.name} cannot be read; repair or delete it, or use --skip-broken"
+                    f"{names[0]} of {self.split.name} cannot be read{f' ({why})' if why else ''}; repair or delete it, "
+                    "or use --skip-broken"
                 )
             self.broken.update(names)
         kept = [views for views in done if views is not None]

@@ -1,17 +1,39 @@
-"""Decoding ahead of use, in order and within bounds; decoded images kept within a budget."""
+"""What is opened as an image; decoding ahead of use, in order and within bounds, and kept within a budget."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
 import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from itertools import count, islice
 
 import numpy as np
 import pytest
 from helpers.fakes import FakeSplit
+from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageFile
 
-from dinobench.data.decoding import ImageCache, in_order, ram_budget
+from dinobench.data.decoding import (
+    BROKEN_IMAGE,
+    FORMATS,
+    ImageCache,
+    decode,
+    image_size,
+    in_order,
+    ram_budget,
+    why_unreadable,
+)  # fmt: skip
+from dinobench.data.video import read_labels
+from dinobench.errors import BrokenImage, UserError
 
 
 @settings(deadline=None, max_examples=60)
@@ -93,3 +115,129 @@ def test_a_split_in_memory_is_not_kept_twice():
 def test_a_chosen_budget_is_each_processes_own():
     assert ram_budget(1000, 4) == 1000
     assert ram_budget(None, 4) == pytest.approx(ram_budget(None, 1) / 4, abs=1)
+
+
+def eps() -> bytes:
+    return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\n%%EOF\n"
+
+
+def as_format(name: str) -> bytes:
+    content = BytesIO()
+    Image.new("RGB", (8, 8), "red").save(content, name)
+    return content.getvalue()
+
+
+FOREIGN = {"GIF": lambda: as_format("GIF"), "ICO": lambda: as_format("ICO"), "TGA": lambda: as_format("TGA"),
+           "PDF": lambda: as_format("PDF"), "PCX": lambda: as_format("PCX"), "EPS": eps,
+           "HTML": lambda: b"<html>404</html>"}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_documented_formats_are_read_whatever_their_ending(tmp_path, format):
+    (tmp_path / "x.jpg").write_bytes(as_format(format))
+    assert decode(tmp_path / "x.jpg").getpixel((3, 3))[0] > 200 and image_size(tmp_path / "x.jpg") == (8, 8)
+
+
+@pytest.mark.parametrize("format", FOREIGN)
+def test_other_formats_stay_closed_whatever_their_ending(tmp_path, format, monkeypatch):
+    """Pillow hands EPS to Ghostscript, a program that runs what the file says."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail(f"started {a}"))
+    for name in ("x.jpg", "x.png", "x.tif"):
+        (tmp_path / name).write_bytes(FOREIGN[format]())
+        with pytest.raises(BROKEN_IMAGE, match="not an image in JPEG, PNG, PPM, BMP, TIFF or WEBP"):
+            decode(tmp_path / name)
+
+
+def test_an_empty_file_is_called_so(tmp_path):
+    (tmp_path / "x.jpg").touch()
+    with pytest.raises(BROKEN_IMAGE, match=r"^an empty file$"):
+        decode(tmp_path / "x.jpg")
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "link.jpg").symlink_to("pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    reasons = {"pipe": "a named pipe, not a file", "loop": "symbolic links", "zero": "a device, not a file",
+               "link": "a named pipe", "folder": "a folder, not a file"}  # fmt: skip
+    for name, reason in reasons.items():
+        for look in (decode, image_size, read_labels):
+            with pytest.raises((*BROKEN_IMAGE, BrokenImage), match=reason):
+                look(tmp_path / f"{name}.jpg")
+
+
+def png_of(width: int, height: int) -> bytes:
+    """The header of a PNG of one bit a pixel, and none of its pixels."""
+    content = b"\x89PNG\r\n\x1a\n"
+    for chunk in (b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), b"IDAT"):
+        content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (2**31 - 1, 2**31 - 1), (178_956_971, 1)])
+def test_the_pixel_limit_is_named_with_both_numbers(tmp_path, size):
+    (tmp_path / "scan.png").write_bytes(png_of(*size))
+    message = f"{size[0] * size[1]:,} pixels, above the limit of 178,956,970; make it smaller"
+    for look in (decode, image_size):
+        with pytest.raises(BROKEN_IMAGE, match=f"^{message}$"):
+            look(tmp_path / "scan.png")
+    assert why_unreadable(lambda: decode(tmp_path / "scan.png")) == message
+    with pytest.raises(UserError, match=rf"scan.png: not a readable mask \({message}\)"):
+        read_labels(tmp_path / "scan.png")
+
+
+def test_half_the_limit_is_nothing_to_warn_of(tmp_path):
+    (tmp_path / "large.png").write_bytes(png_of(12_000, 12_000))
+    code = f"from dinobench.data.decoding import image_size; print(image_size({str(tmp_path / 'large.png')!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(12000, 12000)\n", "")
+
+
+def test_whatever_a_decoder_raises_counts_as_broken(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(as_format("PNG"))
+    for error in (RuntimeError("odd"), AssertionError("odd"), AttributeError("odd"), MemoryError("odd")):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(Image.Image, "convert", fail)
+        with pytest.raises(BROKEN_IMAGE, match=f"damaged .{type(error).__name__}: odd"):
+            decode(tmp_path / "x.png")
+
+
+def test_images_are_opened_in_one_place():
+    """Elsewhere neither formats nor sizes nor the kind of file would be looked at."""
+    for folder in ("dinobench", "protocols", "pretrain"):
+        for path in (ROOT / folder).rglob("*.py"):
+            calls = re.findall(r"\bImage\.open\(", path.read_text(encoding="utf-8"))
+            assert len(calls) == (path.name == "decoding.py"), path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
+def test_large_images_are_decoded_alike_and_in_turn(tmp_path, monkeypatch, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16)[..., 0] * 200) if mode == "I;16" else Image.fromarray(pixels)
+    (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "x.png")
+    small = decode(tmp_path / "x.png")
+    monkeypatch.setattr("dinobench.data.decoding.LARGE", 100)
+    inside, most = [], []
+    load = ImageFile.ImageFile.load
+
+    def watched(image):
+        inside.append(image)
+        most.append(len(inside))
+        try:
+            return load(image)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(decode, [tmp_path / "x.png"] * 20))
+    assert max(most) == 1
+    for large in found:
+        assert large.mode == "RGB" and large.tobytes() == small.tobytes()
+        assert pickle.loads(pickle.dumps(large)).tobytes() == small.tobytes()
+        assert large.resize((7, 7)).tobytes() == small.resize((7, 7)).tobytes()

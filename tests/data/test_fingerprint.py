@@ -194,6 +194,19 @@ def test_unreadable_files_are_left_for_the_loader_to_count(root: Path, hashed: l
     assert str(root / NAMES[0]) not in hashed
 
 
+def test_pipes_devices_and_endless_links_are_not_read(root: Path, hashed: list[str]) -> None:
+    """Whoever loads them finds that they are no images; hashing them would wait, or go on, for ever."""
+    for name, make in zip(
+        NAMES, (os.mkfifo, lambda p: p.symlink_to(p.name), lambda p: p.symlink_to("/dev/zero")), strict=False
+    ):
+        (root / name).unlink()
+        make(root / name)
+    digests = fingerprint.hash_files(root, NAMES, root)
+    assert not digests[:3].any() and digests[3:].any(axis=1).all()
+    assert len(hashed) == len(NAMES) - 3
+    assert fingerprint._hash(str(root / NAMES[0]))[1:] == (bytes(32), False)  # should it become one after the look
+
+
 def test_racing_writers_do_no_harm(root: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: load(root).fingerprint, range(12)))

@@ -198,7 +198,7 @@ def test_broken_images_stop_the_run_all_named(service):
     with pytest.raises(UserError) as caught:
         service().get(FakeBackbone(), split, CLS)
     assert "7 of 20 images of test cannot be read" in str(caught.value)
-    assert "images/2.png, images/3.png, images/5.png, images/7.png, images/11.png and 2 more" in str(caught.value)
+    assert ": images/2.png, images/3.png, images/5.png, images/7.png, images/11.png (broken) and 2" in str(caught.value)
     assert "--skip-broken" in str(caught.value)
 
 

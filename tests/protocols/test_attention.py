@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers.contexts import on_processes
 from helpers.scores import jaccard
 from helpers.voc import make_voc
 from helpers.weights import save, vit
@@ -161,6 +163,27 @@ def test_masks_of_another_size_than_the_image_are_named(tmp_path, tiny):
     (path / "VOC2012" / "SegmentationObject" / "x.png").write_bytes(label_png(np.ones((9, 9), np.uint8)))
     with pytest.raises(UserError, match="masks of x are 9 x 9 pixels, its image 30 x 20"):
         run(tiny, voc.load(path, "VOC"), SMALL, LocalContext())
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_images_without_objects_count_for_nothing_and_are_noted(tmp_path, tiny, processes):
+    path = make_voc(tmp_path) / "VOC2012"
+    expected = run(tiny, voc.load(path, "VOC"), SMALL, LocalContext())
+    assert not expected.notes
+    for name, value in (("bare", 0), ("void", 255)):
+        (path / "JPEGImages" / f"{name}.jpg").write_bytes((path / "JPEGImages" / "x.jpg").read_bytes())
+        for folder in ("SegmentationObject", "SegmentationClass"):
+            (path / folder / f"{name}.png").write_bytes(label_png(np.full((20, 30), value, np.uint8)))
+    (path / "ImageSets" / "Segmentation" / "val.txt").write_text("bare\nx\nvoid\n")
+    data = voc.load(path, "VOC")
+    for heads in ("best_per_mask", "mean"):
+        config = replace(SMALL, heads=heads)
+        expected = run(tiny, voc.load(path, "VOC"), config, LocalContext())
+        for found in on_processes(processes, lambda ctx, config=config: run(tiny, data, config, ctx)):
+            assert found.metrics == expected.metrics and found.items["image"].unique().tolist() == ["x"]
+            assert found.notes == [
+                f"2 of 3 images have no instances at {SMALL.image_size} pixels and count for nothing, such as bare"
+            ]
 
 
 @pytest.mark.slow

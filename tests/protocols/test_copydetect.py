@@ -167,7 +167,8 @@ def test_unreadable_images_are_named(tiny, tmp_path):
         (root / "strong" / f"{i:04d}01.jpg").write_bytes(b"\xff\xd8 nothing")
     data = copydays.load(root, "set")
     with pytest.raises(
-        UserError, match=r"2 of 6 images of strong cannot be read: strong/000101.jpg, strong/000401.jpg; repair or"
+        UserError,
+        match=r"2 of 6 images of strong cannot be read: strong/000101.jpg, strong/000401.jpg .not an im.*; repair",
     ):
         copydetect.run(tiny, data, copydetect.Config(image_size=32, ranks=6), LocalContext())
 

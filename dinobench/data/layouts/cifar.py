@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dinobench.data.image_split import ArraySplit, array_split, from_arrays
+from dinobench.data.plain_pickle import DamagedPickle, ForeignName, read_plain
 from dinobench.errors import UserError
 from dinobench.types import ImageClassification
 
@@ -46,38 +45,6 @@ VARIANTS = (
     Variant("cifar-100-python", "cifar100", ("train",), ("test",), "meta", "fine_labels", "fine_label_names"),
 )
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # numpy moved its home between versions, and pickles name either
-_FROM_BUFFER = np.empty(0).__reduce_ex__(5)[0]
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
-    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): codecs.encode,  # how Python 2 protocols carry bytes
-    **{
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (bytes, bytearray, list, tuple, dict, set, int, float, bool, str)
-    },
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles arrays and containers; whatever else a file asks for is refused by name."""
-
-    source: Path
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise UserError(
-                f"{self.source}: asks to run {module}.{name}, which CIFAR's files never do; "
-                "do not trust this file, download the archive again"
-            ) from None
-
 
 def recognises(path: Path) -> bool:
     """One of the two folders, known by name or by the files in it, or a folder that holds them."""
@@ -99,13 +66,13 @@ def load(path: Path, name: str) -> ImageClassification:
     if missing:
         raise UserError(f"{folder}: {', '.join(missing)} missing; unpack the whole archive again")
     classes = _read(folder / variant.meta).get(variant.classes)
-    if not isinstance(classes, list) or len(classes) < 2:
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise UserError(f"{folder / variant.meta}: no list of {variant.classes} in it; unpack the archive again")
     train, test = (
         _load_split(folder, split, files, variant.labels, len(classes))
         for split, files in (("train", variant.train), ("test", variant.test))
     )
-    return from_arrays(name, f"{NAME} ({variant.folder})", [str(c) for c in classes], train, test)
+    return from_arrays(name, f"{NAME} ({variant.folder})", classes, train, test)
 
 
 def _find(path: Path) -> list[tuple[Path, Variant]]:
@@ -143,15 +110,15 @@ def _read_batch(file: Path, key: str, classes: int) -> tuple[np.ndarray, np.ndar
 
 
 def _read(file: Path) -> dict[str, Any]:
-    with open(file, "rb") as stream:
-        unpickler = _ArraysOnly(stream, encoding="latin1")  # Python 2 strings, as torchvision reads them
-        unpickler.source = file
-        try:
-            content = unpickler.load()
-        except (UserError, OSError):
-            raise
-        except Exception as error:  # a damaged pickle can raise nearly anything
-            raise UserError(f"{file}: truncated or damaged ({error}); unpack the archive again") from error
+    try:
+        content = read_plain(file)
+    except ForeignName as error:
+        raise UserError(
+            f"{file}: asks to run {error}, which CIFAR's files never do; do not trust this file, download the archive "
+            "again"
+        ) from error
+    except DamagedPickle as error:
+        raise UserError(f"{file}: truncated or damaged ({error}); unpack the archive again") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no dictionary as CIFAR's files do; unpack the archive again")
     return content

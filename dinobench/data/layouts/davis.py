@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dinobench.data import fingerprint
-from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order
+from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order, open_image
 from dinobench.data.object_labels import objects_of
 from dinobench.data.video import FileVideo, VideoSet, different_size, read_labels, require_labels
 from dinobench.errors import BrokenImage, UserError
@@ -142,7 +141,7 @@ def _check_names(stems: list[str], frames: dict[str, Path], masks: dict[str, Pat
 def _size(file: Path, is_mask: bool = False) -> tuple[int, int]:
     """(height, width) from the header, which also tells a mask of colours."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             if is_mask:
                 require_labels(file, image)
             return image.height, image.width

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from dinobench.data import fingerprint
 from dinobench.data.image_split import FileSplit
 from dinobench.data.layouts.copydays import list_images
 from dinobench.data.layouts.imagefolder import EXTENSIONS
+from dinobench.data.plain_pickle import DamagedPickle, ForeignName, read_plain
 from dinobench.errors import UserError
 from dinobench.types import ImageSplit
 
@@ -27,6 +27,8 @@ SUMMARY = (
 )
 SPLITS = ("val", "validation", "test", "train")  # the first there is
 LABELS = ("easy", "hard", "junk")
+NO_BOX = -(2.0**63)  # x86's NaN as an integer, so that fingerprints from before it was written out stay
+MAX_SIDE = 10**6  # pixels; a box beyond belongs to no image
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,54 +94,40 @@ def load(
 
 
 def read_truth(file: Path) -> dict[str, Any]:
-    """The published pickle, built from containers, numbers, texts and NumPy arrays only.
+    """The published pickle, built from containers, numbers, texts and NumPy arrays only, with its parts checked.
 
-    Raises UserError when it asks for anything else, which could be code, or is damaged.
+    `imlist` and `qimlist` are lists of names and `gnd` is a list of dicts with `LABELS`, as long as qimlist. Raises
+    UserError when it asks for anything else, which could be code, or is damaged.
     """
     try:
-        with open(file, "rb") as stream:
-            content = _PlainUnpickler(stream).load()
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    except Exception as error:  # a damaged pickle raises whatever its nonsense leads to
+        content = read_plain(file)
+    except ForeignName as error:
+        raise UserError(
+            f"{file}: the pickle asks for {error}, which is not data; refused. Download the ground truth from the "
+            "benchmark's own page"
+        ) from error
+    except DamagedPickle as error:
         raise UserError(f"{file}: not a readable pickle ({error}); download the ground truth again") from error
     if not isinstance(content, dict) or not {"imlist", "qimlist", "gnd"} <= set(content):
         raise UserError(f"{file}: not a ground truth of Revisited Oxford or Paris, which has imlist, qimlist and gnd")
-    if len(content["gnd"]) != len(content["qimlist"]):
-        raise UserError(f"{file}: {len(content['qimlist'])} queries but {len(content['gnd'])} entries in gnd")
-    for query, entry in zip(content["qimlist"], content["gnd"], strict=True):
+    images, queries = (_names(content[part], part, file) for part in ("imlist", "qimlist"))
+    entries = content["gnd"]
+    if not isinstance(entries, list) or len(entries) != len(queries):
+        count = len(entries) if isinstance(entries, list) else "no list of"
+        raise UserError(f"{file}: {len(queries)} queries but {count} entries in gnd")
+    for query, entry in zip(queries, entries, strict=True):
         if not isinstance(entry, dict) or not set(LABELS) <= set(entry):
             raise UserError(f"{file}: query {query} lacks easy, hard or junk (the original Oxford ground truth does)")
-    return content
+    return content | {"imlist": images, "qimlist": queries}
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """A pickle may name any function to be called while it loads; this one finds only what arrays are made of."""
-
-    ALLOWED: ClassVar[frozenset[str]] = frozenset(
-        [f"{home}.{kind}" for home in ("builtins", "__builtin__")
-         for kind in ("list", "dict", "set", "frozenset", "tuple", "int", "float", "complex", "bool", "str", "bytes")]
-        + [f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("_reconstruct", "scalar")]
-        + [f"{core}.numeric._frombuffer" for core in ("numpy.core", "numpy._core")]
-        + ["numpy.ndarray", "numpy.dtype", "_codecs.encode"]
-    )  # fmt: skip
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream, encoding="latin1")  # Python 2 wrote arrays' bytes as text
-
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in self.ALLOWED:
-            raise UserError(
-                f"the pickle asks for {module}.{name}, which is not data; refused. Download the ground truth from the "
-                "benchmark's own page"
-            )
-        if name == "_frombuffer":  # a Python function, whose attributes a pickle could change for everyone
-            return lambda buffer, dtype, shape, order: np.frombuffer(buffer, dtype).reshape(shape, order=order)
-        return super().find_class(module.replace(*_CORE), name)
-
-
-# NumPy 2 renamed its core; a pickle written by either version loads under both.
-_CORE = ("numpy.core", "numpy._core") if int(np.__version__.split(".")[0]) >= 2 else ("numpy._core", "numpy.core")
+def _names(values: Any, part: str, file: Path) -> list[str]:
+    """Images' names, as texts or as an array of them."""
+    names = values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else values
+    names = [n.decode("latin-1") if isinstance(n, bytes) else n for n in names] if isinstance(names, list) else [None]
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise UserError(f"{file}: {part} is no list of images' names; download the ground truth again")
+    return names
 
 
 def _truth_files(path: Path) -> list[Path]:
@@ -153,8 +141,8 @@ def _load_landmarks(file: Path, name: str, progress: fingerprint.Progress | None
     content = read_truth(file)
     root = file.parent
     find = _finder(root)
-    database = [find(str(image), file) for image in content["imlist"]]
-    queries = [find(str(image), file) for image in content["qimlist"]]
+    database = [find(image, file) for image in content["imlist"]]
+    queries = [find(image, file) for image in content["qimlist"]]
     truth = tuple({label: _indices(entry[label], len(database), file) for label in LABELS} for entry in content["gnd"])
     boxes = np.array([_box(entry.get("bbx"), file) for entry in content["gnd"]], dtype=float).reshape(-1, 4)
     digests = fingerprint.hash_files(root, [*database, *queries], root, progress)
@@ -178,7 +166,9 @@ def assemble(
     truth: tuple[Mapping[str, np.ndarray], ...],
 ) -> Landmarks:
     """The data set with its fingerprint over images, boxes and ground truth."""
-    parts = [(database.fingerprint, np.empty(0)), (queries.fingerprint, np.round(boxes * 1000))]
+    # A number of our own stands for a box that is not given: what NaN becomes as an integer depends on the processor.
+    given = np.where(np.isnan(boxes), NO_BOX, np.round(boxes * 1000))
+    parts = [(database.fingerprint, np.empty(0)), (queries.fingerprint, given)]
     parts += [("", np.sort(entry[label])) for entry in truth for label in LABELS]
     keys = [f"{len(truth)} queries"]
     return Landmarks(name, key, layout, database, queries, boxes, truth, fingerprint.of_dataset(keys, parts))
@@ -189,31 +179,54 @@ def _finder(root: Path) -> Callable[[str, Path], str]:
     folder = "jpg" if (root / "jpg").is_dir() else ""
     if not folder:
         raise UserError(f"{root}: has a ground truth but no jpg/ with the images")
-    files = {os.path.splitext(file)[0]: file for file in list_images(root, folder)}
+    files: dict[str, list[str]] = {}
+    for file in list_images(root, folder):
+        files.setdefault(os.path.splitext(file)[0], []).append(file)
 
     def find(image: str, truth: Path) -> str:
-        if f"{folder}/{image}" not in files:
+        found = files.get(f"{folder}/{image}", [])
+        if not found:
             raise UserError(f"{truth}: names {image}, but there is no {root / folder / image}.jpg; add the image")
-        return files[f"{folder}/{image}"]
+        if len(found) > 1:
+            raise UserError(f"{truth}: names {image}, which may be {' or '.join(found)} in {root}; keep one of them")
+        return found[0]
 
     return find
 
 
 def _indices(values: Any, n: int, file: Path) -> np.ndarray:
-    """Database indices (m,) int64, checked; empty lists of any dtype too."""
-    index = np.asarray(values).astype(np.int64).ravel()
-    if len(index) and (index.min() < 0 or index.max() >= n):
-        raise UserError(f"{file}: ground truth points at image {index.max()} of {n}; the file is not this data set's")
-    return index
+    """Database indices (m,) int64, checked; lists, and arrays of any type of number as long as they are whole."""
+    index = _numbers(values)
+    if index is None or not (np.round(index) == index).all():
+        raise UserError(f"{file}: its ground truth holds something else than numbers of images; download it again")
+    if len(outside := index[(index < 0) | (index >= n)]):
+        raise UserError(
+            f"{file}: ground truth points at image {outside[0]:.0f} of {n}; the file is not this data set's"
+        )
+    return index.astype(np.int64)
+
+
+def _numbers(values: Any) -> np.ndarray | None:
+    """A flat list or an array of finite numbers as (m,), or None for anything else."""
+    if isinstance(values, list | tuple):
+        if not all(isinstance(v, int | float) and abs(v) < 2**53 for v in values):
+            return None
+        values = np.array(values, float)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        return None
+    return values.ravel()
 
 
 def _box(values: Any, file: Path) -> list[float]:
-    if values is None or len(values) == 0:
+    if values is None:
         return [np.nan] * 4
-    box = [float(v) for v in values]
-    if len(box) != 4 or box[2] <= box[0] or box[3] <= box[1]:
-        raise UserError(f"{file}: query box {box} is not left, top, right, bottom")
-    return box
+    box = _numbers(values)
+    if box is not None and not len(box):
+        return [np.nan] * 4
+    if box is None or len(box) != 4 or np.abs(box).max() > MAX_SIDE or box[2] <= box[0] or box[3] <= box[1]:
+        shown = "of something else than numbers" if box is None else [float(v) for v in box[:6]]
+        raise UserError(f"{file}: query box {shown} is not left, top, right, bottom")
+    return [float(v) for v in box]
 
 
 def _labelled_root(path: Path) -> Path | None:

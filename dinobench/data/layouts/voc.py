@@ -50,7 +50,8 @@ class VOC:
 
     def masks(self, image_id: str, kind: str) -> Masks:
         """Its instance or class masks with the void pixels. Raises UserError when they cannot be read."""
-        return from_labels(read_labels(self.root / FOLDERS[kind] / f"{image_id}.png"))
+        path = self.root / FOLDERS[kind] / f"{image_id}.png"
+        return from_labels(read_labels(path), source=path)
 
 
 def recognises(path: Path) -> bool:
@@ -89,10 +90,30 @@ def _root(path: Path) -> Path | None:
     return None
 
 
+#: What the second column of the lists in ImageSets/Main holds: the image shows their class, does not, or hardly does.
+VERDICTS = ("1", "-1", "0")
+
+
 def _read_list(path: Path) -> tuple[str, ...]:
+    """The names in the first column. Raises UserError for a list of one class and for a name that is there twice."""
     if not path.is_file():
         raise UserError(f"{path}: no such list; it names the images to score on, one per line")
-    names = tuple(path.read_text(encoding="utf-8", errors="replace").split())
-    if not names:
+    lines: dict[str, int] = {}
+    # Splitting at other line ends that Unicode knows would cut names in two.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
+        name, *others = line.split() or [""]
+        if not name:
+            continue
+        if others[:1] and others[0] in VERDICTS:
+            raise UserError(
+                f"{path}: line {number} has a second column, {others[0]!r}, as the lists of one class in "
+                "ImageSets/Main have; give a list of the images to score on, one name per line"
+            )
+        if not name.isprintable():
+            raise UserError(f"{path}: line {number} names {name!r}, which is no image's name; mend the list")
+        if name in lines:
+            raise UserError(f"{path}: {name} is listed twice, on lines {lines[name]} and {number}; list it once")
+        lines[name] = number
+    if not lines:
         raise UserError(f"{path}: empty; list one image name per line")
-    return names
+    return tuple(lines)
