@@ -126,8 +126,10 @@ def default_name(path: Path) -> str:
 
     >>> default_name(Path("runs/dino_tiny/checkpoint0099.pth")), default_name(Path("dino_s16.pth"))
     ('dino_tiny/checkpoint0099', 'dino_s16')
+    >>> default_name(Path("dinov2/model.safetensors.index.json"))
+    'dinov2/model'
     """
-    stem = path.stem.removesuffix(".pth")
+    stem = path.stem.removesuffix(".index").removesuffix(".safetensors").removesuffix(".bin").removesuffix(".pth")
     word = stem.lower().rstrip("0123456789_-.=")
     plain = word in ("", *PLAIN_STEMS) or stem.lower().startswith("epoch")
     parent = path.absolute().parent.name
