@@ -80,7 +80,7 @@ def flatten(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, t
 
 def non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors holding NaN or infinity."""
-    return [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(_wide(t)).all())]
+    return [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
 
 
 def write_checkpoint(obj: Any, path: str | Path) -> None:
@@ -126,12 +126,12 @@ def _named(value: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one is other or (one.dtype == other.dtype and torch.equal(_wide(one), _wide(other)))
+    alike = one.dtype == other.dtype and one.shape == other.shape
+    return one is other or (alike and torch.equal(_bytes(one), _bytes(other)))
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """Kinds of one byte as float32: torch compares and tests few of them as they are."""
-    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _meta(value: Mapping[Any, Any]) -> dict[str, Any]:
@@ -141,5 +141,6 @@ def _meta(value: Mapping[Any, Any]) -> dict[str, Any]:
         if isinstance(item, argparse.Namespace):
             meta[str(key)] = dict(vars(item))
         elif not isinstance(item, torch.Tensor):
-            meta[str(key)] = item if isinstance(item, (str, int, float, Mapping, np.number)) else None
+            plain = isinstance(item, (str, int, float, list, tuple, Mapping, np.number))
+            meta[str(key)] = item if plain else None
     return meta
