@@ -18,7 +18,7 @@ from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.hashing import sha256_file
 from dinobench.models import sharded
-from dinobench.models.containers import read_file
+from dinobench.models.containers import MAX_TENSORS, read_file
 from dinobench.models.screening import DISTRIBUTED
 
 # Training state that holds tensors but never a backbone.
@@ -30,7 +30,6 @@ SKIPPED |= {"loss_scaler", "amp", "loops", "callbacks", "dino_loss", "ibot_loss"
 WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_forward_module)\.")
 # what Hugging Face puts into a model's folder, in the order in which its own loader looks
 FOLDER_FILES = tuple(f"{n}{end}" for n in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
-MAX_TENSORS = 100_000  # a hundred times the largest vision models'
 MAX_NAME = 1000  # characters
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import itertools
 import json
 import mmap
@@ -18,6 +19,7 @@ import pickletools
 import re
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from dinobench.models import archive, inert_pickle
 from dinobench.models.inert_pickle import MAX_BYTES, Node, Rejected
 from dinobench.models.screening import DAMAGED, Storage, refusal, screen, unknown_names
 
-MAX_HEADER = 1 << 24  # bytes of a safetensors header: some 100,000 tensors
+MAX_TENSORS = 50_000  # fifty times the largest vision models'
+MAX_HEADER = 1 << 23  # bytes of a safetensors header with as many
 _EXPECTED = "is not a checkpoint, or is truncated; expected a torch.save or safetensors file"
 
 _MAGIC = {
@@ -59,7 +62,8 @@ def read_file(path: Path) -> tuple[str, Any]:
             container = _container(data[:64])
             if container != "safetensors" and path.suffix == ".safetensors":  # torch goes by the name there
                 raise Rejected("is a torch.save file by its content; rename it to .pth")
-            {"zip": _check_zip, "legacy": _check_legacy, "safetensors": _check_safetensors}[container](data)
+            with _no_collector():
+                {"zip": _check_zip, "legacy": _check_legacy, "safetensors": _check_safetensors}[container](data)
         if container == "safetensors":
             return container, safetensors.torch.load_file(path)
         return container, _load_torch(path, container)
@@ -84,6 +88,18 @@ def _container(head: bytes) -> str:
     if not head.startswith(b"\x80"):  # the first opcode of every binary pickle
         raise Rejected("is not a checkpoint; expected a torch.save or safetensors file")
     return "legacy"
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Python's collector would go through a pickle's nodes again and again, for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _check_zip(data: mmap.mmap) -> None:
@@ -154,9 +170,11 @@ def _check_safetensors(data: mmap.mmap) -> None:
     if length > MAX_HEADER:
         raise Rejected(f"has a header of {length} bytes, or is damaged; copy or download it again")
     try:
-        json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise Rejected(DAMAGED) from None
+    if len(header) > MAX_TENSORS:
+        raise Rejected(f"holds {len(header)} tensors; save the backbone's state_dict() alone")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

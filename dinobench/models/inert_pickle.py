@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_STEPS = 2_000_000  # opcodes; DINO's full ViT-B checkpoint has some 50,000, and torch needs a second for a million
+MAX_STEPS = 1_000_000  # opcodes; DINO's full ViT-B checkpoint has some 50,000, and torch needs a second for a million
 MAX_BYTES = 1 << 27  # of a pickle; tensors' values are not in it
 
 # Kinds of nodes that hold others
@@ -39,13 +39,16 @@ class Node:
 
     `kind` is one of CONTAINERS, "global" (a class or function by name), "call" (of `name` with `items`), "new" (an
     object made without its constructor) or "storage" (the persistent id in `items`). A dict's items are keys and
-    values in turn; `state` is what BUILD would set.
+    values in turn; `state` is what BUILD would set. `depth` (of containers) and `values` (as a walk meets them) are
+    measured by `screening`.
     """
 
     kind: str
     name: str = ""
     items: list[Any] = field(default_factory=list)
     state: Any = None
+    depth: int = 0
+    values: int = 0
 
 
 @dataclass(frozen=True)

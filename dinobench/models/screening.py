@@ -17,7 +17,7 @@ import torch
 from dinobench.models.inert_pickle import DICTS, Built, Node, Rejected
 
 MAX_DEPTH = 64  # of containers in containers; configurations reach about ten
-MAX_VALUES = 2_000_000  # as a walk meets them: containers that share their contents multiply
+MAX_VALUES = 3_000_000  # as a walk meets them: containers that share their contents multiply
 MAX_SHARING = 16  # times that the bytes of the storages may be named by tensors: student, teacher and tied layers share
 MIN_SHARING = 1 << 26  # bytes that are nobody's concern however often they are shared
 
@@ -115,32 +115,29 @@ DISTRIBUTED = (
 
 def _check_shape(nodes: list[Node]) -> None:
     """Raises Rejected for containers that contain themselves, go too deep, or multiply by sharing their contents."""
-    measured: dict[int, tuple[int, int]] = {}  # id -> depth, values as a walk meets them
     for start in nodes:
-        pending, above = [start], set[int]()
+        pending = [start]
         while pending:
             node = pending[-1]
-            if id(node) in measured:
-                pending.pop()
-                continue
-            inner = [i for i in (*node.items, node.state) if type(i) is Node]
-            waiting = [i for i in inner if id(i) not in measured]
-            if not waiting:
-                sizes = [measured[id(i)] for i in inner]
-                depth = 1 + max((d for d, _ in sizes), default=0)
-                values = 1 + len(node.items) - len(inner) + sum(v for _, v in sizes)
-                if depth > MAX_DEPTH:
-                    raise Rejected(f"nests containers more than {MAX_DEPTH} deep; save the model's state_dict() alone")
-                if values > MAX_VALUES:
-                    raise Rejected("holds millions of values beside tensors; save the model's state_dict() alone")
-                measured[id(node)] = depth, values
-                above.discard(id(node))
-                pending.pop()
-            elif id(node) in above or any(id(i) in above for i in waiting):
-                raise Rejected("has a container that contains itself; save the model's state_dict() alone")
-            else:
-                above.add(id(node))
+            inner = [i for i in (*node.items, node.state) if type(i) is Node] if not node.depth else []
+            waiting = [i for i in inner if not i.depth]
+            if waiting:
+                if node.values == OPEN or any(i.values == OPEN for i in waiting):
+                    raise Rejected("has a container that contains itself; save the model's state_dict() alone")
+                node.values = OPEN
                 pending += waiting
+                continue
+            if not node.depth:
+                node.depth = 1 + max((i.depth for i in inner), default=0)
+                node.values = 1 + len(node.items) + sum(i.values for i in inner)
+                if node.depth > MAX_DEPTH:
+                    raise Rejected(f"nests containers more than {MAX_DEPTH} deep; save the model's state_dict() alone")
+                if node.values > MAX_VALUES:
+                    raise Rejected("holds millions of values beside tensors; save the model's state_dict() alone")
+            pending.pop()
+
+
+OPEN = -1  # a node's `values` while those inside of it are measured
 
 
 class _Screening:
@@ -238,9 +235,12 @@ def _require(right: bool, what: str) -> None:
 
 
 def _is_key(value: Any) -> bool:
-    """A plain value or a tuple of such; huge integers share their hashes, on purpose in a file that wants to hang."""
-    values = value.items if type(value) is Node and value.kind == "tuple" else (value,)
-    return all(type(v) is not Node and (type(v) is not int or abs(v) < 1 << 60) for v in values)
+    """Something plain or a tuple of such; huge integers share their hashes, on purpose in a file that wants to hang."""
+    values = value.items if _is_tuple(value) else (value,)
+    return all(
+        abs(v) < 1 << 60 if type(v) is int else type(v) is not Node or v.kind == "global" or _is_bytes(v)
+        for v in values
+    )
 
 
 def _is_tuple(value: Any) -> bool:
