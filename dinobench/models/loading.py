@@ -33,6 +33,8 @@ from dinobench.models.key_mapping import Mapped, Tensors, map_keys, weights_dige
 from dinobench.types import CheckpointInfo
 
 SHOWN = 6  # tensors named in a refusal; the count says how many more there are
+MAX_DRAWN_SHARE = 10  # of a partly loaded model: weights for each that the file has,
+MIN_DRAWN = 100_000_000  # unless they are no more than those of a ViT-B
 MAX_CANDIDATES = 100  # backbones in one file
 # Stems that say nothing of the model: the folder's name is put before them.
 PLAIN_STEMS = ("checkpoint", "last", "model", "latest", "pytorch_model", "weights", "ckpt", "best", "final", "teacher")
@@ -221,6 +223,7 @@ def _used(opened: _Opened) -> Tensors:
 def _fill(opened: _Opened, tensors: Tensors, seed: int) -> torch.nn.Module:
     """The module with `tensors`. What a partly loaded model lacks is drawn from `seed`, as in a random start."""
     if opened.coverage.missing:
+        _check_size(opened)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = opened.architecture.build()
@@ -233,6 +236,17 @@ def _fill(opened: _Opened, tensors: Tensors, seed: int) -> torch.nn.Module:
     counters = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in module.state_dict().items() if n not in tensors}
     module.load_state_dict(tensors | counters, assign=True)
     return module
+
+
+def _check_size(opened: _Opened) -> None:
+    """Raises UserError for a model of which next to nothing is there: one absurd shape would take all memory."""
+    sizes = {n: t.numel() for n, t in archs.build_empty(opened.architecture).state_dict().items()}
+    found, whole = sum(sizes[n] for n in opened.coverage.matched), sum(sizes.values())
+    if whole > max(MAX_DRAWN_SHARE * found, MIN_DRAWN):
+        raise UserError(
+            f"{opened.raw.path}: holds {found} of the {whole} weights of a {opened.architecture.arch}; "
+            "give the right --arch"
+        )
 
 
 def _float32(tensor: torch.Tensor) -> torch.Tensor:
