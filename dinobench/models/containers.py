@@ -49,8 +49,8 @@ _MAGIC = {
 }
 
 
-def read_file(path: Path) -> tuple[str, Any]:
-    """(container, what the file holds): tensors and plain values only, nothing of it run.
+def read_file(path: Path, device: torch.device | str = "cpu") -> tuple[str, Any]:
+    """(container, what the file holds): tensors (on `device`) and plain values only, nothing of it run.
 
     `container` is "zip", "legacy" or "safetensors". Zip files are mapped, not copied. Raises UserError, one line with
     the remedy, for a file that is missing, empty, truncated, damaged, foreign or unsafe.
@@ -65,8 +65,8 @@ def read_file(path: Path) -> tuple[str, Any]:
             with _no_collector():
                 {"zip": _check_zip, "legacy": _check_legacy, "safetensors": _check_safetensors}[container](data)
         if container == "safetensors":
-            return container, safetensors.torch.load_file(path)
-        return container, _load_torch(path, container)
+            return container, safetensors.torch.load_file(path, str(device))
+        return container, _load_torch(path, container, device)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', '') or error}") from None
     except Rejected as error:
@@ -184,11 +184,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _load_torch(path: Path, container: str) -> Any:
+def _load_torch(path: Path, container: str, device: torch.device | str) -> Any:
     try:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=container == "zip" or None)
+            return torch.load(path, map_location=device, weights_only=True, mmap=container == "zip" or None)
     except Exception as error:  # what looks right may still be none of torch's, which raises nearly anything
         match = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise Rejected(refusal([match[1].rstrip(".")]) if match else DAMAGED) from None
