@@ -121,7 +121,7 @@ KINDS = st.sampled_from([torch.float32, torch.float16, torch.int64, torch.bool, 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), family=st.sampled_from(["vit", "dinov2", "huggingface", "resnet", "convnext"]))
 def test_tensors_of_any_shape_and_kind_load_or_get_one_line(tmp_path_factory, data, family):
     tensors = dict(SMALL[family])
