@@ -94,7 +94,7 @@ def load(path: Path, method: Method, optimizer: torch.optim.Optimizer, steps_per
     if isinstance(state.get("optimizer"), dict):
         try:
             load_optimizer(optimizer, state["optimizer"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(f"{path}: its optimizer does not fit ({error}); give the settings it had") from error
     if own is not None:
         return Progress(int(own["step"]), dict(own["row"]))
@@ -107,6 +107,20 @@ def read(path: Path) -> dict[str, Any]:
     _, state = checkpoint.read_file(path)
     if not isinstance(state, dict) or not isinstance(state.get("student"), dict):
         raise UserError(f"{path}: has no `student`: not a checkpoint of a pretraining")
+    own = state.get("dinobench", {})
+    parts = {"student": state["student"], "teacher": state.get("teacher", {})}
+    if isinstance(own, dict) and own:
+        parts |= {"method": own.get("method")}
+        if (
+            not all(type(own.get(n)) is int and own[n] >= 0 for n in ("schema", "step"))
+            or type(own.get("row")) is not dict
+        ):
+            raise UserError(f"{path}: its `dinobench` has no schema, step or row as we write them; copy it again")
+    for name, part in parts.items():
+        if not isinstance(part, dict) or not all(
+            isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in part.items()
+        ):
+            raise UserError(f"{path}: its `{name}` is not a dict of tensors; copy it again")
     return state
 
 

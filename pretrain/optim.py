@@ -43,9 +43,13 @@ def make_optimizer(student: nn.Module, config: MethodConfig) -> torch.optim.Opti
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take over moments, of ours or of a released checkpoint, but not its choice of kernel.
 
-    Raises ValueError when the groups do not fit.
+    Raises ValueError when the groups or the shapes of the moments do not fit, KeyError and others for what is no state.
     """
     optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, torch.Tensor) and moment.ndim and moment.shape != parameter.shape:
+                raise ValueError(f"{name} {tuple(moment.shape)} instead of {tuple(parameter.shape)}")
     for group in optimizer.param_groups:
         group.update(fused=True, foreach=None)
 

@@ -57,6 +57,7 @@ CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 3, 27, 3), 192): "large",
     ((3, 3, 27, 3), 256): "xlarge",
 }
+MAX_BLOCKS = 256  # of a ViT or a stage; the deepest released are 48 (ViT-22B) and 36 (ResNet-152's third stage)
 NORM_EPS = 1e-6  # of every ViT release evaluated here (facebookresearch/dino, dinov2, mae, moco-v3)
 
 
@@ -113,6 +114,8 @@ def infer_vit(
     blocks = [int(m[1]) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))]
     if not blocks:
         raise UserError(f"{path}: has a patch embedding but no `blocks.0`: not a plain ViT; name it with --arch")
+    if max(blocks) >= MAX_BLOCKS:
+        raise ValueError(f"a block of the number {max(blocks)}")
     said_width, said_depth = ALIASES.get(stated or "", (0, 0))
     depth = max(max(blocks) + 1, said_depth if said_width == width else 0)
     fc1, fc2 = _first(tensors, r"blocks\.\d+\.mlp\.fc1\.weight"), _first(tensors, r"blocks\.\d+\.mlp\.fc2\.weight")
@@ -181,8 +184,16 @@ def _grid_side(tensors: Mapping[str, torch.Tensor], patch: int, path: str, parti
     rows = tensors["pos_embed"].shape[1]
     side = square_side(rows)
     if not side and not partial:
-        raise UserError(f"{path}: its position embedding of {rows} rows fits no square grid of patches; give --arch")
+        raise not_square(path, rows)
     return side or 224 // patch
+
+
+def not_square(path: str, rows: int) -> UserError:
+    """The error for positions on a grid with unequal sides, which no protocol's square crops could be put on."""
+    return UserError(
+        f"{path}: its position embedding of {rows} rows is of no square grid; models of images that are not square "
+        "are not supported: resample it to a square grid with timm.layers.resample_abs_pos_embed and save that"
+    )
 
 
 def infer_resnet(tensors: Mapping[str, torch.Tensor], path: str) -> Architecture:
@@ -286,4 +297,7 @@ def _first(tensors: Mapping[str, torch.Tensor], pattern: str) -> torch.Tensor:
 
 
 def _count(tensors: Mapping[str, torch.Tensor], pattern: str) -> int:
-    return 1 + max((int(m[1]) for n in tensors if (m := re.match(pattern, n))), default=-1)
+    last = max((int(m[1]) for n in tensors if (m := re.match(pattern, n))), default=-1)
+    if last >= MAX_BLOCKS:
+        raise ValueError(f"a block of the number {last}")
+    return 1 + last

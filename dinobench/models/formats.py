@@ -99,7 +99,9 @@ def under(
 def find_epoch(meta: Mapping[str, Any]) -> int | None:
     """The file's own `epoch` (DINO, MoCo, MAE, Lightning), as written there."""
     epoch = meta.get("epoch")
-    return int(epoch) if isinstance(epoch, numbers.Integral) and not isinstance(epoch, bool) else None
+    if not isinstance(epoch, numbers.Integral) or isinstance(epoch, bool):
+        return None
+    return int(epoch) if abs(int(epoch)) < 1 << 53 else None  # beyond, JSON's readers disagree
 
 
 def find_setting(meta: Mapping[str, Any], *names: str) -> Any:
@@ -108,13 +110,20 @@ def find_setting(meta: Mapping[str, Any], *names: str) -> Any:
     return next((p[n] for n in names for p in places if p.get(n) is not None), None)
 
 
+def find_image_size(meta: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the images it was trained on, where the file states both."""
+    stated = find_setting(meta, "img_size", "image_size")
+    pair = isinstance(stated, list | tuple) and len(stated) == 2 and all(type(side) is int for side in stated)
+    return (stated[0], stated[1]) if pair else None
+
+
 def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candidate) -> str:
     """Who trained it, from what only that method leaves in a file; "unknown" rather than a guess.
 
     A file that says it itself (a string `method` at its top or in its args) is believed.
     """
     stated = find_setting(meta, "method")
-    if isinstance(stated, str) and stated:
+    if isinstance(stated, str) and stated.isprintable() and 0 < len(stated) <= 40:
         return stated.lower()
     names = list(names)
     parts = {part for name in names for part in name.split(".")} | set(meta)

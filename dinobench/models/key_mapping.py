@@ -95,8 +95,10 @@ def map_keys(tensors: Mapping[str, torch.Tensor], layout: str, keep: frozenset[s
         if new not in keep and head:
             mapped.ignored.append(name)
             continue
+        if new in mapped.tensors:  # two tensors for one place: the second is left over, which is reported
+            new = f"{name} (a second {new})"
         mapped.tensors[new] = tensor
-        mapped.sources[new] = (*mapped.sources.get(new, ()), name)
+        mapped.sources[new] = (name,)
     if layout in ("vit", "huggingface"):
         fuse_qkv(mapped)
         fold_positions(mapped)

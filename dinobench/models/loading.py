@@ -24,6 +24,7 @@ from dinobench.models.formats import (
     describe_format,
     find_candidates,
     find_epoch,
+    find_image_size,
     find_setting,
     infer_method,
     under,
@@ -32,6 +33,9 @@ from dinobench.models.key_mapping import Mapped, Tensors, map_keys, weights_dige
 from dinobench.types import CheckpointInfo
 
 SHOWN = 6  # tensors named in a refusal; the count says how many more there are
+MAX_DRAWN_SHARE = 10  # of a partly loaded model: weights for each that the file has,
+MIN_DRAWN = 100_000_000  # unless they are no more than those of a ViT-B
+MAX_CANDIDATES = 100  # backbones in one file
 # Stems that say nothing of the model: the folder's name is put before them.
 PLAIN_STEMS = ("checkpoint", "last", "model", "latest", "pytorch_model", "weights", "ckpt", "best", "final", "teacher")
 MOCOV3_HEADS = {384: 12}  # facebookresearch/moco-v3 `vits.py`: its ViT-S has 12 heads of 32
@@ -126,8 +130,10 @@ def default_name(path: Path) -> str:
 
     >>> default_name(Path("runs/dino_tiny/checkpoint0099.pth")), default_name(Path("dino_s16.pth"))
     ('dino_tiny/checkpoint0099', 'dino_s16')
+    >>> default_name(Path("dinov2/model.safetensors.index.json"))
+    'dinov2/model'
     """
-    stem = path.stem.removesuffix(".pth")
+    stem = path.stem.removesuffix(".index").removesuffix(".safetensors").removesuffix(".bin").removesuffix(".pth")
     word = stem.lower().rstrip("0123456789_-.=")
     plain = word in ("", *PLAIN_STEMS) or stem.lower().startswith("epoch")
     parent = path.absolute().parent.name
@@ -143,10 +149,16 @@ def _open(path: Path, arch: str | None, key: str | None, heads: int | None, part
     if not candidates:
         some = ", ".join(list(raw.tensors)[:3])
         raise UserError(f"{shown}: no known backbone among its {len(raw.tensors)} tensors ({some}, ...); give --arch")
+    if len(candidates) > MAX_CANDIDATES:
+        raise UserError(f"{shown}: holds {len(candidates)} backbones; save the state_dict() of one of them")
     chosen = choose(candidates, key, shown)
     generic = wanted.architecture if wanted and wanted.anchor else None
     expected = generic.build().state_dict() if generic else {}
-    mapped = map_keys(under(raw.tensors, chosen, candidates), chosen.layout, frozenset(expected))
+    tensors = under(raw.tensors, chosen, candidates)
+    if packed := [n for n, t in tensors.items() if t.is_floating_point() and t.dtype.itemsize == 1]:
+        kind = str(tensors[packed[0]].dtype).removeprefix("torch.")
+        raise UserError(f"{shown}: {len(packed)} tensors of {kind} ({chosen.prefix}{packed[0]}); save them as float16")
+    mapped = map_keys(tensors, chosen.layout, frozenset(expected))
     method = infer_method(raw.tensors, raw.meta, chosen)
     if generic:
         architecture = generic
@@ -155,16 +167,26 @@ def _open(path: Path, arch: str | None, key: str | None, heads: int | None, part
         stated = find_setting(raw.meta, "arch")
         stated = stated if isinstance(stated, str) else None
         architecture = archs.infer(mapped, chosen.layout, shown, given, stated, partial)
+        _check_square(raw, architecture)
         if wanted:
             wanted.check(architecture, shown)
         expected = archs.build_empty(architecture).state_dict()
     return _Opened(raw, chosen, candidates, mapped, architecture, archs.cover(expected, mapped), method)
 
 
+def _check_square(raw: RawCheckpoint, architecture: Architecture) -> None:
+    """A grid of 32 x 8 has as many rows as one of 16 x 16: where the file states unequal sides, they are believed."""
+    stated, patch = find_image_size(raw.meta), architecture.patch_size
+    if stated and stated[0] != stated[1] and patch:
+        rows = (stated[0] // patch) * (stated[1] // patch)
+        if rows == architecture.grid[0] * architecture.grid[1]:
+            raise archs.not_square(str(raw.path), rows)
+
+
 def _file_heads(raw: RawCheckpoint, mapped: Mapped, method: str) -> int | None:
     """Heads as the file states them (`heads` or `num_heads`, also in its args), or as MoCo v3 has them."""
     stated = find_setting(raw.meta, "num_heads", "heads")
-    if isinstance(stated, int) and stated > 0:
+    if type(stated) is int and stated > 0:
         return stated
     projection = mapped.tensors.get("patch_embed.proj.weight")
     return MOCOV3_HEADS.get(projection.shape[0]) if method == "mocov3" and projection is not None else None
@@ -201,6 +223,7 @@ def _used(opened: _Opened) -> Tensors:
 def _fill(opened: _Opened, tensors: Tensors, seed: int) -> torch.nn.Module:
     """The module with `tensors`. What a partly loaded model lacks is drawn from `seed`, as in a random start."""
     if opened.coverage.missing:
+        _check_size(opened)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = opened.architecture.build()
@@ -213,6 +236,17 @@ def _fill(opened: _Opened, tensors: Tensors, seed: int) -> torch.nn.Module:
     counters = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in module.state_dict().items() if n not in tensors}
     module.load_state_dict(tensors | counters, assign=True)
     return module
+
+
+def _check_size(opened: _Opened) -> None:
+    """Raises UserError for a model of which next to nothing is there: one absurd shape would take all memory."""
+    sizes = {n: t.numel() for n, t in archs.build_empty(opened.architecture).state_dict().items()}
+    found, whole = sum(sizes[n] for n in opened.coverage.matched), sum(sizes.values())
+    if whole > max(MAX_DRAWN_SHARE * found, MIN_DRAWN):
+        raise UserError(
+            f"{opened.raw.path}: holds {found} of the {whole} weights of a {opened.architecture.arch}; "
+            "give the right --arch"
+        )
 
 
 def _float32(tensor: torch.Tensor) -> torch.Tensor:

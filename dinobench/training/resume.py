@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import threading
 import time
@@ -17,6 +16,7 @@ import torch
 
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
+from dinobench.models.containers import read_file
 from dinobench.types import Context
 
 #: Seconds of work that an interruption may cost.
@@ -46,8 +46,8 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """What `save_state` wrote, or None when there is nothing or it is damaged, in which case training starts anew."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        _, state = read_file(path, device)
+    except UserError:
         return None
     return state if isinstance(state, dict) else None
 

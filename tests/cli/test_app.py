@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.pickles import START, archive
 from helpers.typed import assert_one_line
 from helpers.weights import save, vit
 from PIL import Image
@@ -215,10 +216,25 @@ def bad_file(kind: str, folder: Path) -> Path:
     elif kind == "folder":
         path.unlink()
         path.mkdir()
+    elif kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.unlink()
+        path.symlink_to(path)
+    elif kind == "deep":
+        path.write_bytes(archive(START + b"]" * 100_000 + b"a" * 99_999 + b"."))
+    elif kind == "part":
+        path = path.rename(path.with_name("pytorch_model-00001-of-00002.bin"))
+    elif kind == "distributed":
+        path = path.rename(path.with_name("__0_0.distcp"))
     return path
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "folder"])
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "empty", "truncated", "text", "folder", "pipe", "endless", "deep", "part", "distributed"],
+)
 @pytest.mark.parametrize("verb", ["run", "inspect"])
 def test_a_bad_checkpoint_is_one_line_with_its_name(command, images, tmp_path, kind, verb):
     path = bad_file(kind, tmp_path)

@@ -1,14 +1,27 @@
 from __future__ import annotations
 
+import math
+
 import pytest
+import timm
 import torch
 import torchvision
-from helpers.checkpoints import X, resnet
+from helpers.checkpoints import HF, X, resnet
 from helpers.weights import args, golden_input, prefixed, save, vit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dinobench.errors import UserError
 from dinobench.models.architecture import infer_resnet
-from dinobench.models.loading import load_backbone
+from dinobench.models.loading import inspect_checkpoint, load_backbone
+
+SMALL = {
+    "vit": vit(depth=1, image=32),
+    "dinov2": vit(depth=1, image=32, registers=2, v2=True, swiglu=64),
+    "huggingface": HF,
+    "resnet": resnet().state_dict(),
+    "convnext": timm.create_model("convnext_atto", num_classes=0, depths=(1, 1, 1, 1), dims=(4, 4, 4, 4)).state_dict(),
+}
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"width_per_group": 128}, {"groups": 32, "width_per_group": 4}])
@@ -67,6 +80,67 @@ def test_heads(tmp_path):
     # heads change the outputs and leave no trace in the tensors: caches keyed by the digest must tell them apart
     assert load_backbone(moco).info.weights_digest != load_backbone(plain).info.weights_digest
     assert load_backbone(moco, heads=6).info.weights_digest == load_backbone(plain).info.weights_digest
+
+
+def test_grids_that_are_not_square_are_refused_whatever_is_given(tmp_path):
+    tensors = vit(width=192, depth=1)
+    tall = save(tensors | {"pos_embed": torch.ones(1, 129, 192)}, tmp_path / "x.pth")
+    for arch in (None, "vit_tiny", "vit_tiny_patch16_224"):
+        with pytest.raises(UserError, match=r"129 rows is of no square grid.*not supported.*resample_abs_pos_embed"):
+            load_backbone(tall, arch=arch)
+    # 32 x 8 patches are as many as 16 x 16: only the file can tell
+    many = vit(depth=1) | {"pos_embed": torch.ones(1, 257, 64)}
+    for said in (args(img_size=(512, 128)), args(image_size=[128, 512])):
+        with pytest.raises(UserError, match="256 rows is of no square grid"):
+            load_backbone(save({"model": many, "args": said}, tmp_path / "said.pth"))
+    for said in (args(img_size=(256, 256)), args(img_size=256), args(img_size=(640, 480))):
+        assert load_backbone(save({"model": many, "args": said}, tmp_path / "said.pth")).info.image_size == 256
+
+
+def test_a_square_grid_made_of_another_is_read(tmp_path):
+    """What the refusal says to do."""
+    from timm.layers import resample_abs_pos_embed
+
+    tall = torch.randn(1, 129, 64, generator=torch.Generator().manual_seed(0))
+    square = resample_abs_pos_embed(tall, new_size=[8, 8], old_size=[16, 8], num_prefix_tokens=1)
+    assert load_backbone(save(vit() | {"pos_embed": square}, tmp_path / "x.pth")).info.image_size == 128
+
+
+def test_numbers_in_names_are_not_believed(tmp_path):
+    for block in (300, 10**9, 10**900):
+        for extra in ({f"blocks.{block}.norm1.weight": torch.ones(64)}, {}):
+            tensors = vit() | extra if extra else torchvision.models.resnet18().state_dict()
+            tensors |= {} if extra else {f"layer2.{block}.conv1.weight": torch.ones(1)}
+            with pytest.raises(UserError, match=r"a block of the number \d+\); give --arch"):
+                load_backbone(save(tensors, tmp_path / "x.pth"))
+
+
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 16, 64, 192, 256, 1 << 40]), max_size=4).map(tuple)
+KINDS = st.sampled_from([torch.float32, torch.float16, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), family=st.sampled_from(["vit", "dinov2", "huggingface", "resnet", "convnext"]))
+def test_tensors_of_any_shape_and_kind_load_or_get_one_line(tmp_path_factory, data, family):
+    tensors = dict(SMALL[family])
+    for name in data.draw(st.lists(st.sampled_from(sorted(tensors)), min_size=1, max_size=3)):
+        shape, kind = data.draw(SHAPES), data.draw(KINDS)
+        small = math.prod(max(n, 1) for n in shape) < 1 << 16
+        tensors[name] = torch.zeros(shape if small else (max(shape), 0, 1, 1)[: len(shape) + 1], dtype=kind)
+        if data.draw(st.booleans()):
+            tensors.pop(data.draw(st.sampled_from(sorted(tensors))))
+    path = save(tensors, tmp_path_factory.mktemp("any") / "x.pth")
+    for partial in (False, True):
+        try:
+            load_backbone(path, allow_partial=partial)
+        except UserError as error:
+            assert str(error).isprintable() and len(str(error)) < 1500
+    try:
+        inspect_checkpoint(path)
+    except UserError as error:
+        assert str(error).isprintable()
 
 
 def test_resnet_for_small_images(tmp_path):

@@ -130,6 +130,61 @@ def test_other_things_that_are_no_file(tmp_path):
         load_backbone(path)
 
 
+def test_what_would_never_end_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "fifo.pth")
+    (tmp_path / "endless.pth").symlink_to(tmp_path / "endless.pth")
+    (tmp_path / "zero.pth").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / "model.safetensors")
+    for name, message in {
+        "fifo.pth": "is not a regular file",
+        "zero.pth": "is not a regular file",
+        "endless.pth": "cannot be read: Too many levels",
+        "x" * 300: "cannot be read: File name too long",
+        "a\0b": "cannot be read: embedded null byte",
+        "folder": "is a folder",
+    }.items():
+        for call in (load_backbone, inspect_checkpoint):
+            with pytest.raises(UserError, match=message):
+                call(tmp_path / name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="files that the system makes up as they are read")
+def test_files_without_a_size_are_not_opened():
+    with pytest.raises(UserError, match=r"/proc/self/mem: is empty \(0 bytes\)"):
+        read_checkpoint("/proc/self/mem")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_distributed_checkpoints_are_named_with_what_joins_them(tmp_path):
+    dcp = pytest.importorskip("torch.distributed.checkpoint")
+    folder = tmp_path / "dcp"
+    dcp.save({"model": VIT}, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
+    parts = [p for p in folder.iterdir() if p.suffix == ".distcp"]
+    for path in (folder, folder / ".metadata", *parts):
+        with pytest.raises(UserError, match=rf"format_utils\.dcp_to_torch_save\('{folder}', 'whole\.pth'\)"):
+            read_checkpoint(path)
+    format_utils = pytest.importorskip("torch.distributed.checkpoint.format_utils")
+    format_utils.dcp_to_torch_save(folder, tmp_path / "whole.pth")
+    plain = load_backbone(save(VIT, tmp_path / "plain.pth"))
+    assert load_backbone(tmp_path / "whole.pth").info.weights_digest == plain.info.weights_digest
+
+
+def test_two_tensors_of_one_name_are_refused_unless_they_are_the_same(tmp_path):
+    path = save({"a.b": torch.ones(2), "a": {"b": torch.zeros(2)}, **VIT}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth: holds two different tensors of the name a\.b; save one of them"):
+        read_checkpoint(path)
+    compiled = VIT | {f"_orig_mod.{n}": t.clone() for n, t in VIT.items()}
+    assert len(read_checkpoint(save(compiled, path)).tensors) == len(VIT)
+
+
+def test_names_of_tensors_are_short_and_printable(tmp_path):
+    for name in ("a\nb", "a\x1b[31m", "x" * 2000):
+        with pytest.raises(UserError, match="a tensor is called '") as error:
+            read_checkpoint(save(VIT | {name: torch.ones(1)}, tmp_path / "x.pth"))
+        assert str(error.value).isprintable() and len(str(error.value)) < 300
+
+
 def test_sha256_is_the_files(tmp_path):
     import hashlib
 

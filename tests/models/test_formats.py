@@ -6,6 +6,7 @@ import torch
 from helpers.checkpoints import MAE, VIT, X, dino_full, lightning, resnet
 from helpers.weights import args, dino_head, huggingface, prefixed, save, shifted, vit
 
+from dinobench.errors import UserError
 from dinobench.models.loading import inspect_checkpoint, load_backbone
 
 
@@ -202,3 +203,23 @@ def test_ignored_tensors_are_listed(tmp_path):
     assert "model.decoder_embed.weight" in seen.ignored and "model.mask_token" in seen.ignored
     full = inspect_checkpoint(save(dino_full(), tmp_path / "full.pth"))
     assert "teacher.head.last_layer.weight_v" in full.ignored
+
+
+def test_what_a_file_says_of_itself_is_believed_within_reason(tmp_path):
+    odd = {"method": "a\nb", "epoch": 1 << 60, "args": args(num_heads=True)}
+    info = load_backbone(save({"model": VIT} | odd, tmp_path / "x.pth")).info
+    assert (info.method, info.epoch, info.heads) == ("unknown", None, 1)
+    info = load_backbone(save({"model": VIT, "method": "My-SSL", "epoch": 12}, tmp_path / "x.pth")).info
+    assert (info.method, info.epoch) == ("my-ssl", 12)
+
+
+def test_a_hundred_backbones_are_too_many(tmp_path):
+    many = {f"m{i}.patch_embed.proj.weight": torch.ones(1) for i in range(101)}
+    with pytest.raises(UserError, match=r"x\.pth: holds 101 backbones; save the state_dict\(\) of one of them"):
+        load_backbone(save(many, tmp_path / "x.pth"))
+
+
+def test_float8_is_named(tmp_path):
+    packed = VIT | {"norm.weight": torch.ones(64).to(torch.float8_e4m3fn)}
+    with pytest.raises(UserError, match=r"1 tensors of float8_e4m3fn \(norm\.weight\); save them as float16"):
+        load_backbone(save(packed, tmp_path / "x.pth"))

@@ -7,6 +7,7 @@ import torchvision
 from helpers.checkpoints import VIT, X
 from helpers.weights import save
 
+from dinobench.errors import UserError
 from dinobench.models.key_mapping import weights_digest
 from dinobench.models.loading import load_backbone
 
@@ -59,3 +60,11 @@ def test_digest_sees_every_change():
     assert weights_digest(VIT | {"norm.bias": VIT["norm.bias"].reshape(1, -1)}) != base
     assert weights_digest({n.replace("norm.bias", "norm.shift"): t for n, t in VIT.items()}) != base
     assert weights_digest(VIT, "heads=2") != base
+
+
+def test_two_names_for_one_place_are_left_over_not_overwritten(tmp_path):
+    """DINOv2's chunked block names beside plain ones: which of the two would be meant?"""
+    chunked = {n.replace("blocks.1.", "blocks.0.1."): t + 1 for n, t in VIT.items() if n.startswith("blocks.1.norm1")}
+    path = save(VIT | chunked, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"2 left over \(blocks\.0\.1\.norm1\.weight, blocks\.0\.1\.norm1\.bias\)"):
+        load_backbone(path)

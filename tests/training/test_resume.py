@@ -18,8 +18,10 @@ def test_state_comes_back_whole_or_not_at_all(tmp_path):
     found = load_state(path)
     assert found is not None and found["step"] == 7 and torch.equal(found["w"], torch.arange(3.0))
     assert [p.name for p in path.parent.iterdir()] == ["state.pt"]
-    path.write_bytes(path.read_bytes()[:100])
-    assert load_state(path) is None
+    content = path.read_bytes()
+    for damaged in (content[:100], content[:-500] + b"\1" + content[-499:], content.replace(b"groups", b"grouqs"), b""):
+        path.write_bytes(damaged)
+        assert load_state(path) is None
 
 
 def test_a_disk_that_refuses_is_the_users_affair(tmp_path):
