@@ -49,6 +49,10 @@ stdout = _Stdout(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 QUIET_SECONDS = 2.0
 #: How often a plain (not a terminal) progress line is written.
 PLAIN_SECONDS = 15.0
+#: Columns of a terminal from which on progress is drawn as a bar too, and the bar's own.
+_WIDE, _BAR = 100, 24
+#: Columns of what stands beside description and counts: rate, time left and gaps; a bar and the time so far.
+_BESIDE, _DRAWN = 23, 33
 #: Set by processes that must not speak: all but the first of a distributed run.
 silent = False
 
@@ -71,7 +75,7 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
     began = shown_at = time.monotonic()
     done = start
     bar: Progress | None = None
-    task = None
+    task, room = None, 0
     try:
         for item in iterable:
             yield item
@@ -86,14 +90,17 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
                     stderr.print(_plain(shown, done, total, done - start, now - began))
                 continue
             if bar is None:
+                room = stderr.width - (2 * len(str(total or 0)) + 1) - _BESIDE
+                wide = stderr.width >= _WIDE and len(shown) + _DRAWN <= room  # the time left is worth more than a bar
+                room -= _DRAWN * wide
                 bar = Progress(
-                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
-                    TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True,
+                    TextColumn("{task.description}"), *[BarColumn(_BAR)] * wide, MofNCompleteColumn(), _Rate(),
+                    *[TimeElapsedColumn()] * wide, TimeRemainingColumn(), console=stderr, transient=True,
                 )  # fmt: skip
                 bar.start()
-                task = bar.add_task(escape(shown), total=total, completed=start)
+                task = bar.add_task(escape(_cut(shown, room)), total=total, completed=start)
             assert task is not None
-            bar.update(task, completed=done, description=escape(shown))
+            bar.update(task, completed=done, description=escape(_cut(shown, room)))
     finally:
         if bar is not None:
             bar.stop()
@@ -102,6 +109,10 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
         stderr.print(
             f"{description}: {done - start:,} in {_clock(took)} ({(done - start) / took:,.1f}/s)", markup=False
         )
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: max(room, 8) - 1] + "…"
 
 
 def _plain(description: str, done: int, total: int | None, since: int, seconds: float) -> str:

@@ -10,7 +10,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,6 +98,7 @@ def run(
     save: str | Path | None = None,
     force: bool = False,
     skip_broken: bool = False,
+    finished: Callable[[list[RunRecord]], None] | None = None,
     loading: LoadOptions = LoadOptions(),
     compute: ComputeOptions = ComputeOptions(),
 ) -> list[RunRecord]:
@@ -108,6 +109,7 @@ def run(
     scores and the leaderboard are written to `out` (nowhere when None); a run found there is not repeated unless
     `force`. save: a folder for the files that runs make, such as DAVIS's masks or a fine-tuned model; asking for them
     runs again what is finished. skip_broken: leave out images that cannot be read, and count them in the record.
+    finished: called with each protocol's records as soon as they are all there.
     Evaluations that a backbone cannot fill (attention of a ResNet) are left out with a note.
 
     Raises UserError for anything the caller can put right.
@@ -149,7 +151,7 @@ def run(
         service = FeatureService(started, root, **options)
         ram_bytes = None if compute.ram_gb is None else int(compute.ram_gb * 1e9)
         ctx = RunContext(started, service, seed, root, Path(save) if save else None, ram_bytes=ram_bytes, **options)
-        done = _run_all(evaluations, ctx, folder, force or save is not None)
+        done = _run_all(evaluations, ctx, folder, force or save is not None, finished or (lambda records: None))
     if folder is not None:
         _, broken = started.run_on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
         for path, reason in broken:
@@ -157,7 +159,13 @@ def run(
     return done
 
 
-def _run_all(evaluations: list[Evaluation], ctx: RunContext, out: Path | None, force: bool) -> list[RunRecord]:
+def _run_all(
+    evaluations: list[Evaluation],
+    ctx: RunContext,
+    out: Path | None,
+    force: bool,
+    finished: Callable[[list[RunRecord]], None],
+) -> list[RunRecord]:
     done: dict[str, RunRecord] = {}
     if out is not None and not force and ctx.rank == 0:
         earlier = {e.run_id: r for e in evaluations if (r := records.read(out, e.run_id)) is not None}
@@ -176,7 +184,7 @@ def _run_all(evaluations: list[Evaluation], ctx: RunContext, out: Path | None, f
     for name in dict.fromkeys(e.protocol.name for e in pending if ctx.saves and not getattr(e.protocol, "saves", "")):
         console.note(f"--save: {name} makes no files to keep")
     ctx.service.prepare([(e.backbone, split, request) for e in pending for split, request in e.requests()])
-    for evaluation in pending:
+    for position, evaluation in enumerate(pending):
         own = dataclasses.replace(
             ctx,
             scratch=ctx.scratch.parent / "scratch" / evaluation.run_id,
@@ -193,6 +201,9 @@ def _run_all(evaluations: list[Evaluation], ctx: RunContext, out: Path | None, f
         if ctx.rank == 0:  # what a training kept to go on from has served
             shutil.rmtree(own.scratch, ignore_errors=True)
         done[evaluation.run_id] = record
+        if all(e.protocol.name != evaluation.protocol.name for e in pending[position + 1 :]):
+            same = [e for e in evaluations if e.protocol.name == evaluation.protocol.name]
+            finished([done[e.run_id] for e in same if e.run_id in done])
     return [done[e.run_id] for e in evaluations if e.run_id in done]
 
 

@@ -212,6 +212,17 @@ def labels_of(masks: torch.Tensor, patch: int, size: tuple[int, int]) -> np.ndar
     return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
+def _check_ends(folder: Path, video: Video) -> None:
+    """Where frames are not looked at, only the predictions can tell that the first or the last annotation is lost."""
+    numbers = [file.stem for file in folder.glob("*.png") if file.stem.isdigit()]
+    beyond = sorted(s for s in numbers if not video.names[0] <= s <= video.names[-1] and len(s) == len(video.names[0]))
+    if beyond and all(name.isdigit() for name in video.names):
+        raise UserError(
+            f"{folder / beyond[0]}.png: of a frame outside the annotations, {video.names[0]} to {video.names[-1]}; add "
+            "its annotation or take the mask away"
+        )
+
+
 def score_folder(
     predictions: str | Path,
     data: VideoSet,
@@ -223,7 +234,7 @@ def score_folder(
 
     All videos of `data` unless named; frames are scored in `workers` threads (all cores by default; decoding and OpenCV
     leave Python's lock). An object without a pixel in a prediction is empty. Raises UserError naming the first file
-    that is missing, damaged, in colour, of another size, or whose values cannot be the video's labels.
+    that is missing, damaged, in colour, of another size, of no annotated frame, or whose values cannot be labels.
     """
     folder = Path(predictions)
     if not folder.is_dir():
@@ -232,6 +243,7 @@ def score_folder(
     for video in chosen:
         if not (folder / video.name).is_dir():
             raise UserError(f"{folder / video.name}: no such folder; add its masks or name the videos to score")
+        _check_ends(folder / video.name, video)
     jobs = [(video, index) for video in chosen for index in scored_frames(len(video))]
 
     def score(job: tuple[Video, int]) -> tuple[np.ndarray, np.ndarray]:

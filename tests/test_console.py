@@ -54,6 +54,27 @@ def test_on_a_terminal_there_is_a_bar(clock, monkeypatch):
     assert re.search(r"Work .*[35]/5", shown) and shown.rstrip().endswith("Work: 5 in 0:05 (1.0/s)")
 
 
+def screens(clock, monkeypatch, width, description, total, start=0):
+    """Every line that a slow loop draws on a terminal of so many columns."""
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=screen, force_terminal=True, width=width))
+    list(console.progress(slowly(clock, 6, 3.7), description, total, start))
+    lines = re.split(r"\x1b\[2K|\n", screen.getvalue())
+    return [re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]|\r", "", line) for line in lines]
+
+
+@pytest.mark.parametrize("description", ["Images", "Epoch 99/100: loss 11.1210, 12:34:56 left in all [teacher]"])
+def test_a_narrow_terminal_keeps_the_time_left_and_drops_the_bar(clock, monkeypatch, description):
+    """The time left goes on being told, in one line, whatever else there is to say."""
+    total = 1_281_167
+    lines = [x for x in screens(clock, monkeypatch, 80, description, total, 1000) if f"/{total}" in x]
+    assert lines and all(len(line) <= 80 and "━" not in line for line in lines)
+    assert re.match("Images|Epoch 99", lines[-1])
+    assert re.search(r"/1281167 .*(\d:\d\d:\d\d|-:--:--)$", lines[-1].rstrip())
+    wide = [x for x in screens(clock, monkeypatch, 160, description, total, 1000) if f"/{total}" in x]
+    assert all("━" in line and description in line for line in wide)
+
+
 def test_an_error_in_the_loop_comes_through(clock):
     def broken():
         yield 1

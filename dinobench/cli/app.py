@@ -1,4 +1,7 @@
-"""The `dinobench` command: parses, calls, prints. Exit codes: 0 done, 1 a gate said no, 2 the input is at fault."""
+"""The `dinobench` command: parses, calls, prints.
+
+Exit codes: 0 done, 1 a gate said no, 2 the input is at fault, 3 and 4 a gate cannot tell or lacks rows.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,33 @@ from dinobench.bench import BENCHES, measure_bench
 from dinobench.cli import arguments, check, compare, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli.display import runs
-from dinobench.cli.options import Arch, Device, Devices, Heads, Json, Key, Out, RamCache, Results, Settings, finite
+from dinobench.cli.options import (
+    AllowPartial,
+    Arch,
+    Device,
+    Devices,
+    Heads,
+    Json,
+    Key,
+    Out,
+    RamCache,
+    Results,
+    Settings,
+    finite,
+)
 from dinobench.errors import UserError
+from dinobench.types import RunRecord
 
 #: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
 INTERNAL = 70
 INTERRUPTED = 130
+#: The embedded set that is scored where no data are named.
+DIGITS = "digits"
 
 app = typer.Typer(
     name="dinobench",
     help="Score self-supervised vision backbones: a checkpoint goes in, comparable numbers come out.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -45,6 +64,19 @@ VIEWS = {
     "methods": runs.methods,
     "layouts": runs.layouts,
 }
+
+
+def _protocols() -> list[str]:
+    """Names for the shell to complete."""
+    from dinobench.registry import available
+
+    return [*available()]
+
+
+def _listings() -> list[str]:
+    from dinobench.registry import available
+
+    return list(dict.fromkeys([*VIEWS, *_protocols(), *available("dinobench.methods")]))
 
 
 @app.callback(invoke_without_command=True)
@@ -72,8 +104,14 @@ def run(
         list[str],
         typer.Option(help="A file, timm:<model>, random:<model> or pixels, optionally as name=...; may be repeated."),
     ],
-    protocol: Annotated[list[str], typer.Option(help="Protocol to score with; may be repeated. See `dinobench list`.")],
-    data: Annotated[str, typer.Option(help="A data set: a path, name=path, or an embedded one (digits).")] = "digits",
+    protocol: Annotated[
+        list[str],
+        typer.Option(help="Protocol to score with; may be repeated. See `dinobench list`.", autocompletion=_protocols),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data set: a path, name=path, or an embedded one; digits where images have labels."),
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="Named set of settings; the first listed is the default.")] = None,
     set_: Settings = None,
     out: Out = Path("results"),
@@ -82,10 +120,7 @@ def run(
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
-    allow_partial: Annotated[
-        bool,
-        typer.Option("--allow-partial", help="Load in spite of missing or left-over tensors; recorded."),
-    ] = False,
+    allow_partial: AllowPartial = False,
     device: Device = "auto",
     devices: Devices = 1,
     precision: Annotated[
@@ -111,9 +146,18 @@ def run(
     from dinobench.config import parse_settings
     from dinobench.types import ComputeOptions, LoadOptions
 
+    shown: set[str] = set()
+
+    def show(records: list[RunRecord]) -> None:
+        """A protocol's table as soon as it is done, which may be hours before the next one is."""
+        if not json and not console.silent:
+            runs.records(records, None)
+            shown.update(r.run_id for r in records)
+
     records = runner.run(
-        protocol, ckpt, data, profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
-        force=force, skip_broken=skip_broken,
+        protocol, ckpt, _default_data(protocol) if data is None else data,
+        profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
+        force=force, skip_broken=skip_broken, finished=show,
         loading=LoadOptions(arch=arch, key=key, heads=heads, allow_partial=allow_partial),
         compute=ComputeOptions(
             device=device, devices=devices, precision=precision, batch_size=batch_size, workers=workers,
@@ -125,7 +169,23 @@ def run(
     if json:
         console.text(runs.records_json(records))
     elif records:
-        runs.records(records, out)
+        runs.records([r for r in records if r.run_id not in shown], out)
+
+
+def _default_data(protocols: list[str]) -> str:
+    """The embedded digits where all protocols score images with labels. Raises UserError where one scores others."""
+    from dinobench.data.embedded import EMBEDDED
+    from dinobench.registry import load
+
+    kinds = {name: load(name).data for name in protocols}
+    for name, kind in kinds.items():
+        embedded = EMBEDDED.get(kind, {})
+        if DIGITS not in embedded:
+            there = f", or an embedded set: {', '.join(embedded)}" if embedded else ""
+            raise UserError(
+                f"--data is missing: {name} scores {kind}; give a path in a layout of `dinobench list layouts`{there}"
+            )
+    return DIGITS
 
 
 app.command()(cli_pretrain.pretrain)
@@ -150,14 +210,21 @@ def inspect(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help=f"What to list: {', '.join(VIEWS)}.")] = "protocols",
+    what: Annotated[
+        str,
+        typer.Argument(
+            help=f"What to list: {', '.join(VIEWS)}; or one protocol or method by its name.", autocompletion=_listings
+        ),
+    ] = "protocols",
 ) -> None:
     """What there is: protocols, their profiles, pretraining methods, with every setting, or layouts of data sets."""
     from dinobench.errors import unknown_name
 
-    if what not in VIEWS:
-        raise unknown_name("listing", what, VIEWS)
-    VIEWS[what]()
+    if what in VIEWS:
+        return VIEWS[what]()
+    if what not in _listings():
+        raise unknown_name("listing", what, _listings())
+    runs.one(what)
 
 
 @app.command()
@@ -257,8 +324,13 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of the option parser
-            console.error(f"{error.format_message()} (see `dinobench --help`)")
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: typer has no public name for it
+            console.text(error.ctx.get_help())  # type: ignore[attr-defined]
+            code = 0
+        elif hasattr(error, "format_message"):  # a usage error of the option parser
+            context = getattr(error, "ctx", None)
+            help_ = f"{context.command_path if context else 'dinobench'} --help"
+            console.error(f"{error.format_message()} (see `{help_}`)")
             code = 2
         else:
             if debug:

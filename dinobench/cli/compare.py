@@ -20,7 +20,8 @@ def compare(
         tuple[str, str] | None, typer.Option(help="Two runs or two models, item by item: differences and tests.")
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="Format: table, csv, markdown or latex; by default what -o ends in.")
+        str | None,
+        typer.Option("--format", help="Format: table, csv, markdown, latex, json (of --pair); else what -o ends in."),
     ] = None,
     rows: Annotated[
         str, typer.Option(help="What the rows are: model, method or arch; or protocol, dataset, profile or metric.")
@@ -42,23 +43,29 @@ def compare(
 ) -> None:
     """Models by protocols, as a table on screen or for papers; or two runs item by item."""
     from dinobench.cli.display import compare as display
-    from dinobench.compare import published, sanity, writers
+    from dinobench.compare import pair_files, published, sanity, writers
     from dinobench.compare.table import compare
+    from dinobench.compare.ties import tell_by_items
 
-    form = _format(format_, output, [*writers.FORMATS])
+    form = _format(format_, output, [*(pair_files.FORMATS if pair else writers.FORMATS)])
     if reference not in (None, "published"):
         raise UserError(f"--reference {reference}: the only one is published")
     if intervals and pm:
         raise UserError("--intervals and --pm: choose one")
-    if pair is not None:
-        if form != "table" or output is not None:
-            raise UserError("--pair is shown on screen only: leave out --format and -o")
-        return _pair(results, *pair)
     chosen = _chosen(_records(results), protocol or [], data or [])
+    if pair is not None:
+        shaped = {
+            "--rows": rows != "model", "--columns": columns, "--metric": metric, "--intervals": intervals, "--pm": pm,
+            "--reference": reference,
+        }  # fmt: skip
+        if unused := [option for option, given in shaped.items() if given]:
+            raise UserError(f"{', '.join(unused)}: of tables of many models; leave out, or leave out --pair")
+        return _pair(results, pair, chosen, form, output)
     wanted = published.published_scores({r.protocol for r in chosen}, metric or ()) if reference else ()
     table = compare(
-        chosen, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, chosen), figures=wanted
-    )
+        chosen, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, chosen), figures=wanted,
+        tell=tell_by_items(results),
+    )  # fmt: skip
     spread = "intervals" if intervals else "pm" if pm else ""
     if form == "table":
         return display.table(table, spread)
@@ -69,10 +76,11 @@ def _format(asked: str | None, output: Path | None, known: list[str]) -> str:
     """The format asked for, or the one that the file's name ends in."""
     from dinobench.errors import unknown_name
 
-    endings = {".csv": "csv", ".md": "markdown", ".markdown": "markdown", ".tex": "latex"}
+    endings = {".csv": "csv", ".md": "markdown", ".markdown": "markdown", ".tex": "latex", ".json": "json"}
     if asked is not None and asked not in ("table", *known):
         raise unknown_name("format", asked, ["table", *known])
     form = asked or (endings.get(output.suffix.lower(), "table") if output else "table")
+    form = form if form in known else "table"
     if output is not None and form == "table":
         raise UserError(f"-o {output}: say which --format to write: {', '.join(known)}")
     return form
@@ -109,15 +117,19 @@ def _deliver(text: str, output: Path | None) -> None:
 
     if output is None:
         return console.text(text)
-    write_output(output, text.encode("utf-8"))
+    write_output(output, text.encode("utf-8", "replace"))  # names may hold what is no text
     console.note(f"written: {output}")
 
 
-def _pair(results: Path, a: str, b: str) -> None:
+def _pair(results: Path, models: tuple[str, str], chosen: Sequence[RunRecord], form: str, output: Path | None) -> None:
     from dinobench.cli.display import compare as display
+    from dinobench.compare import pair_files
     from dinobench.compare.pair import pair
 
-    display.pair(pair(results, a, b))
+    pairing = pair(results, *models, among=chosen)
+    if form == "table":
+        return display.pair(pairing)
+    _deliver(pair_files.FORMATS[form](pairing), output)
 
 
 def explain(
@@ -172,14 +184,33 @@ def gate(
     baseline: Annotated[Path, typer.Option(help="Results folder to hold them against.")] = Path("baseline"),
     margin: Annotated[float, typer.Option(help="The drop that is allowed, in the metric's unit (points).")] = 0.5,
     alpha: Annotated[float, typer.Option(help="How often a verdict may be wrong, over all rows.")] = 0.05,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Judge only rows whose protocol, profile, model, data set or run id matches; may be repeated.",
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Pass though rows of the baseline have no counterpart.")
     ] = False,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdicts as JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdicts as Markdown.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the verdicts as JUnit XML, a test case a row.")
+    ] = None,
 ) -> None:
-    """Fail when a backbone got worse by more than a margin. Exits with 0 pass, 1 fail, 3 cannot tell."""
+    """Fail when a backbone got worse by more than a margin. Exits: 0 pass, 1 fail, 3 cannot tell, 4 rows missing."""
     from dinobench.cli.display.gate import show
-    from dinobench.compare.gate import gate, publish
+    from dinobench.compare import gate_files
+    from dinobench.compare.gate import gate
 
-    report = gate(results, baseline, margin, alpha, allow_missing)
-    show(report, publish(report))
+    wanted = {form: path for form, path in (("json", json), ("markdown", markdown), ("junit", junit)) if path}
+    for form, path in wanted.items():
+        if twice := [f"--{other}" for other, same in wanted.items() if other != form and same == path]:
+            raise UserError(f"--{form} and {twice[0]} are both {path}; give each a file of its own")
+    report = gate(results, baseline, margin, alpha, allow_missing, only or ())
+    for form, path in wanted.items():
+        _deliver(gate_files.FORMATS[form](report), path)
+    show(report, gate_files.publish(report))
     raise typer.Exit(report.exit_code)

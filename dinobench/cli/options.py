@@ -23,6 +23,9 @@ Arch = Annotated[
 ]
 Key = Annotated[str | None, typer.Option(help="Network of the file to read: student, teacher, ...")]
 Heads = Annotated[int | None, typer.Option(help="Number of attention heads, which a file of weights cannot tell.")]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Load in spite of missing or left-over tensors; records say so.")
+]
 
 # Settings
 Settings = Annotated[list[str] | None, typer.Option("--set", help="name=value changes a setting; may be repeated.")]

@@ -10,7 +10,7 @@ import typer
 
 from dinobench import console
 from dinobench.cli.display import runs as display
-from dinobench.cli.options import Ckpt, Json, Picture, Settings
+from dinobench.cli.options import AllowPartial, Arch, Ckpt, Heads, Json, Key, Picture, Settings
 from dinobench.errors import UserError
 
 score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
@@ -27,18 +27,29 @@ def _score() -> None:
 @score_app.command("davis")
 def score_davis(
     predictions: Annotated[Path, typer.Argument(help="A folder of PNG masks per video.")],
-    data: Annotated[str, typer.Option(help="A data set in DAVIS's layout.")],
+    data: Annotated[str, typer.Option(help="A data set in DAVIS's layout; its frames need not be there.")],
     videos: Annotated[str | None, typer.Option(help="Score only these videos, as in dog,camel.")] = None,
     json: Json = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the official scorer's two CSV files into this folder.")
+    ] = None,
 ) -> None:
     """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""
     from dinobench.data import load_dataset
+    from dinobench.files import write_output
+    from dinobench.metrics.video import official_csv
     from dinobench.protocols.davis import score_folder
 
     chosen = videos.split(",") if videos else None
-    dataset = load_dataset(data, "videos", progress=console.progress)
+    dataset = load_dataset(data, "videos", progress=console.progress, masks_only=True)
+    for note in dataset.notes:
+        console.note(note)
     objects, summary = score_folder(predictions, dataset, chosen, progress=console.progress)
     console.text(display.scores_json(objects, summary)) if json else display.scores(objects, summary)
+    if csv is not None:
+        for name, content in official_csv(objects).items():
+            write_output(csv / name, content.encode())
+            console.note(f"written: {csv / name}")
 
 
 @visualize_app.command("attention")
@@ -48,6 +59,10 @@ def visualize_attention(
     output: Picture,
     keep: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the attention that a mask keeps.")] = 0.6,
     size: Annotated[int, typer.Option(min=16, help="Shorter side in pixels that the image is resized to.")] = 480,
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    allow_partial: AllowPartial = False,
 ) -> None:
     """Each head's attention of the last block, and over the image the patches that hold most of it."""
     import torch
@@ -59,7 +74,7 @@ def visualize_attention(
     from dinobench.models.loading import load_backbone
     from dinobench.report import figures
 
-    backbone = load_backbone(ckpt)
+    backbone = load_backbone(ckpt, arch=arch, key=key, heads=heads, allow_partial=allow_partial)
     try:
         original = decode(image)
     except BROKEN_IMAGE as error:
@@ -83,6 +98,10 @@ def visualize_davis(
     data: Annotated[str, typer.Option(help="A data set in DAVIS's layout, or shapes.")] = "shapes",
     set_: Settings = None,
     fps: Annotated[float, typer.Option(min=0.5, help="Frames per second.")] = 10,
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    allow_partial: AllowPartial = False,
 ) -> None:
     """The first frame's mask carried through a video, beside the annotation, as a GIF."""
     from dinobench import registry, runtime
@@ -96,7 +115,7 @@ def visualize_davis(
     config = resolve_config(protocol, None, parse_settings(set_ or [])).config
     [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
     device = runtime.start().device
-    backbone = load_backbone(ckpt).to(device)
+    backbone = load_backbone(ckpt, arch=arch, key=key, heads=heads, allow_partial=allow_partial).to(device)
     if lacks := sorted(protocol.requires - backbone.capabilities):
         raise UserError(
             f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to propagate masks with"

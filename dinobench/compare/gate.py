@@ -2,7 +2,8 @@
 
 Each row of the baseline is tested against its counterpart on the primary metric, item by item, both ways. It passes
 when a drop of the margin or more can be ruled out, fails when a drop of more than the margin is shown, and otherwise
-the images are too few to tell.
+the images are too few to tell. A row of the baseline that cannot be tested at all, because it has no counterpart, its
+record cannot be read or its items are not the same, leaves the gate incomplete, which is no matter of images.
 
 Which error is held at alpha: *failing* though no row has dropped by more than the margin happens with probability at
 most alpha over all rows together (Holm's correction). *Passing* though any row has dropped by the margin or more also
@@ -13,21 +14,23 @@ would have to pass too (an intersection-union test, Berger 1982, Technometrics 2
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from scipy import stats
 
 from dinobench.compare.pair import aligned, scores
-from dinobench.errors import UserError
+from dinobench.errors import UserError, unknown_name
 from dinobench.results.comparability import higher_is_better, key, match, read_results, reasons
 from dinobench.stats.paired_tests import POWER, PairedTest, bounds, holm, paired_test
 from dinobench.types import RunRecord
 
-PASS, FAIL, UNSURE = "pass", "fail", "cannot tell"
-EXIT_CODES = {PASS: 0, FAIL: 1, UNSURE: 3}  # 2 is bad input, as everywhere
+PASS, FAIL, UNSURE, INCOMPLETE = "pass", "fail", "cannot tell", "incomplete"
+EXIT_CODES = {PASS: 0, FAIL: 1, UNSURE: 3, INCOMPLETE: 4}  # 2 is bad input, as everywhere
+UNTESTED = "not tested"  #: the verdict on a row with a counterpart that it cannot be held against
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,54 @@ class GateRow:
 
 
 @dataclass(frozen=True)
+class Unmatched:
+    """A row on one side only, and what keeps the nearest one on the other apart, if there is one."""
+
+    model: str
+    protocol: str
+    profile: str
+    dataset: str
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} · {self.protocol} · {self.profile} · {self.dataset}"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}" if self.why else self.name
+
+
+@dataclass(frozen=True)
 class GateReport:
-    """Every row with its verdict. `vanished` rows of the baseline have no counterpart, `new` ones no baseline."""
+    """Every row with its verdict. `vanished` rows of the baseline have no counterpart, `new` ones no baseline.
+
+    `unread` are records of the baseline that cannot be read, one line each; `only` the patterns that rows had to match.
+    """
 
     margin: float
     alpha: float
     rows: tuple[GateRow, ...]
-    new: tuple[str, ...]
-    vanished: tuple[str, ...]
+    new: tuple[Unmatched, ...] = ()
+    vanished: tuple[Unmatched, ...] = ()
+    unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     allow_missing: bool = False
+    only: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> int:
+        """Rows of the baseline without a counterpart, or that nobody can read."""
+        return len(self.vanished) + len(self.unread)
 
     @property
     def verdict(self) -> str:
-        """Fails when any row does; passes when all do and none has vanished, unless that is allowed."""
+        """The gravest first: a row fails, a row could not be tested, images are too few; else all pass."""
         verdicts = {row.verdict for row in self.rows}
         if FAIL in verdicts:
             return FAIL
-        return UNSURE if UNSURE in verdicts or (self.vanished and not self.allow_missing) else PASS
+        if UNTESTED in verdicts or (self.missing and not self.allow_missing):
+            return INCOMPLETE
+        return UNSURE if UNSURE in verdicts else PASS
 
     @property
     def exit_code(self) -> int:
@@ -89,66 +122,36 @@ class GateReport:
     @property
     def summary(self) -> str:
         """The verdict in one line."""
-        counts = {v: sum(row.verdict == v for row in self.rows) for v in EXIT_CODES}
-        parts = [f"{counts[PASS]} of {len(self.rows)} rows pass", f"{counts[FAIL]} fail" if counts[FAIL] else ""]
-        parts += [f"{counts[UNSURE]} cannot be told with this many items" if counts[UNSURE] else ""]
-        parts += [f"{len(self.vanished)} vanished" if self.vanished else "", f"{len(self.new)} new" if self.new else ""]
-        allowed = f"margin {self.margin:g}, alpha {self.alpha:g}"
-        return f"dinobench gate: {self.verdict} ({allowed}): {', '.join(filter(None, parts))}"
-
-    def markdown(self) -> str:
-        """The report as GitHub renders it, what failed first."""
-        order = [FAIL, UNSURE, PASS]
-        bound = f"{100 * (1 - self.alpha):g} %"
-        lines = [
-            f"### {self.summary}", "",
-            f"| verdict | model | protocol | data | metric | baseline | new | change | {bound} bounds | why |",
-            "|---|---|---|---|---|---:|---:|---:|---:|---|",
-        ]  # fmt: skip
-        for row in sorted(self.rows, key=lambda r: order.index(r.verdict)):
-            limits = "" if row.low is None else f"{row.low:+.2f} … {row.high:+.2f}"
-            cells = [
-                f"**{row.verdict}**", row.model, f"{row.protocol} {row.profile}", row.dataset,
-                f"{row.metric} ({row.unit})", f"{row.baseline:.2f}", f"{row.new:.2f}", f"{row.change:+.2f}", limits,
-                row.reason,
-            ]  # fmt: skip
-            lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
-        for title, entries in (("Vanished rows", self.vanished), ("New rows", self.new), ("Notes", self.notes)):
-            if entries:
-                lines += ["", f"**{title}**", "", *(f"- {_cell(entry)}" for entry in entries)]
-        lines += [
-            "", "Below 0 is worse. The chance that a build fails though no row has dropped by more than "
-            f"{self.margin:g}, and the chance that it passes though one has, are at most {self.alpha:g} each.",
-        ]  # fmt: skip
-        return "\n".join(lines) + "\n"
-
-    def annotations(self) -> list[str]:
-        """Workflow commands of GitHub Actions: an error per failed row, a warning per row that cannot be told."""
-        levels = {FAIL: "error", UNSURE: "warning"}
-        lines = [(levels[r.verdict], f"{r.name}: {r.reason}") for r in self.rows if r.verdict in levels]
-        lines += [("notice" if self.allow_missing else "warning", f"vanished: {entry}") for entry in self.vanished]
-        return [f"::{level} title=dinobench gate::{_escaped(text)}" for level, text in lines]
-
-
-def _cell(text: str) -> str:
-    """Characters that would end a cell of a table or start markup."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _escaped(text: str) -> str:
-    """As GitHub's toolkit escapes the message of a workflow command (actions/toolkit, core/src/command.ts)."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        counts = Counter(row.verdict for row in self.rows)
+        parts = (
+            (counts[FAIL], "fail"),
+            (counts[UNTESTED], "cannot be tested"),
+            (counts[UNSURE], "cannot be told with this many items"),
+            (len(self.vanished), "vanished"),
+            (len(self.unread), "of the baseline cannot be read"),
+            (len(self.new), "new"),
+        )
+        said = [f"{counts[PASS]} of {len(self.rows)} rows pass", *(f"{n} {what}" for n, what in parts if n)]
+        return f"dinobench gate: {self.verdict} (margin {self.margin:g}, alpha {self.alpha:g}): {', '.join(said)}"
 
 
 def gate(
-    results: Path, baseline: Path, margin: float = 0.5, alpha: float = 0.05, allow_missing: bool = False
+    results: Path,
+    baseline: Path,
+    margin: float = 0.5,
+    alpha: float = 0.05,
+    allow_missing: bool = False,
+    only: Sequence[str] = (),
 ) -> GateReport:
     """Test each row of `baseline` against its counterpart in `results`: same model name, comparable key.
 
     margin: the drop that is allowed, in the unit of the metric (percentage points for scores). alpha: see the head of
-    this module. allow_missing: rows of the baseline without a counterpart do not keep the gate from passing.
+    this module. allow_missing: rows of the baseline without a counterpart do not keep the gate from passing. only:
+    patterns (`knn`, `knn-ours-*`); rows on either side count when their protocol, profile, model, data set or run id
+    matches one.
 
-    Raises UserError for folders without records, values out of range, and when no row has a counterpart.
+    Raises UserError for folders without records, values out of range, a pattern that nothing in the baseline matches,
+    and when no row has a counterpart.
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise UserError(f"--margin {margin:g}: a number from 0 is needed, in the unit of the metric")
@@ -156,37 +159,56 @@ def gate(
         raise UserError(f"--alpha {alpha:g}: a number between 0 and 0.5 is needed")
     before, broken_before = read_results(baseline)
     after, broken_after = read_results(results)
+    for pattern in only:
+        if not any(_chosen(r, [pattern]) for r in before):
+            names = sorted({name for r in before for name in (r.protocol, r.checkpoint.name, r.dataset)})
+            raise unknown_name(f"--only pattern for {baseline}", pattern, names)
+    before, after = ([r for r in found if _chosen(r, only)] for found in (before, after))
     matched = match(before, after, lambda r: (r.checkpoint.name, key(r)))
-    vanished = tuple(_without_counterpart(r, after, "its counterpart differs in") for r in matched.only_a)
-    new = tuple(_without_counterpart(r, before, "the baseline differs in") for r in matched.only_b)
+    vanished = tuple(_unmatched(r, after, "its counterpart differs in") for r in matched.only_a)
+    new = tuple(_unmatched(r, before, "the baseline differs in") for r in matched.only_b)
     if not matched.pairs:
         raise UserError(f"{results} has no counterpart of any row of {baseline}, such as {vanished[0]}")
     rows = [_row(baseline, old, results, now, margin, alpha) for old, now in matched.pairs]
-    broken = [f"{path}: left out: {reason}" for path, reason in [*broken_before, *broken_after]]
     return GateReport(
-        margin, alpha, judged(rows, margin, alpha), new, vanished, (*matched.notes, *broken), allow_missing
-    )
+        margin, alpha, judged(rows, margin, alpha), new, vanished,
+        unread=tuple(f"{path}: {reason}" for path, reason in broken_before),
+        notes=(*matched.notes, *(f"{path}: left out: {reason}" for path, reason in broken_after)),
+        allow_missing=allow_missing, only=tuple(only),
+    )  # fmt: skip
 
 
-def _without_counterpart(record: RunRecord, others: Sequence[RunRecord], lead: str) -> str:
+def _chosen(record: RunRecord, only: Sequence[str]) -> bool:
+    names = record.protocol, record.profile, record.checkpoint.name, record.dataset, record.run_id
+    return not only or any(fnmatchcase(name, pattern) for name in names for pattern in only)
+
+
+def _unmatched(record: RunRecord, others: Sequence[RunRecord], lead: str) -> Unmatched:
     """A row without a counterpart, and what keeps the nearest one of its model, protocol and data set apart."""
-    name = f"{record.checkpoint.name} · {record.protocol} · {record.profile} · {record.dataset}"
+    row = Unmatched(record.checkpoint.name, record.protocol, record.profile, record.dataset)
     near = [r for r in others if (r.checkpoint.name, r.protocol) == (record.checkpoint.name, record.protocol)]
     near = [r for r in near if r.dataset == record.dataset] or near
     if not near:
-        return name
+        return row
     apart = min((reasons(record, other) for other in near), key=len)
-    return f"{name}: {lead} {'; '.join(apart)}" if apart else f"{name}: seed {record.seed}, {record.precision}"
+    why = f"{lead} {'; '.join(apart)}" if apart else f"seed {record.seed}, precision {record.precision}"
+    return replace(row, why=why)
 
 
 def _row(baseline: Path, old: RunRecord, results: Path, now: RunRecord, margin: float, alpha: float) -> GateRow:
     """A row with its bounds and p values; the verdict waits for the other rows where it is a matter of chance."""
     metric = old.primary
-    before, after = old.metrics[metric], now.metrics[metric]
+    before, after = old.metrics[metric], now.metrics.get(metric)
     sign = 1 if higher_is_better(old, metric) else -1
     row = GateRow(
-        now.checkpoint.name, now.protocol, now.profile, now.dataset, metric, after.unit, before.value, after.value,
-        sign * (after.value - before.value), UNSURE, "no per-item scores to compare", items=after.n,
+        now.checkpoint.name, now.protocol, now.profile, now.dataset, metric, before.unit, before.value, math.nan,
+        math.nan, UNTESTED, f"{now.run_id} has no {metric} in {before.unit or 'numbers'}",
+    )  # fmt: skip
+    if after is None or after.unit != before.unit:
+        return row
+    row = replace(
+        row, new=after.value, change=sign * (after.value - before.value), reason="no per-item scores to compare",
+        items=after.n,
     )  # fmt: skip
     same = old.checkpoint.weights_digest == now.checkpoint.weights_digest
     try:
@@ -236,17 +258,3 @@ def _judged(row: GateRow, margin: float, alpha: float) -> GateRow:
         return replace(row, verdict=PASS, reason=f"not worse by {margin:g} (p = {row.p_pass:.2g})")
     more = f"; about {row.needed:,} would be needed" if row.needed and row.needed > row.items else ""
     return replace(row, verdict=UNSURE, reason=f"cannot tell with {row.items:,} items{more}")
-
-
-def publish(report: GateReport, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Append the Markdown to the file that GITHUB_STEP_SUMMARY names; the lines for stdout where Actions runs us.
-
-    Raises UserError when that file cannot be written.
-    """
-    if path := environ.get("GITHUB_STEP_SUMMARY"):
-        try:
-            with open(path, "a", encoding="utf-8", newline="\n") as file:
-                file.write(report.markdown() + "\n")
-        except OSError as error:
-            raise UserError(f"{path} (GITHUB_STEP_SUMMARY): cannot be written: {error.strerror or error}") from error
-    return report.annotations() if environ.get("GITHUB_ACTIONS") else []

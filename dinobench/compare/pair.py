@@ -96,13 +96,17 @@ class Pairing:
     notes: tuple[str, ...] = ()
 
 
-def pair(results: Path, a: str, b: str, results_b: Path | None = None) -> Pairing:
+def pair(
+    results: Path, a: str, b: str, results_b: Path | None = None, *, among: Sequence[RunRecord] | None = None
+) -> Pairing:
     """Compare `a` with `b`, each a model's name, a run id or the start of a weights digest (six characters or more).
 
-    `b` is looked up in `results_b` where that is given. Raises UserError when either is not there, when they have no
-    comparable runs, and when the items of comparable runs are not the same.
+    `b` is looked up in `results_b` where that is given. among: those of `results` that count, by default all.
+
+    Raises UserError when either is not there, when they have no comparable runs, and when the items of comparable runs
+    are not the same.
     """
-    found_a, _ = read_results(results)
+    found_a = read_results(results)[0] if among is None else among
     found_b, _ = read_results(results_b) if results_b else (found_a, [])
     chosen_a, chosen_b = select(found_a, a, results), select(found_b, b, results_b or results)
     if results_b is None and {r.run_id for r in chosen_a} == {r.run_id for r in chosen_b}:

@@ -17,7 +17,8 @@ from string import ascii_lowercase
 from typing import Any
 
 from dinobench.compare.published import PublishedScore
-from dinobench.compare.writers import DECIMALS, Cell, Header, Table, transposed
+from dinobench.compare.ties import NOTE, Tell, tied
+from dinobench.compare.writers import DECIMALS, TIED, Cell, Header, Table, transposed
 from dinobench.errors import UserError, unknown_name
 from dinobench.results.comparability import higher_is_better, key, reasons
 from dinobench.types import MetricValue, RunRecord
@@ -25,6 +26,8 @@ from dinobench.types import MetricValue, RunRecord
 #: What rows or columns can be led by: whose scores they are, and scores of what.
 SUBJECTS = ("model", "method", "arch")
 TESTS = ("protocol", "dataset", "profile", "metric")
+#: Stands behind scores that are tied with the best.
+TIED_MARK = "="
 #: Differences that a note names before it only counts them.
 NAMED = 4
 
@@ -102,11 +105,13 @@ def compare(
     metrics: Sequence[str] = (),
     flags: Mapping[str, Sequence[str]] | None = None,
     figures: Sequence[PublishedScore] = (),
+    tell: Tell | None = None,
 ) -> Table:
     """The records as a table of their primary metrics, or of those that match one of `metrics` (patterns).
 
     rows and columns: one of SUBJECTS and one of TESTS, either way round. flags: remarks by run id, that become notes.
-    figures: published ones, in columns of their own.
+    figures: published ones, in columns of their own. tell: whether a test can tell two runs apart; where it cannot tell
+    the best from the next, nothing is called the best, and all down to the first that it can tell are marked as tied.
 
     Raises UserError for names that are not there.
     """
@@ -123,7 +128,7 @@ def compare(
     tests = sorted({t for _, t in [*latest, *published]}, key=lambda t: _order(t, by, main))
     notes = _Notes()
     marks = {t: _reasons(t, main[t.place], grouped, notes) for t in tests if not t.published}
-    places = _places(latest)
+    places = _places(latest, tell)
     weights = {(s.model, s.weights) for s in subjects if not s.published}
     ambiguous = {name for name, n in Counter(name for name, _ in weights).items() if n > 1}
 
@@ -139,7 +144,10 @@ def compare(
         rows=tuple(Header(s.labels(lead, s.model in ambiguous), (), s.published) for s in subjects),
         columns=tuple(Header(t.labels(by), tuple(marks.get(t, ())), t.published) for t in tests),
         cells=cells,
-        notes=tuple((letter, text) for text, letter in notes.letters.items()),
+        notes=(
+            *([(TIED_MARK, NOTE)] if TIED in places.values() else []),
+            *((letter, text) for text, letter in notes.letters.items()),
+        ),
     )
     return transposed(table, tuple(_led(TESTS, by))) if turned else table
 
@@ -228,8 +236,11 @@ def _reasons(test: Test, main: Test, grouped: Mapping[Test, Sequence[RunRecord]]
     return [notes.mark(f"{test.protocol} {name} with {changed.replace('+', ', ')}")] if plus else []
 
 
-def _places(latest: Mapping[tuple[Subject, Test], RunRecord]) -> dict[tuple[Subject, Test], int]:
-    """The best and the second of every test that has two or more scores, by what is shown: equal numbers tie."""
+def _places(latest: Mapping[tuple[Subject, Test], RunRecord], tell: Tell | None) -> dict[tuple[Subject, Test], int]:
+    """The best and the second of every test that has two or more scores, by what is shown: equal numbers tie.
+
+    Where `tell` cannot tell the best from the next, these and those between are tied instead, and there is no second.
+    """
     scores: dict[Test, dict[Subject, float]] = defaultdict(dict)
     higher: dict[Test, bool] = {}
     for (subject, test), record in latest.items():
@@ -241,11 +252,30 @@ def _places(latest: Mapping[tuple[Subject, Test], RunRecord]) -> dict[tuple[Subj
     for test, values in scores.items():
         if len(values) < 2:
             continue
+        if tell and (same := _tied(test, values, latest, higher[test], tell)):
+            places.update({(subject, test): TIED for subject in same})
+            continue
         order = sorted(set(values.values()), reverse=higher[test])
         for subject, value in values.items():
             if value in order[:2]:
                 places[subject, test] = order.index(value) + 1
     return places
+
+
+def _tied(
+    test: Test,
+    shown: Mapping[Subject, float],
+    latest: Mapping[tuple[Subject, Test], RunRecord],
+    higher: bool,
+    tell: Tell,
+) -> list[Subject]:
+    """The best and those tied with it, with what is shown as the same number; none when the best stands alone."""
+    sign = -1 if higher else 1
+    order = sorted(shown, key=lambda s: sign * latest[s, test].metrics[test.metric].value)
+    count = tied([latest[s, test] for s in order], test.metric, tell)
+    if not count:
+        return []
+    return [s for i, s in enumerate(order) if i <= count or shown[s] == shown[order[0]]]
 
 
 def _cell(record: RunRecord, test: Test, place: int, flags: Mapping[str, Sequence[str]], notes: _Notes) -> Cell:
@@ -256,7 +286,10 @@ def _cell(record: RunRecord, test: Test, place: int, flags: Mapping[str, Sequenc
         "unit": measured.unit, "value": measured.value, "ci_low": measured.ci_low, "ci_high": measured.ci_high,
         "n": measured.n, "published": "no", "seed": record.seed, "run_id": record.run_id,
     }  # fmt: skip
-    marks = tuple(notes.mark(flag) for flag in flags.get(record.run_id, ()))
+    marks = (
+        *([TIED_MARK] if place == TIED else []),
+        *(notes.mark(flag) for flag in flags.get(record.run_id, ())),
+    )
     return Cell(measured.value, measured.ci_low, measured.ci_high, place, marks, facts)
 
 

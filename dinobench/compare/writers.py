@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -23,12 +24,15 @@ CSV_COLUMNS = (
 )  # fmt: skip
 #: Decimals of scores in the tables that people read; the CSV has all there are.
 DECIMALS = 1
-PLACES = {1: "best", 2: "second"}
+#: The place of scores that a test cannot tell from the best: neither bold nor underlined.
+TIED = 3
+PLACES = {1: "best", 2: "second", TIED: "tied"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A score with its 95 % interval. `place` is 1 for the best of those it may be ranked with, 2 for the second.
+    """A score with its 95 % interval. `place` is 1 for the best of those it may be ranked with, 2 for the second, TIED
+    where the best cannot be told from the next.
 
     `marks` are letters of the table's notes; `facts` are the CSV's columns.
     """
@@ -86,15 +90,22 @@ def shown(cell: Cell | None, spread: str = "") -> str:
 def to_csv(table: Table) -> str:
     """One row a cell, in the order of the table, at full precision."""
     notes = dict(table.notes)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for row, cells in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.columns, cells, strict=True):
             if cell is not None:
                 marks = dict.fromkeys([*row.marks, *column.marks, *cell.marks])
                 remarks = " | ".join(notes[m] for m in marks)
-                writer.writerow(_readable({**cell.facts, "place": PLACES.get(cell.place, ""), "notes": remarks}))
+                lines.append({**cell.facts, "place": PLACES.get(cell.place, ""), "notes": remarks})
+    return csv_text(CSV_COLUMNS, lines)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    """Rows by column name as CSV; what a row lacks, or has as None, is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_readable, rows))
     return out.getvalue()
 
 
@@ -102,6 +113,19 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     """Without the two characters that readers of CSV do not agree on, quoted or not, and without formulas."""
     texts = {k: csv_cell(v.replace("\r", " ").replace("\0", " ")) for k, v in facts.items() if isinstance(v, str)}
     return {**facts, **texts}
+
+
+def finite(tree: Any) -> Any:
+    """JSON has no NaN and no infinity: None stands for either.
+
+    >>> finite({"a": [1.5, float("inf")], "b": "nan"})
+    {'a': [1.5, None], 'b': 'nan'}
+    """
+    if isinstance(tree, dict):
+        return {k: finite(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(v) for v in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 _MARKDOWN = str.maketrans({
@@ -191,32 +215,33 @@ def _latex_character(character: str) -> str:
     return f"U+{ord(character):04X}"
 
 
+def latex_float(columns: str, head: Sequence[str], body: Sequence[str], notes: Sequence[str]) -> str:
+    """A floating table with booktabs' rules, and notes (LaTeX already) below."""
+    written = [
+        r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        *head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+    if notes:
+        written += ["", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"]
+        written += [rf"{note}\par" for note in notes]
+        written.append(r"\end{minipage}")
+    return "\n".join([*written, r"\end{table}"]) + "\n"
+
+
 def to_latex(table: Table, spread: str = "") -> str:
     """A floating table with booktabs' rules: the best bold, the second underlined, notes below."""
     depth = max((len(c.labels) for c in table.columns), default=1)
-    written = [
-        r"% \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\begin{{tabular}}{{{'l' * len(table.corner)}{'r' * len(table.columns)}}}",
-        r"\toprule",
-        *_latex_heading(table, depth),
-        r"\midrule",
-    ]
+    body = []
     published = False
     for head, cells in zip(table.rows, table.cells, strict=True):
         if head.published and not published and head is not table.rows[0]:
-            written.append(r"\midrule")
+            body.append(r"\midrule")
         published = head.published
         labels = [latex_text(label) for label in head.labels]
         labels[-1] = (rf"\textit{{{labels[-1]}}}" if published else labels[-1]) + _latex_marks(head.marks)
-        written.append(_latex_row([*labels, *(_latex_cell(c, spread) for c in cells)]))
-    written += [r"\bottomrule", r"\end{tabular}"]
-    if table.notes:
-        written += ["", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"]
-        written += [rf"\textsuperscript{{{mark}}} {latex_text(note)}\par" for mark, note in table.notes]
-        written.append(r"\end{minipage}")
-    return "\n".join([*written, r"\end{table}"]) + "\n"
+        body.append(latex_row([*labels, *(_latex_cell(c, spread) for c in cells)]))
+    notes = [rf"\textsuperscript{{{mark}}} {latex_text(note)}" for mark, note in table.notes]
+    return latex_float("l" * len(table.corner) + "r" * len(table.columns), _latex_heading(table, depth), body, notes)
 
 
 def _latex_heading(table: Table, depth: int) -> list[str]:
@@ -232,7 +257,7 @@ def _latex_heading(table: Table, depth: int) -> list[str]:
                 rules.append(rf"\cmidrule(lr){{{len(cells) + 1}-{len(cells) + n}}}")
             cells += [text] if n == 1 else [rf"\multicolumn{{{n}}}{{c}}{{{text}}}"]
             cells += [_COVERED] * (n - 1)
-        lines += [_latex_row([c for c in cells if c is not _COVERED]), *([" ".join(rules)] if rules else [])]
+        lines += [latex_row([c for c in cells if c is not _COVERED]), *([" ".join(rules)] if rules else [])]
     return lines
 
 
@@ -257,7 +282,8 @@ def _latex_marks(marks: Sequence[str]) -> str:
     return rf"\textsuperscript{{{','.join(marks)}}}" if marks else ""
 
 
-def _latex_row(cells: Sequence[str]) -> str:
+def latex_row(cells: Sequence[str]) -> str:
+    """Cells that are LaTeX already, as a row of a tabular."""
     return " & ".join(cells) + r" \\"
 
 

@@ -22,13 +22,16 @@ from dinobench.files import user_path
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")
 
 
-def load_dataset(spec: str, kind: str = "classification", *, progress: Callable[..., Any] | None = None) -> Any:
+def load_dataset(
+    spec: str, kind: str = "classification", *, progress: Callable[..., Any] | None = None, masks_only: bool = False
+) -> Any:
     """The data set that `spec` names: a path, `name=path`, or an embedded name such as `digits`.
 
     A path that does not exist as given is looked for under each folder of the environment variable `DINOBENCH_DATA`
     (separated as in PATH). An embedded name goes before a folder of that name; write `./digits` for the folder.
-    `progress(iterable, description, total)` wraps the long loops. For kind "classification" the result is an
-    `ImageClassification`. Raises UserError when nothing is found, the layout is unknown or the data are at fault.
+    `progress(iterable, description, total)` wraps the long loops. `masks_only` asks for the annotations of videos
+    without their frames. For kind "classification" the result is an `ImageClassification`. Raises UserError when
+    nothing is found, the layout is unknown or the data are at fault.
     """
     modules = _layout_modules(kind)
     name, target = _split_spec(spec)
@@ -36,14 +39,15 @@ def load_dataset(spec: str, kind: str = "classification", *, progress: Callable[
     if target in embedded:
         return embedded[target].make(name or target)
     path = _find(target)
+    options = {"masks_only": True} if masks_only else {}
     if path is None:
         raise UserError(_not_found(target, sorted(embedded)))
     try:
         for module in modules:
-            if module.recognises(path):
+            if module.recognises(path, **options):
                 name = name or getattr(module, "default_name", _folder_name)(path)
                 takes_progress = "progress" in inspect.signature(module.load).parameters
-                return module.load(path, name, **({"progress": progress} if takes_progress else {}))
+                return module.load(path, name, **options, **({"progress": progress} if takes_progress else {}))
         raise UserError(_unknown_layout(path, kind, modules))
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error

@@ -74,7 +74,7 @@ class VideoSet:
 
 @dataclass(frozen=True)
 class FileVideo:
-    """A video in files."""
+    """A video in files; `frames` is empty where only masks were asked for."""
 
     name: str
     names: tuple[str, ...]
@@ -85,7 +85,7 @@ class FileVideo:
     binary: bool
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.names)
 
     def frame(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB, decoded by OpenCV, whose JPEG pixels the published scores rest on."""

@@ -46,6 +46,23 @@ def object_table(videos: Sequence[tuple[str, int]], values: np.ndarray) -> pd.Da
     return table
 
 
+def official_csv(table: pd.DataFrame) -> dict[str, str]:
+    """File name -> content, as davis2017-evaluation (`evaluation_method.py`) writes them: fractions, three decimals.
+
+    Rows of objects are called `bike-packing_1`, columns `J-Mean` and so on; a decay that no object has is empty.
+    """
+    overall = table[["J&F", *STATISTICS]].mean().to_frame().T
+    overall.columns = pd.Index(["J&F-Mean", *(name.replace("_", "-").title() for name in STATISTICS)])
+    objects = pd.DataFrame({
+        "Sequence": [f"{video}_{k}" for video, k in zip(table["video"], table["object"], strict=True)],
+        "J-Mean": table["J_mean"], "F-Mean": table["F_mean"],
+    })  # fmt: skip
+    return {
+        "global_results-val.csv": overall.to_csv(index=False, float_format="%.3f", lineterminator="\n"),
+        "per-sequence_results-val.csv": objects.to_csv(index=False, float_format="%.3f", lineterminator="\n"),
+    }
+
+
 def averages(table: pd.DataFrame) -> dict[str, float]:
     """Percentages averaged over objects, not videos, by metric name; a decay that no object has is left out."""
     means = {metric.name: 100 * float(table[metric.name].mean()) for metric in METRICS}

@@ -16,10 +16,11 @@ from dinobench.types import MetricValue, RunRecord
 
 @dataclass
 class Group:
-    """Records that may be ranked against each other, the best first."""
+    """Records that may be ranked against each other, the best first; the first is tied with the next `tied` ones."""
 
     records: list[RunRecord]
     higher_is_better: bool
+    tied: int = 0
 
     def __post_init__(self) -> None:
         sign = -1 if self.higher_is_better else 1
@@ -60,11 +61,12 @@ def bars_of(group: Group) -> Bars:
         m = primary(r)
         zero, end = sorted((percent(0, low, high), percent(m.value, low, high)))
         ci_low, ci_high = (percent(x, low, high) if x is not None else None for x in (m.ci_low, m.ci_high))
-        best = len(shown) > 1 and m.value == value(shown[0])
+        best = not group.tied and len(shown) > 1 and m.value == value(shown[0])
         shares = zero, round(end - zero, 2), ci_low, ci_high
         bars.append(Bar(r.checkpoint.name, _said(m), f"{m.value:.2f}", *shares, best, r.run_id))
     less = "" if group.higher_is_better else "lower is better"
-    parts = first.profile, first.primary, f"n\u00a0=\u00a0{primary(first).n:,}", less
+    tied = f"the best {group.tied + 1} are tied" if group.tied else ""
+    parts = first.profile, first.primary, f"n\u00a0=\u00a0{primary(first).n:,}", less, tied
     note = " · ".join(filter(None, parts))
     hidden = len(group.records) - len(shown)
     return Bars(_describes(first), note, number(low), f"{number(high)} {unit}", bars, hidden)

@@ -14,6 +14,7 @@ from typing import Any
 
 from dinobench import __version__
 from dinobench.compare.sanity import flags
+from dinobench.compare.ties import tell_by_items, tied
 from dinobench.config import settings_of
 from dinobench.errors import UserError
 from dinobench.files import write_output
@@ -33,12 +34,16 @@ TRAININGS = 24
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A record as the leaderboard shows it; positions of value and interval in % of its group's range."""
+    """A record as the leaderboard shows it; positions of value and interval in % of its group's range.
+
+    `best_of` and `tied_of`: among how many it is the best, or tied with the best; else 0.
+    """
 
     index: int
     group: int
     record: RunRecord
     best_of: int
+    tied_of: int
     flags: list[str]
     metric: MetricValue
     dot: float | None = None
@@ -71,7 +76,9 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
     """The page as text, and what went into it: a pure function of the folder."""
     records, broken = read_results(results)
     protocols = _protocols(records)
-    ranked = groups(records)
+    ranked, tell = groups(records), tell_by_items(results)
+    for group in ranked:
+        group.tied = tied(group.records, group.records[0].primary, tell)
     records = [r for g in ranked for r in g.records]
     tones = {name: i for i, name in enumerate(dict.fromkeys(r.checkpoint.name for r in records))}
     trained = trainings(results, records)
@@ -166,11 +173,12 @@ def rows_of(ranked: Sequence[Group], flagged: dict[str, list[str]]) -> list[Repo
         def place(x: float | None, low: float = low, high: float = high, compared: bool = compared) -> float | None:
             return percent(x, low, high) if compared and x is not None and math.isfinite(x) else None
 
-        for record, m in zip(group.records, metrics, strict=True):
-            best_of = len(group.records) if compared and m.value == best else 0
+        for rank, (record, m) in enumerate(zip(group.records, metrics, strict=True)):
+            leads = rank <= group.tied if group.tied else compared and m.value == best
+            best_of, tied_of = (len(group.records) if leads and tie == bool(group.tied) else 0 for tie in (False, True))
             reasons = flagged.get(record.run_id, [])
             spots = [place(x) for x in (m.value, m.ci_low, m.ci_high)]
-            rows.append(ReportRow(len(rows), at, record, best_of, reasons, m, *spots))
+            rows.append(ReportRow(len(rows), at, record, best_of, tied_of, reasons, m, *spots))
     return rows
 
 

@@ -18,7 +18,8 @@ from helpers.typed import assert_one_line
 from helpers.weights import save, vit
 from PIL import Image
 
-from dinobench import __version__
+from dinobench import __version__, console, registry
+from dinobench.cli import app
 from dinobench.results.leaderboard import COLUMNS
 from dinobench.results.records import read_all
 
@@ -192,7 +193,86 @@ def test_list(command):
     assert code == 0 and "imagefolder (classification)" in out and "digits" in out
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("cache",), ("run", "--help")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "knn",
+            ("knn (version", "metrics: top1@k10", "settings of dino2021", "profile dinov2-fewshot: weight"),
+        ),
+        ("simclr", ("simclr: contrasts", "Temperature of the softmax")),
+    ],
+)
+def test_one_protocol_or_method_is_listed_a_setting_a_line(command, monkeypatch, name, words):
+    monkeypatch.setattr(console.stdout, "width", 80)
+    code, out, _ = command("list", name)
+    assert code == 0 and all(word in out for word in words)
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.search(r"^temperature +0\.(07|1) +[tT]emperature ", out, re.M) and "retrieval" not in out
+
+
+def test_listings_fit_a_terminal_of_80_columns(command, monkeypatch):
+    monkeypatch.setattr(console.stdout, "width", 80)
+    for view in ("protocols", "profiles", "methods", "layouts"):
+        code, out, _ = command("list", view)
+        assert code == 0 and max(map(len, out.splitlines())) <= 80, view
+
+
+def _groups():
+    yield ()
+    for group in (*app.app.registered_groups,):
+        yield (group.name,)
+        yield from ((group.name, c.name) for c in group.typer_instance.registered_commands)
+    for c in app.app.registered_commands:
+        yield (c.name or c.callback.__name__,)
+
+
+@pytest.mark.parametrize("path", [*_groups()])
+def test_h_is_help_everywhere_and_refusals_name_the_right_one(command, path):
+    code, out, err = command(*path, "-h")
+    name = " ".join(("dinobench", *path))
+    assert code == 0 and out.startswith(f"Usage: {name} ") and err == ""
+    assert_one_line(*command(*path, "--no-such-option"), f"(see `{name} --help`)")
+
+
+@pytest.mark.parametrize("words", ["run --protocol kn", "list simc", "gate --jun", "ru"])
+def test_the_shell_completes_commands_options_and_names(words):
+    typed = f"dinobench {words}"
+    environ = {"_DINOBENCH_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-c", "from dinobench.cli import main; main()"], env={**os.environ, **environ},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.split() == [{"kn": "knn", "simc": "simclr", "--jun": "--junit"}.get(
+        words.split()[-1], "run")], done.stderr  # fmt: skip
+
+
+def test_a_missing_data_set_is_asked_for_where_the_digits_are_none(command):
+    assert_one_line(
+        *command("run", "--protocol", "knn", "--protocol", "davis", "--ckpt", "pixels"),
+        "--data is missing: davis scores videos; give a path in a layout of `dinobench list layouts`, or an embedded "
+        "set: shapes",
+    )
+    assert_one_line(*command("run", "--protocol", "retrieval", "--ckpt", "pixels"), "or an embedded set: tiles")
+
+
+def test_each_protocols_table_is_shown_as_soon_as_it_is_done(command, images, monkeypatch):
+    """The second protocol fails, and the first one's numbers are on the screen."""
+    small = SMALL[:4]
+    two = ("run", "--protocol", "knn", "--protocol", "logreg", *small, "--ckpt", "pixels", "--data", images)
+    with monkeypatch.context() as broken:
+        broken.setattr(registry.load("logreg"), "run", lambda *_: 1 / 0)
+        code, out, _ = command(*two)
+    assert code == 70 and out.startswith("knn · ") and "pixels16" in out and "logreg" not in out
+    code, out, _ = command(*two, "--json")
+    assert code == 0 and [r["protocol"] for r in json.loads(out)] == ["knn", "logreg"]
+    code, out, _ = command(*two)
+    assert code == 0 and out.count("knn · ") == out.count("logreg · ") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("cache",), ("run", "--help"), ("score",), ("visualize",), ("data",)]
+)
 def test_help(command, arguments):
     code, out, err = command(*arguments)
     assert code == 0 and out.startswith("Usage: dinobench") and err == ""

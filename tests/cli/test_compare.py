@@ -1,12 +1,15 @@
-"""`dinobench compare` and `explain` as typed."""
+"""`dinobench compare`, `gate` and `explain` as typed."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from xml.etree import ElementTree as ET
 
 import pandas as pd
 import pytest
+from helpers.runs import run
 from helpers.samples import INFO, record
 from helpers.typed import assert_one_line
 
@@ -45,6 +48,11 @@ def test_pairs_are_shown_item_by_item(command, tmp_path):
     line = next(row for row in out.splitlines() if row.startswith("knn dino2021 digits  "))
     assert "75.00" in line and "+25.00" in line
     assert "of 40 items A is ahead on 10 and B on 0 (McNemar" in out and "left out: a-logreg" in out
+    for name, start in (("p.tex", "% left out"), ("p.md", "| test |"), ("p.csv", "model_a,"), ("p.json", "{")):
+        code, out, err = command("compare", "--pair", "a", "b", "-o", name)
+        assert code == 0 and not out and (tmp_path / name).read_text().startswith(start), err
+    code, out, _ = command("compare", "--pair", "a", "b", "--protocol", "knn", "--format", "json")
+    assert code == 0 and json.loads(out)["skipped"] == []
 
 
 def test_what_the_file_name_asks_for_is_written(command, results, tmp_path):
@@ -66,7 +74,11 @@ def test_what_the_file_name_asks_for_is_written(command, results, tmp_path):
         (("-o", "x.txt"), "say which --format"),
         (("--reference", "ours"), "the only one is published"),
         (("--intervals", "--pm"), "choose one"),
-        (("--pair", "a", "b", "--format", "csv"), "leave out --format"),
+        (("--pair", "a", "b", "--format", "html"), "available: table, csv, markdown, latex, json"),
+        (("--pair", "a", "b", "-o", "x.txt"), "say which --format to write: csv, markdown, latex, json"),
+        (("--pair", "a", "b", "--pm", "--rows", "arch"), "--rows, --pm: of tables"),
+        (("--pair", "a", "b", "--protocol", "logreg"), "unknown model, run id"),
+        (("-o", "x.json"), "say which --format"),
         (("--protocol", "kmn"), "did you mean 'knn'"),
         (("--data", "cifar"), "unknown data set"),
         (("--format", "csv", "-o", "/proc/x/y.csv"), "cannot be written"),
@@ -103,3 +115,26 @@ def test_explain_in_words_and_as_json(command, tmp_path):
     explanation = json.loads(out)
     assert explanation["comparable"] is False and explanation["difference"] == 20
     assert explanation["fields"][0]["name"] == "temperature"
+
+
+def test_the_gate_says_what_it_judged_and_writes_it_for_ci(command, tmp_path):
+    for model in ("a", "b"):
+        run(tmp_path / "old", model, [1, 0, 1])
+    run(tmp_path / "new", "a", [1, 0, 1])
+    code, out, err = command("gate", "new", "--baseline", "old", "--json", "j", "--markdown", "m", "--junit", "x/y.xml")
+    assert code == 4 and "vanished: b · knn" in out and "incomplete" in out and "written: x/y.xml" in err
+    assert json.loads((tmp_path / "j").read_text())["exit_code"] == 4
+    assert (tmp_path / "m").read_text().startswith("### dinobench gate: incomplete")
+    assert ET.parse(tmp_path / "x" / "y.xml").getroot().get("errors") == "1"
+    code, out, _ = command("gate", "new", "--baseline", "old", "--only", "knn-a-*")
+    assert code == 0 and "vanished" not in out and "1 of 1 rows pass" in out
+    code, out, _ = command("gate", "new", "--baseline", "old", "--allow-missing")
+    assert code == 0 and "1 vanished" in out
+    run(tmp_path / "odd", "x\n::error::y", [1, 0], run_id="odd")
+    run(tmp_path / "odd", "z\r::error::y", [1, 0], run_id="gone")
+    run(tmp_path / "new", "x\n::error::y", [1, 0], run_id="odd")
+    code, out, _ = command("gate", "new", "--baseline", "odd")
+    assert code == 4 and out.count("::error::y") == 2 and not re.search(r"^\s*::", out, re.M)
+    assert_one_line(*command("gate", "new", "--baseline", "old", "--only", "c"), "unknown --only pattern")
+    assert_one_line(*command("gate", "new", "--baseline", "old", "--json", "f", "--junit", "f"), "a file of its own")
+    assert_one_line(*command("gate", "new", "--baseline", "old", "--junit", "/proc/x/y.xml"), "cannot be written")

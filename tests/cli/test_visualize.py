@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from helpers.davis import make_davis
 from helpers.typed import assert_one_line
 from PIL import Image
 
@@ -33,6 +35,20 @@ def test_masks_that_are_the_truth_score_all(command, truths):
     assert scores["summary"]["J&F"] == pytest.approx(100)
     code, out, err = command("score", "davis", truths, "--data", "shapes", "--videos", "shapes-0")
     assert code == 0 and out.splitlines()[-1].startswith("mean") and "100.0" in out.splitlines()[-1]
+
+
+def test_masks_are_scored_without_frames_and_in_the_official_files(command, tmp_path):
+    make_davis(tmp_path / "D")
+    shutil.copytree(tmp_path / "D" / "Annotations" / "480p", tmp_path / "masks")
+    shutil.rmtree(tmp_path / "D" / "JPEGImages")
+    code, _, err = command("score", "davis", "masks", "--data", "D", "--csv", "scores")
+    assert code == 0 and "written: scores/global_results-val.csv" in err, err
+    assert (tmp_path / "scores" / "global_results-val.csv").read_text().splitlines()[1].startswith("1.000,1.000")
+    lines = (tmp_path / "scores" / "per-sequence_results-val.csv").read_text().splitlines()
+    assert lines[1:] == ["cat_1,1.000,1.000", "cat_2,1.000,1.000"]
+    (tmp_path / "D" / "Annotations" / "480p" / "cat" / "00000.png").unlink()
+    assert_one_line(*command("score", "davis", "masks", "--data", "D"), "masks/cat/00000.png: of a frame outside")
+    assert_one_line(*command("run", "--protocol", "davis", "--ckpt", TINY, "--data", "D"), "layout not recognised")
 
 
 def test_attention_of_an_image_is_drawn(command, tmp_path):

@@ -1,36 +1,19 @@
-"""The gate's verdicts, how often they are wrong, and the workflow that the README shows."""
+"""The gate's verdicts and how often they are wrong."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
-import yaml
-from helpers.paths import ROOT
+from helpers.gates import flipped, other_weights
 from helpers.runs import run
 from helpers.samples import INFO
 
-from dinobench.compare.gate import FAIL, PASS, UNSURE, GateReport, GateRow, gate, judged, publish
+from dinobench.compare.gate import FAIL, INCOMPLETE, PASS, UNSURE, UNTESTED, GateReport, GateRow, gate, judged
 from dinobench.errors import UserError
 from dinobench.stats.paired_tests import BinaryPairs, PairedDifferences
-
-README = ROOT / "README.md"
-
-
-def flipped(right, drop, seed=0):
-    """The same scores with `drop` of the right ones turned wrong."""
-    changed = right.copy()
-    changed[np.random.default_rng(seed).choice(np.flatnonzero(right), drop, replace=False)] = False
-    return changed
-
-
-def other_weights(name):
-    return dataclasses.replace(INFO, name=name, weights_digest="9" * 64)
 
 
 @pytest.fixture
@@ -82,21 +65,66 @@ def test_new_vanished_and_changed_rows_are_named_with_the_reason(tmp_path, right
             run(tmp_path / folder, model, right, **changes)
     (tmp_path / "new" / "runs" / "half.json").write_text("{")
     report = gate(tmp_path / "new", tmp_path / "old")
-    assert [row.model for row in report.rows] == ["a"] and report.exit_code == 3
-    assert [v.split(" ")[0] for v in report.vanished] == ["b", "c"] and "images: digits (" in report.vanished[0]
-    assert [n.split(" ")[0] for n in report.new] == ["b", "d"] and "half.json" in report.notes[0]
+    assert [row.model for row in report.rows] == ["a"] and (report.verdict, report.exit_code) == (INCOMPLETE, 4)
+    assert [v.model for v in report.vanished] == ["b", "c"] and "images: digits (" in str(report.vanished[0])
+    assert [n.model for n in report.new] == ["b", "d"] and "half.json" in report.notes[0]
     assert gate(tmp_path / "new", tmp_path / "old", allow_missing=True).exit_code == 0
-    shown = report.markdown()
-    assert all(entry in shown for entry in (*report.vanished, *report.new))
 
 
-def test_rows_that_cannot_be_tested_are_not_passed(tmp_path, right):
+@pytest.mark.parametrize(
+    ("drops", "allowed", "code"),
+    [((0,), False, 4), ((0, 19), False, 4), ((0, 80), False, 1), ((0,), True, 0), ((0, 19), True, 3)],
+)
+def test_a_vanished_row_is_never_taken_for_too_few_images(tmp_path, right, drops, allowed, code):
+    """Whatever the other rows say, unless one of them fails."""
+    run(tmp_path / "old", "gone", right)
+    for number, drop in enumerate(drops):
+        run(tmp_path / "old", f"m{number}", right)
+        run(tmp_path / "new", f"m{number}", flipped(right, drop), checkpoint=other_weights(f"m{number}"))
+    assert gate(tmp_path / "new", tmp_path / "old", allow_missing=allowed).exit_code == code
+
+
+def test_a_record_of_the_baseline_that_cannot_be_read_is_a_row_that_is_missing(tmp_path, right):
+    for folder in ("old", "new"):
+        run(tmp_path / folder, "a", right)
+    (tmp_path / "old" / "runs" / "knn-b-digits.json").write_text("<<<<<<< HEAD\n")
+    report = gate(tmp_path / "new", tmp_path / "old")
+    assert report.exit_code == 4 and "knn-b-digits.json" in report.unread[0] and "1 of the baseline" in report.summary
+    assert gate(tmp_path / "new", tmp_path / "old", allow_missing=True).exit_code == 0
+    (tmp_path / "old" / "runs" / "knn-b-digits.json").unlink()
+    run(tmp_path / "old", "b", right)
+    run(tmp_path / "elsewhere", "b", ~right)
+    shutil.copy(*(tmp_path / folder / "items" / "knn-b-digits.parquet" for folder in ("elsewhere", "old")))
+    assert gate(tmp_path / "new", tmp_path / "old").exit_code == 4  # the record and its items contradict each other
+
+
+@pytest.mark.parametrize("pattern", ["knn", "our*", "dino2021", "digits", "knn-ours-*"])
+def test_only_what_was_run_again_is_judged(tmp_path, right, pattern):
+    for folder in ("old", "new"):
+        run(tmp_path / folder, "ours", right)
+    run(tmp_path / "old", "best", right, run_id="logreg-best", protocol="logreg", dataset="cifar10", profile="dinov2")
+    run(tmp_path / "new", "other", right, run_id="logreg-other", protocol="logreg", dataset="cifar10", profile="dinov2")
+    assert gate(tmp_path / "new", tmp_path / "old").exit_code == 4
+    report = gate(tmp_path / "new", tmp_path / "old", only=[pattern])
+    assert report.exit_code == 0 and not report.new and report.only == (pattern,)
+    assert gate(tmp_path / "new", tmp_path / "old", only=[pattern, "logreg"]).exit_code == 4
+    with pytest.raises(UserError, match=r"unknown --only pattern .* 'logreg-ours\*'.*available: best, cifar10"):
+        gate(tmp_path / "new", tmp_path / "old", only=[pattern, "logreg-ours*"])
+
+
+def test_rows_that_cannot_be_tested_neither_pass_nor_lack_images(tmp_path, right):
     run(tmp_path / "old", "a", right)
     run(tmp_path / "new", "a", right[:-1], checkpoint=other_weights("a"))
-    (row,) = gate(tmp_path / "new", tmp_path / "old").rows
-    assert row.verdict == UNSURE and "different items" in row.reason
+    report = gate(tmp_path / "new", tmp_path / "old", allow_missing=True)
+    (row,) = report.rows
+    assert row.verdict == UNTESTED and "different items" in row.reason
+    assert report.exit_code == 4 and "1 cannot be tested" in report.summary
     (tmp_path / "new" / "items" / "knn-a-digits.parquet").unlink()
     assert "no per-item scores" in gate(tmp_path / "new", tmp_path / "old").rows[0].reason
+    for changes in ({"metric": "top1@k10"}, {"unit": "points"}):
+        run(tmp_path / "new", "a", right, checkpoint=other_weights("a"), **changes)
+        report = gate(tmp_path / "new", tmp_path / "old")
+        assert "has no top1@k20 in %" in report.rows[0].reason and report.exit_code == 4
 
 
 @pytest.mark.parametrize(("margin", "alpha"), [(-1, 0.05), (float("nan"), 0.05), (0.5, 0), (0.5, 0.5)])
@@ -113,25 +141,6 @@ def test_nothing_in_common_is_bad_input(tmp_path, right):
         gate(tmp_path / "new", tmp_path / "old")
     with pytest.raises(UserError, match="no runs/ folder"):
         gate(tmp_path / "new", tmp_path / "nowhere")
-
-
-def test_summary_and_annotations_as_github_takes_them(tmp_path, right):
-    run(tmp_path / "old", "a|b", right)
-    run(tmp_path / "new", "a|b", flipped(right, 100), checkpoint=other_weights("a|b"))
-    report = gate(tmp_path / "new", tmp_path / "old")
-    summary = tmp_path / "summary.md"
-    summary.write_text("before\n")
-    lines = publish(report, {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_ACTIONS": "true"})
-    text = summary.read_text()
-    assert text.startswith("before\n### dinobench gate: fail") and "a\\|b" in text
-    table = [re.sub(r"\\\|", "", line) for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in table}) == 1
-    assert len(lines) == 1 and lines[0].startswith("::error title=dinobench gate::a|b · knn")
-    assert publish(report, {}) == []
-    odd = GateReport(0.5, 0.05, (), (), ("50 %\nlost",))
-    assert odd.annotations() == ["::warning title=dinobench gate::vanished: 50 %25%0Alost"]
-    with pytest.raises(UserError, match="GITHUB_STEP_SUMMARY"):
-        publish(report, {"GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "folder")})
 
 
 def _verdicts(evidence, margin, alpha):
@@ -183,52 +192,3 @@ def test_a_real_drop_is_found():
         [tables.setdefault((w, lo), BinaryPairs(4000, int(w), int(lo))) for w, lo, _ in build] for build in draws
     ]
     assert np.mean(_verdicts(evidence, 0.005, 0.05) == FAIL) > 0.99
-
-
-# The README's workflow.
-
-
-def workflow():
-    text = README.read_text(encoding="utf-8")
-    if "<!-- gate-workflow -->" not in text:
-        pytest.skip("README.md has no workflow")
-    block = text.split("<!-- gate-workflow -->")[1].split("<!-- /gate-workflow -->")[0]
-    (job,) = yaml.safe_load(re.search(r"```yaml\n(.*?)```", block, re.S)[1])["jobs"].values()
-    return {step.get("name", step.get("uses")): step for step in job["steps"]}
-
-
-def bash(step, folder, **environ):
-    """A step as GitHub runs it, with `dinobench` on the path."""
-    (folder / "bin").mkdir(exist_ok=True)
-    shim = folder / "bin" / "dinobench"
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m dinobench "$@"\n')
-    shim.chmod(0o755)
-    environ = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "GITHUB_ACTIONS": "true", **environ}
-    environ["PYTHONPATH"] = str(README.parent)
-    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
-
-
-@pytest.mark.parametrize(("drop", "code", "said"), [(0, 0, ""), (19, 0, "::warning "), (100, 1, "::error ")])
-def test_the_workflows_gate_step(tmp_path, right, drop, code, said):
-    step = workflow()["Gate"]["run"]
-    run(tmp_path / "main" / "results", "ours", right)
-    run(tmp_path / "new" / "results", "ours", flipped(right, drop), checkpoint=other_weights("ours"))
-    done = bash(step, tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"))
-    assert done.returncode == code, done.stderr
-    assert said in done.stdout and "### dinobench gate:" in (tmp_path / "summary.md").read_text()
-
-
-@pytest.mark.slow
-def test_the_workflows_other_steps(tmp_path):
-    """Raw pixels stand in for the checkpoint; what is scored on one branch passes against itself on the other."""
-    steps = workflow()
-    score = steps["Score"]["run"].replace("checkpoints/ours.pth", "pixels")
-    assert score != steps["Score"]["run"] and steps["Install"]["run"] == "pip install ."
-    assert [s["with"].get("path") for s in steps.values() if "checkout" in s.get("uses", "")][-1] == "main"
-    done = bash(score, tmp_path)
-    assert done.returncode == 0, done.stderr
-    (tmp_path / "main").mkdir()
-    (tmp_path / "main" / "results").symlink_to(tmp_path / "new" / "results")
-    done = bash(steps["Gate"]["run"], tmp_path)
-    assert done.returncode == 0 and "1 of 1 rows pass" in done.stdout, done.stderr

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dinobench import console
+from dinobench.cli.display import layout
 from dinobench.compare.writers import Cell, Table, shown
 
 if TYPE_CHECKING:
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
     from dinobench.types import RunRecord
 
 #: Raised letters for notes: as narrow as the numbers they stand behind (there is no raised q).
-_RAISED = dict(zip("abcdefghijklmnoprstuvwxyz,", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ'", strict=True))
+_RAISED = dict(zip("abcdefghijklmnoprstuvwxyz,=", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ'⁼", strict=True))
 #: Classes or videos that are named where a model is ahead.
 _AHEAD = 3
-#: Spaces between columns.
-_GAP = 2
 #: More rows than this are aligned by ourselves: laying out one by one what nobody reads cell by cell takes minutes.
 _LONG = 500
 
@@ -30,15 +29,17 @@ def table(wide: Table, spread: str = "") -> None:
     rows = [[*r.labels[:-1], r.labels[-1] + _raised(r.marks)] for r in wide.rows]
     cells = [[_score(cell, spread) for cell in row] for row in wide.cells]
     corner = ["\n".join([*[""] * (_height(heads) - 1), name]) for name in wide.corner]
-    for block in _blocks(corner, rows, heads, cells):
+    labels = sum(_width([name, *(r[i] for r in rows)]) + layout.GAP for i, name in enumerate(corner))
+    widths = [_width([head, *(row[i] for row in cells)]) for i, head in enumerate(heads)]
+    for block in layout.blocks(widths, console.stdout.width - labels):
         some = [(r, [row[i] for i in block]) for r, row in zip(rows, cells, strict=True)]
         titles = [heads[i] for i in block]
         console.table("", [*corner, *titles], [[*r, *row] for r, row in some if any(row)], right=titles)
         console.text("")
-    if any(cell is not None and cell.place for row in wide.cells for cell in row):
+    if any(cell is not None and cell.place in (1, 2) for row in wide.cells for cell in row):
         console.text("** the best and * the second of those that can be compared")
     for mark, note in wide.notes:
-        console.text(f"{_raised((mark,))} {note}")
+        console.text(layout.prose(f"{_raised((mark,))} {note}"))
 
 
 def _height(heads: Sequence[str]) -> int:
@@ -55,38 +56,22 @@ def _score(cell: Cell | None, spread: str) -> str:
     return {1: "**", 2: "*"}.get(cell.place, "") + shown(cell, spread) + _raised(cell.marks)
 
 
-def _blocks(
-    corner: Sequence[str], rows: Sequence[Sequence[str]], heads: Sequence[str], cells: Sequence[Sequence[str]]
-) -> Iterator[list[int]]:
-    """Columns that fit on the screen together, at least one in each block."""
-    labels = sum(_width([name, *(r[i] for r in rows)]) + _GAP for i, name in enumerate(corner))
-    block: list[int] = []
-    used = labels
-    for i, head in enumerate(heads):
-        wide = _width([head, *(row[i] for row in cells)]) + _GAP
-        if block and used + wide - _GAP > console.stdout.width:
-            yield block
-            block, used = [], labels
-        block.append(i)
-        used += wide
-    if block:
-        yield block
-
-
 def _width(texts: Sequence[str]) -> int:
     return max(len(line) for text in texts for line in text.split("\n"))
 
 
 def pair(pairing: Pairing) -> None:
     """Two models on every test they share, item by item, and on which items either is ahead most."""
+    from dinobench.compare.pair_files import question
+
     console.text(f"A  {pairing.a}\nB  {pairing.b}\n")
     several = len([r for r in pairing.results if r.primary.p is not None]) > 1
     columns = ["test", "metric", "A", "B", "A - B", "95 % interval", "p", *["p, Holm"] * several]
-    console.table("", columns, [_paired(r, several) for r in pairing.results], right=columns[2:])
+    layout.table("", columns, [_paired(r, several) for r in pairing.results], right=columns[2:])
     if several:
         console.text(f"\np, Holm: corrected for looking at {len(pairing.results)} tests at once")
     for result in pairing.results:
-        console.text("\n".join([f"\n{_test(result)}", *(f"  {line}" for line in _remarks(result))]))
+        console.text("\n".join([f"\n{question(result)}", *(layout.prose(x, indent=2) for x in _remarks(result))]))
     if pairing.notes or pairing.skipped:
         console.text("")
     for note in pairing.notes:
@@ -95,19 +80,12 @@ def pair(pairing: Pairing) -> None:
         console.text(f"left out: {line}")
 
 
-def _test(result: PairResult) -> str:
-    return f"{result.run_a.protocol} {result.run_a.profile.partition('+')[0]} {result.run_a.dataset}"
-
-
 def _paired(result: PairResult, several: bool) -> list[str]:
+    from dinobench.compare.pair_files import interval_text, p_text, question
+
     m = result.primary
-    interval = "" if m.ci_low is None or m.ci_high is None else f"[{m.ci_low:+.2f}, {m.ci_high:+.2f}]"
-    numbers = [f"{m.a:.2f}", f"{m.b:.2f}", f"{m.difference:+.2f}", interval, _p(m.p)]
-    return [_test(result), m.metric, *numbers, *[_p(m.p_holm)] * several]
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    numbers = [f"{m.a:.2f}", f"{m.b:.2f}", f"{m.difference:+.2f}", interval_text(m), p_text(m.p)]
+    return [question(result), m.metric, *numbers, *[p_text(m.p_holm)] * several]
 
 
 def _remarks(result: PairResult) -> Iterator[str]:
@@ -156,7 +134,7 @@ def explanation(result: Explanation) -> None:
         )
     if result.differences:
         console.text("")
-        console.table(
+        layout.table(
             "what differs, the most decisive first", ["field", "A", "B", "", "meaning"],
             [[d.name, written(d.a), written(d.b), "must agree" * d.bars, d.meaning] for d in result.differences],
         )  # fmt: skip
@@ -183,7 +161,7 @@ def flips(ablation: Ablation) -> None:
         )
     rows.append(["left over", "", "", "", signed(ablation.left), "what was not changed: data, versions, device"])
     console.text("")
-    console.table(
+    layout.table(
         f"{ablation.metric}, A with one factor at a time as in B (recorded: A {ablation.a:.2f}, B {ablation.b:.2f})",
         ["factor", "A", "B", ablation.metric, "effect", ""], rows, right=[ablation.metric, "effect"],
     )  # fmt: skip
@@ -196,10 +174,9 @@ def leaderboard(records: Sequence[RunRecord]) -> None:
     columns = ["model", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n"]
     which = [COLUMNS.index(c) for c in columns]
     rows = [tuple(str(line[i]) for i in which) for line in lines(records)]
-    if len(rows) <= _LONG:
-        console.table("", columns, rows, right=columns[6:])
-        return
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    if len(rows) <= _LONG or sum(widths) + layout.GAP * (len(widths) - 1) > console.stdout.width:
+        return layout.table("", columns, rows, right=columns[6:])
     sides = ["<" if c in columns[:6] else ">" for c in columns]
-    form = (" " * _GAP).join(f"{{:{side}{wide}}}" for side, wide in zip(sides, widths, strict=True))
+    form = (" " * layout.GAP).join(f"{{:{side}{wide}}}" for side, wide in zip(sides, widths, strict=True))
     console.text("\n".join(form.format(*row) for row in [columns, *rows]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinobench import console
+from dinobench.cli.display import layout
 from dinobench.compare.gate import GateReport
 
 
@@ -20,10 +21,15 @@ def show(report: GateReport, annotations: Sequence[str] = ()) -> None:
         ]
         for row in report.rows
     ]  # fmt: skip
-    console.table("", columns, rows, right=["baseline", "new", "change", bound])
-    for title, entries in (("vanished", report.vanished), ("new", report.new), ("note", report.notes)):
+    layout.table("", columns, rows, right=["baseline", "new", "change", bound])
+    for title, entries in (
+        ("vanished", report.vanished),
+        ("baseline cannot be read", report.unread),
+        ("new", report.new),
+        ("note", report.notes),
+    ):
         for entry in entries:
-            console.text(f"{title}: {entry}")
-    console.text(report.summary)
+            console.text(layout.prose(f"{title}: {entry}"))
+    console.text(layout.prose(report.summary))
     for line in annotations:
         console.text(line)

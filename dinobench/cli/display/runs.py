@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinobench import console
+from dinobench.cli.display import layout
 from dinobench.errors import UserError
 from dinobench.types import EvalProtocol, MetricValue, RunRecord
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dinobench.bench.measure import BenchRow
+    from dinobench.config import Setting
     from dinobench.models.loading import Inspection
 
 
@@ -37,7 +39,7 @@ def records(runs: Sequence[RunRecord], out: Path | None) -> None:
         first = rows[0]
         names = [first.primary, *(n for n in first.metrics if n != first.primary)]
         primary = first.metrics[first.primary]
-        console.table(
+        layout.table(
             f"{protocol} · {profile} · {dataset} · n = {primary.n:,} · {primary.unit}, 95 % interval",
             ["model", "arch", *names],
             [[r.checkpoint.name, r.checkpoint.arch, *_cells(r, names)] for r in rows],
@@ -82,7 +84,7 @@ def inspection(result: Inspection) -> None:
         "not of the backbone": _names(result.ignored),
         "not finite": _names(result.non_finite),
     }
-    console.table("", ["", ""], [[k, "-" if v is None else v] for k, v in facts.items()])
+    layout.table("", ["", ""], [[k, "-" if v is None else v] for k, v in facts.items()])
 
 
 def _names(names: Sequence[str], shown: int = 8) -> str:
@@ -98,7 +100,7 @@ def scores(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
     """Scores of masks: a row per object, then the averages over objects."""
     columns = [c for c in objects.columns if c in summary]
     rows = [[row["id"], *(f"{100 * row[c]:.1f}" for c in columns)] for _, row in objects.iterrows()]
-    console.table("", ["object", *columns], [*rows, ["mean", *(f"{summary[c]:.1f}" for c in columns)]], right=columns)
+    layout.table("", ["object", *columns], [*rows, ["mean", *(f"{summary[c]:.1f}" for c in columns)]], right=columns)
 
 
 def scores_json(objects: pd.DataFrame, summary: Mapping[str, float]) -> str:
@@ -112,7 +114,7 @@ def protocols() -> None:
         default = next(iter(protocol.profiles.values()))
         primary = next((m.name for m in protocol.metrics(default) if m.primary), "")
         rows.append([name, protocol.summary, ", ".join(protocol.profiles), primary, protocol.data, source])
-    console.table("", ["protocol", "what it measures", "profiles", "primary metric", "data", "from"], rows)
+    layout.table("", ["protocol", "what it measures", "profiles", "primary metric", "data", "from"], rows)
 
 
 def profiles() -> None:
@@ -122,12 +124,48 @@ def profiles() -> None:
     for name, protocol, _ in _loadable():
         settings = {profile: settings_of(config) for profile, config in protocol.profiles.items()}
         default = next(iter(settings.values()))
-        console.table(
+        layout.table(
             f"{name} (version {protocol.version}): {protocol.summary}",
             ["setting", *settings, "meaning", "source"],
             [[s.name, *(plain(profile[s.name].value) for profile in settings.values()), s.doc, s.source]
              for s in default.values()],
         )  # fmt: skip
+
+
+def one(name: str) -> None:
+    """A protocol, or else a pretraining method: what it is for, and a line for each setting with default and meaning.
+
+    Raises UserError for a name of neither.
+    """
+    from dinobench.config import plain, settings_of
+    from dinobench.pretrain.run import GROUP, load_method
+    from dinobench.registry import available, load
+
+    if name in available(GROUP) and name not in available():
+        method = load_method(name)
+        console.text(f"{name}: {method.summary}\n")
+        return _settings(settings_of(method.config_type()))
+    protocol = load(name)
+    default, *others = protocol.profiles
+    settings = settings_of(protocol.profiles[default])
+    measured = [m.name for m in protocol.metrics(protocol.profiles[default])]
+    console.text(f"{name} (version {protocol.version}): {protocol.summary}")
+    console.text(layout.folded(f"data: {protocol.data} · metrics: {', '.join(measured)}", console.stdout.width))
+    console.text(f"\nsettings of {default}, the default:")
+    _settings(settings)
+    for other in others:
+        changed = settings_of(protocol.profiles[other])
+        differs = [s for s, had in zip(changed.values(), settings.values(), strict=True) if s.value != had.value]
+        said = f"profile {other}: {', '.join(f'{s.name}={plain(s.value)}' for s in differs) or 'the same'}"
+        console.text("\n" + layout.folded(said, console.stdout.width))
+    return None
+
+
+def _settings(settings: Mapping[str, Setting]) -> None:
+    from dinobench.config import plain
+
+    rows = [[s.name, layout.folded(plain(s.value), layout.NARROW), s.doc] for s in settings.values()]
+    layout.table("", ["setting", "default", "meaning"], rows)
 
 
 def methods() -> None:
@@ -143,7 +181,7 @@ def methods() -> None:
             console.warn(str(error))
             continue
         rows = [[s.name, plain(s.value), s.doc, s.source] for s in settings_of(method.config_type()).values()]
-        console.table(f"{name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
+        layout.table(f"{name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
 
 
 def _loadable() -> Iterator[tuple[str, EvalProtocol, str]]:
@@ -162,11 +200,7 @@ def layouts() -> None:
     from dinobench.data import known_layouts
 
     for kind, name, summary in known_layouts():
-        console.text(f"{name} ({kind})\n{_indented(summary)}\n")
-
-
-def _indented(summary: str) -> str:
-    return "\n".join(f"  {line}" for line in summary.strip().splitlines())
+        console.text(f"{name} ({kind})\n{layout.prose(summary, indent=2)}\n")
 
 
 def cache() -> None:
@@ -177,7 +211,7 @@ def cache() -> None:
     entries = listing(cache_root() / "features")
     if entries:
         columns = ["entry", "model", "arch", "images", "features", "MB", "state", "last used"]
-        console.table("", columns, [
+        layout.table("", columns, [
             [e.folder.name[:12], *(e.label.get(c, "") for c in columns[1:5]), f"{e.bytes / 1e6:,.1f}",
              "complete" if e.complete else "unfinished", time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used_at))]
             for e in entries
@@ -190,7 +224,7 @@ def cache() -> None:
 def bench(rows: Sequence[BenchRow]) -> None:
     """Measurements beside the limit they are held against."""
     verdict = {None: "", True: "met", False: "not met"}
-    console.table(
+    layout.table(
         "", ["measured", "ours", "limit", "ratio", "bar", ""],
         [[r.what, r.ours, r.limit, f"{r.ratio:.2f}", r.bar, verdict[r.met]] for r in rows],
         right=["ours", "limit", "ratio"],

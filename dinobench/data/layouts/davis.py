@@ -17,21 +17,25 @@ NAME = "davis"
 SUMMARY = (
     "JPEGImages/480p/<video>/*.jpg and Annotations/480p/<video>/*.png, listed in ImageSets/2017/val.txt or "
     "ImageSets/2016/val.txt. 2017 goes first; without either list all annotated videos count. Masks are indexed PNGs "
-    "with a label per object (2017; 255 is void) or 0/255 with one object (2016); labels are those of the first mask."
+    "with a label per object (2017; 255 is void) or 0/255 with one object (2016); labels are those of the first mask. "
+    "`dinobench score davis` needs no frames."
 )
 LISTS = ("ImageSets/2017/val.txt", "ImageSets/2016/val.txt", "ImageSets/480p/val.txt")  # the last: 2016's own release
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png")
 
 
-def recognises(path: Path) -> bool:
-    """A folder with frames and annotations in 480p."""
-    return (path / "JPEGImages" / "480p").is_dir() and (path / "Annotations" / "480p").is_dir()
+def recognises(path: Path, masks_only: bool = False) -> bool:
+    """A folder with annotations in 480p and, unless only they are asked for, frames."""
+    return (masks_only or (path / "JPEGImages" / "480p").is_dir()) and (path / "Annotations" / "480p").is_dir()
 
 
-def load(path: Path, name: str, progress: fingerprint.Progress | None = None) -> VideoSet:
-    """Check all files' names, sizes and modes; pixels are read later. Raises UserError naming the file at fault."""
+def load(path: Path, name: str, progress: fingerprint.Progress | None = None, masks_only: bool = False) -> VideoSet:
+    """Check all files' names, sizes and modes; pixels are read later. Raises UserError naming the file at fault.
+
+    masks_only: the frames are not looked at and need not be there.
+    """
     names, listed = _video_names(path)
-    videos = tuple(_video(path, video) for video in names)
+    videos = tuple(_video(path, video, masks_only) for video in names)
     notes = _later_objects(videos, progress)
     files = [Path(f).relative_to(path).as_posix() for v in videos for f in (*v.frames, *v.masks)]
     digests = fingerprint.hash_files(path, files, path, progress)
@@ -55,9 +59,9 @@ def _video_names(path: Path) -> tuple[list[str], str]:
     return names, "all annotated videos"
 
 
-def _video(path: Path, name: str) -> FileVideo:
-    frames = _by_stem(path / "JPEGImages" / "480p" / name, FRAME_ENDINGS)
+def _video(path: Path, name: str, masks_only: bool) -> FileVideo:
     masks = _by_stem(path / "Annotations" / "480p" / name, (".png",))
+    frames = masks if masks_only else _by_stem(path / "JPEGImages" / "480p" / name, FRAME_ENDINGS)
     stems = sorted(frames)
     _check_names(stems, frames, masks, path / "Annotations" / "480p" / name)
     size = _size(frames[stems[0]])
@@ -69,7 +73,7 @@ def _video(path: Path, name: str) -> FileVideo:
     return FileVideo(
         name,
         tuple(stems),
-        tuple(str(frames[stem]) for stem in stems),
+        () if masks_only else tuple(str(frames[stem]) for stem in stems),
         tuple(str(masks[stem]) for stem in stems),
         size,
         objects,

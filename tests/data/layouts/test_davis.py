@@ -86,6 +86,19 @@ def test_a_hole_in_the_numbering_is_named(tmp_path):
         layout.load(tmp_path, "DAVIS")
 
 
+def test_masks_alone_are_enough_for_what_only_scores(tmp_path):
+    whole = layout.load(make_davis(tmp_path), "DAVIS")
+    shutil.rmtree(tmp_path / "JPEGImages")
+    assert not layout.recognises(tmp_path) and layout.recognises(tmp_path, masks_only=True)
+    (video,) = layout.load(tmp_path, "DAVIS", masks_only=True).videos
+    (complete,) = whole.videos
+    assert (video.names, video.size, video.objects, len(video)) == (complete.names, complete.size, 2, 4)
+    assert video.frames == () and (video.mask(1) == complete.mask(1)).all()
+    (tmp_path / "Annotations" / "480p" / "cat" / "00001.png").unlink()
+    with pytest.raises(UserError, match="frame 00001 is missing"):
+        layout.load(tmp_path, "DAVIS", masks_only=True)
+
+
 def paint(root, index, labels):
     (root / "Annotations" / "480p" / "cat" / f"{index:05}.png").write_bytes(label_png(labels))
 
