@@ -155,6 +155,22 @@ class ImageClassification:
 
 
 @dataclass(frozen=True)
+class TrainingImages:
+    """What a pretraining learns from. `classes` is empty where the images have no labels, which are then -1.
+
+    `digests` (n, 32) uint8 are the SHA-256 of the files, all zeros for one that cannot be read; None where the images
+    lie in memory.
+    """
+
+    name: str
+    layout: str
+    classes: tuple[str, ...]
+    train: ImageSplit
+    digests: np.ndarray | None = None
+    notes: tuple[str, ...] = ()  # files that were left out and why
+
+
+@dataclass(frozen=True)
 class FeatureRequest:
     """What a protocol wants of every image: CLS of the last `layers` blocks, optionally their mean patch tokens."""
 

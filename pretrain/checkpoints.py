@@ -29,10 +29,14 @@ CENTER = "centering.center"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is: optimizer steps done, and the metrics of the epoch that the last of them ended."""
+    """How far a training is: optimizer steps done, and the metrics of the epoch that the last of them ended.
+
+    Within an epoch `meters` are the sums over its steps so far, of every process (`collapse.EpochMeter.state`).
+    """
 
     step: int = 0
     row: dict[str, float] = dataclasses.field(default_factory=dict)
+    meters: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def numbered(epoch: int) -> str:
@@ -57,7 +61,13 @@ def save(
         "optimizer": optimizer.state_dict(),
         "epoch": progress.step // steps_per_epoch,
         "args": argparse.Namespace(**{k: list(v) if isinstance(v, tuple) else v for k, v in args.items()}),
-        "dinobench": {"schema": SCHEMA, "step": progress.step, "row": progress.row, "method": others},
+        "dinobench": {
+            "schema": SCHEMA,
+            "step": progress.step,
+            "row": progress.row,
+            "method": others,
+            "meters": progress.meters,
+        },
     }
     if CENTER in others:
         state["dino_loss"] = {"center": others[CENTER]}
@@ -97,7 +107,7 @@ def load(path: Path, method: Method, optimizer: torch.optim.Optimizer, steps_per
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(f"{path}: its optimizer does not fit ({error}); give the settings it had") from error
     if own is not None:
-        return Progress(int(own["step"]), dict(own["row"]))
+        return Progress(int(own["step"]), dict(own["row"]), list(own.get("meters", [])))
     epoch = state.get("epoch")
     return Progress(int(epoch) * steps_per_epoch if epoch is not None and "optimizer" in state else 0)
 

@@ -7,7 +7,9 @@ over the sphere (SimSiam, arXiv 2011.10566, figure 2): 1 where they are isotropi
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -85,6 +87,18 @@ class Reservoir:
             to, of = (torch.tensor(list(t), device=rows.device) for t in (taken.keys(), taken.values()))
             self._rows[to] = rows[of].to(torch.float32)
 
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs; the generator's numbers, of 128 bits, as text."""
+        generator = json.dumps(self._rng.bit_generator.state)
+        return {"seen": self.seen, "rows": self.sample().cpu().clone(), "generator": generator}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a `state`, so that what is added later is sampled as if nothing had been between."""
+        self.seen, rows = int(state["seen"]), state["rows"]
+        self._rows = rows.new_empty((self.capacity, rows.shape[1]), device=device)
+        self._rows[: len(rows)] = rows
+        self._rng.bit_generator.state = json.loads(state["generator"])
+
     def sample(self) -> torch.Tensor:
         """(min(seen, capacity), d) float32."""
         assert self._rows is not None, "nothing was added"
@@ -92,13 +106,22 @@ class Reservoir:
 
 
 class EpochMeter:
-    """Means over an epoch of what every step gave, without waiting for the device before the epoch's end."""
+    """Means over an epoch of what every step gave, without waiting for the device before the epoch's end.
+
+    `norms` are the steps' gradient norms, `seconds` what the epoch has taken so far, interruptions left out.
+    """
 
     def __init__(self) -> None:
+        self.norms: list[torch.Tensor] = []
+        self._began = time.monotonic()
         self._images = 0
         self._names: tuple[str, ...] = ()
         self._sums: torch.Tensor | None = None
         self._features: dict[str, Reservoir] = {}
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
 
     @torch.no_grad()
     def add(self, output: MethodOutput, images: int) -> None:
@@ -116,6 +139,34 @@ class EpochMeter:
         self._images += images
         for network, features in output.features.items():
             self._features.setdefault(network, Reservoir()).add(features)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, of this process: plain values and tensors on the CPU."""
+        return {
+            "images": self._images,
+            "names": list(self._names),
+            "sums": [] if self._sums is None else self._sums.tolist(),
+            "features": {network: reservoir.state() for network, reservoir in self._features.items()},
+            "norms": torch.stack(self.norms).float().cpu() if self.norms else torch.zeros(0),
+            "seconds": self.seconds,
+        }
+
+    def restore(self, states: Sequence[Mapping[str, Any]], device: torch.device) -> None:
+        """Go on from the states of an interrupted epoch: this process's, or several where there were more processes."""
+        for state in states:
+            if state["images"]:
+                self._names = tuple(state["names"])
+                dtype = torch.float32 if device.type == "mps" else torch.float64
+                sums = torch.tensor(state["sums"], dtype=dtype, device=device)
+                self._sums = sums if self._sums is None else self._sums + sums
+                self._images += int(state["images"])
+            for network, kept in state["features"].items():
+                if network not in self._features:
+                    self._features[network] = Reservoir()
+                    self._features[network].restore(kept, device)
+        if states:  # of all processes the same
+            self.norms = list(states[0]["norms"].to(device).unbind())
+            self._began = time.monotonic() - float(states[0]["seconds"])
 
     def summary(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Means over all processes' images, and the spread and rank of every network's features.

@@ -10,6 +10,8 @@ import torch
 
 from dinobench import console, registry
 from dinobench.config import resolve_config, settings_of
+from dinobench.data import load_dataset
+from dinobench.errors import UserError
 from dinobench.pretrain import backbones, checkpoints
 from dinobench.pretrain.run import Run
 from dinobench.runtime import Runtime
@@ -28,6 +30,21 @@ def check(run: Run) -> None:
     """Raises UserError now, and not after the first epochs, when a protocol or a setting of it is unknown."""
     for name in run.evals:
         _settings(name, run)
+
+
+def check_data(run: Run) -> None:
+    """Raises UserError now, and not after the first epochs, when what `run` is to be scored on is not there."""
+    for name in run.evals:
+        kind = registry.load(name).data
+        try:
+            load_dataset(run.eval_data or run.data, kind, progress=console.progress)
+        except UserError as error:
+            remedy = "give another --eval-data" if run.eval_data else f"name {_a_set(kind)} with --eval-data"
+            raise UserError(f"--eval {name}: {error}; {remedy}, or leave --eval out") from error
+
+
+def _a_set(kind: str) -> str:
+    return "a set with labels and a test split" if kind == "classification" else f"a data set of {kind}"
 
 
 def _settings(name: str, run: Run) -> dict[str, Any]:
@@ -54,8 +71,9 @@ def evaluator(run: Run, name: str, score: Score, runtime: Runtime, compute: Comp
         for protocol in run.evals:
             for network in networks:
                 records = score(
-                    protocol, f"{name}-e{epoch:03d}-{network}={path}", run.data, settings=_settings(protocol, run),
-                    out=run.results, seed=int(run.config["seed"]), compute=compute,
+                    protocol, f"{name}-e{epoch:03d}-{network}={path}", run.eval_data or run.data,
+                    settings=_settings(protocol, run), out=run.results, seed=int(run.config["seed"]), compute=compute,
+                    skip_broken=run.skip_broken,
                     loading=LoadOptions(key=network, arch=arch),
                 )  # fmt: skip
                 scores |= _by_key(protocol, network, records)

@@ -16,11 +16,11 @@ from dinobench.pretrain.method import Network
 from dinobench.pretrain.sync_batch_norm import SyncedBatchNorm, sync_batch_norms
 
 
-def mlp(dims: Sequence[int], norm: bool = True, last_norm: Literal["", "plain", "affine"] = "") -> nn.Sequential:
+def mlp(dims: Sequence[int], norm: bool = True, last_norm: Literal["", "plain", "scaled"] = "") -> nn.Sequential:
     """Linear layers (dims[0] -> dims[1] -> ...) with ReLU, and before it synced batch norm with `norm`, between them.
 
-    `last_norm` puts a batch norm at the end, "affine" with a learned scale and shift. A linear layer that a norm
-    follows, or the last of a head with norms, has no bias.
+    `last_norm` puts a batch norm at the end, "scaled" with a learned scale, without a shift in either case. A linear
+    layer that a norm follows, or the last of a head with norms, has no bias.
     """
     layers: list[nn.Module] = []
     for wide, narrow in pairwise(dims):
@@ -28,7 +28,8 @@ def mlp(dims: Sequence[int], norm: bool = True, last_norm: Literal["", "plain", 
         layers += [SyncedBatchNorm(narrow), nn.ReLU()] if norm else [nn.ReLU()]
     del layers[-2 if norm else -1 :]  # what would follow the last linear layer
     if last_norm:
-        layers.append(SyncedBatchNorm(dims[-1], affine=last_norm == "affine"))
+        layers.append(SyncedBatchNorm(dims[-1], affine=last_norm == "scaled"))
+        layers[-1].register_parameter("bias", None)
     return nn.Sequential(*layers)
 
 

@@ -8,7 +8,9 @@ batch holds depends on the seed, the epoch and the step alone, so all of this is
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from dinobench.errors import UserError
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import ImageBatch, pack
 from dinobench.pretrain.views import normalise, render
+from dinobench.signals import ENDING
 from dinobench.training.sampler import Order
 from dinobench.types import ImageSplit
 
@@ -93,6 +96,7 @@ class ViewLoader:
                 f"use --set batch={batch // processes * processes or processes}"
             )
         self.split, self.views, self.seed, self.device = split, tuple(views), seed, device
+        self.labelled = bool((np.asarray(split.labels) >= 0).all())
         self.rank, self.processes = rank, processes
         self.batch, self.micro_batch = batch, micro_batch
         #: Full batches only: the rest of an epoch's permutation is left out.
@@ -132,7 +136,8 @@ class ViewLoader:
         if self.device.type == "cuda":
             labels = labels.pin_memory()
         normalised = [normalise(view) for view in views]
-        return ViewBatch(normalised, labels.to(self.device, non_blocking=True), indices.rows, indices.last)
+        on_device = labels.to(self.device, non_blocking=True) if self.labelled else None
+        return ViewBatch(normalised, on_device, indices.rows, indices.last)
 
     def image(self, row: int) -> torch.Tensor:
         """One image (3, H, W) uint8. Raises UserError naming it when it cannot be read."""
@@ -140,7 +145,10 @@ class ViewLoader:
             return self.images.get(row)
         except BROKEN_IMAGE as error:
             name = self.split.ids[row]
-            raise UserError(f"{name} of {self.split.name} cannot be read ({error}); repair or delete it") from error
+            raise UserError(
+                f"{name} of {self.split.name} cannot be read ({error}); repair it, or go on without it by "
+                "--resume FOLDER --skip-broken"
+            ) from error
 
     def _decoded(
         self, batches: Iterable[BatchIndices], ahead: int, overlap: bool
@@ -247,9 +255,23 @@ def _as_it_is(views: Any) -> Any:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal: the training decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Terminals and schedulers signal every process of theirs: the training decides when its workers end.
+
+    It ends them by SIGTERM, which they heed from nobody else; a system that does not tell who sent it leaves the choice
+    between workers that outlive their training and ones that schedulers end too early.
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # before any thread of the worker's own
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _worker_processes(workers: int | None, device: torch.device, processes: int) -> int:

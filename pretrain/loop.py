@@ -26,10 +26,11 @@ from dinobench.pretrain.loader import ViewBatch, ViewLoader
 from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo
 from dinobench.pretrain.views import snapped
 from dinobench.runtime import Runtime
+from dinobench.signals import StopRequest
 from dinobench.training.randomness import own_randomness
-from dinobench.training.resume import StopRequest, TrainingProgress
+from dinobench.training.resume import TrainingProgress
 from dinobench.training.step_values import StepValues
-from dinobench.types import ImageClassification
+from dinobench.types import ImageClassification, TrainingImages
 
 #: Work that a crash may cost within a long epoch.
 SAVE_SECONDS = 300.0
@@ -47,7 +48,7 @@ class Loop:
         run: runs.Run,
         folder: Path,
         runtime: Runtime,
-        data: ImageClassification,
+        data: TrainingImages | ImageClassification,
         *,
         workers: int | None = None,
         ram_bytes: int | None = None,
@@ -74,7 +75,7 @@ class Loop:
         self.history = runtime.broadcast(rows or [])
         self.step_values = StepValues(lag=1 if runtime.device.type == "cuda" else 0)
         self.loss = math.nan
-        self._stop, self._stopping = StopRequest(), False
+        self._stop, self._stopping, self._due = StopRequest(), False, False
         self._reported, self._writing = 0.0, 0.0
         #: When the last checkpoint was written, by time.monotonic.
         self.saved_at = time.monotonic()
@@ -91,11 +92,12 @@ class Loop:
     def train(self) -> list[history.EpochRow]:
         """Train to the end; returns the rows of metrics.jsonl.
 
-        Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises UserError when the loss is not finite any more.
+        Signals that end a run save and raise Interrupted. Raises UserError when the loss is not finite any more.
         """
         self.method.train()
         with self._stop.listening():
             if self.at.row and self.at.step % self.steps_per_epoch == 0:
+                self._keep(int(self.at.row["epoch"]))
                 self._close(self.at.row)  # what an interruption kept from being written after the checkpoint
             for epoch in range(self.at.step // self.steps_per_epoch, self.config.epochs):
                 self._epoch(epoch)
@@ -108,14 +110,14 @@ class Loop:
     def _epoch(self, epoch: int) -> None:
         first = self.at.step - epoch * self.steps_per_epoch
         meter = collapse.EpochMeter()
-        norms: list[torch.Tensor] = []
-        began = time.monotonic()
+        meter.restore(self.at.meters[self.runtime.rank :: self.runtime.processes], self.runtime.device)
         title = f"Epoch {epoch + 1}/{self.config.epochs}"
         whole, start = self.steps_per_epoch * self.config.batch, first * self.config.batch
-        for _ in console.progress(self.steps(epoch, first, meter, norms), title, whole, start):
+        measured = whole if self.at.meters else whole - start  # an earlier dinobench kept no sums of the steps before
+        for _ in console.progress(self.steps(epoch, first, meter), title, whole, start):
             pass
         self.read_values(lag=0)
-        seconds = time.monotonic() - began
+        seconds = meter.seconds
         last = self.now(self.at.step - 1)
         row = {
             "epoch": epoch + 1,
@@ -124,24 +126,19 @@ class Loop:
             "lr": optim.learning_rate(self.config, last),
             "weight_decay": optim.weight_decay(self.config, last),
             **self.method.logged(last),
-            "grad_norm": float(torch.stack(norms).mean()),
-            "images_per_s": round((whole - start) / seconds, 2),
+            "grad_norm": float(torch.stack(meter.norms).mean()),
+            "images_per_s": round(measured / seconds, 2),
             "seconds": round(seconds, 3),
         }
         self.at = checkpoints.Progress(self.at.step, row)
-        kept = self.run.save_every and (epoch + 1) % self.run.save_every == 0
         pause = max(EPOCH_SECONDS, WRITING * self._writing)
         waited = self.runtime.broadcast(time.monotonic() - self.saved_at >= pause)
-        if waited or kept or self._evaluates(epoch + 1) or epoch + 1 == self.config.epochs:
+        if waited or self._keeps(epoch + 1) or self._evaluates(epoch + 1) or epoch + 1 == self.config.epochs:
             self._save()
-        if kept and self.runtime.rank == 0:
-            with atomic_path(self.folder / checkpoints.numbered(epoch + 1)) as temporary:
-                shutil.copyfile(self.latest, temporary)
+        self._keep(epoch + 1)
         self._close(row)
 
-    def steps(
-        self, epoch: int, first: int, meter: collapse.EpochMeter, norms: list[torch.Tensor]
-    ) -> Iterator[TrainingProgress]:
+    def steps(self, epoch: int, first: int, meter: collapse.EpochMeter) -> Iterator[TrainingProgress]:
         """Train through an epoch from its step `first` on."""
         share = self.config.batch // self.runtime.processes
         part, loss = 0, torch.zeros((), device=self.runtime.device)
@@ -151,7 +148,7 @@ class Loop:
             part += 1
             if not batch.last:
                 continue
-            norms.append(self.update(loss))
+            meter.norms.append(self.update(loss))
             part, loss = 0, torch.zeros_like(loss)
             left = self.steps_per_epoch * self.config.epochs - self.at.step
             pace = (time.monotonic() - began) / (self.at.step - before)
@@ -159,10 +156,10 @@ class Loop:
             within = self.at.step % self.steps_per_epoch
             if self._stopping:
                 if within:
-                    self._save()
+                    self._save(meter)
                     self._interrupted()
-            elif within and self._writes_now():
-                self._save()
+            elif within and self._due:
+                self._save(meter)
 
     def _batches(self, epoch: int, first: int) -> Iterator[ViewBatch]:
         try:
@@ -184,7 +181,8 @@ class Loop:
     def update(self, loss: torch.Tensor) -> torch.Tensor:
         """The optimizer's step and what follows it; returns the gradient's norm."""
         now, processes = self.now(self.at.step), self.runtime.processes
-        totals = torch.stack([loss, torch.full_like(loss, float(self._stop.asked))])
+        wishes = (float(wish) for wish in (self._stop.asked, self._writes_now()))
+        totals = torch.stack([loss, *(torch.full_like(loss, wish) for wish in wishes)])
         totals = average_over_processes(self.parameters, totals, processes)
         self.method.before_step(now)
         norm = optim.clip_each(self.parameters, self.config.clip)
@@ -197,13 +195,15 @@ class Loop:
         self.read_values()
         # One process need not ask the others, who learn of it in the next step's totals.
         self._stopping |= processes == 1 and self._stop.asked
+        self._due |= processes == 1 and self._writes_now()
         return norm
 
     def read_values(self, lag: int | None = None) -> None:
         """Look at steps that are through. Raises UserError when one was not finite."""
-        for step, (loss, stop, norm) in self.step_values.take(lag):
+        for step, (loss, stop, due, norm) in self.step_values.take(lag):
             self.loss = loss / self.runtime.processes
             self._stopping |= stop > 0
+            self._due |= due > 0
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = "loss" if not math.isfinite(loss) else "gradient"
                 saved = self.runtime.broadcast(self.latest.exists())
@@ -214,18 +214,35 @@ class Loop:
                 )
 
     def _writes_now(self) -> bool:
-        # Every process has the same state and only the first one's clock counts, so nobody need be asked.
         return self.runtime.rank == 0 and time.monotonic() - self.saved_at >= max(SAVE_SECONDS, WRITING * self._writing)
 
-    def _save(self) -> None:
+    def _save(self, meter: collapse.EpochMeter | None = None) -> None:
+        """Write the checkpoint, within an epoch with the sums of its `meter`; all processes together."""
         self.read_values(lag=0)  # what is not finite is not saved
+        meters = self.runtime.gather_objects(meter.state()) if meter is not None else []
+        at, self._due = dataclasses.replace(self.at, meters=meters), False
         if self.runtime.rank == 0:
             began = time.monotonic()
             args = {**dataclasses.asdict(self.config), **dataclasses.asdict(self.run), "arch": self.chosen.arch}
             args |= {"patch_size": self.chosen.patch_size, "method": self.run.method, "config": None}
-            checkpoints.save(self.latest, self.method, self.optimizer, args, self.at, self.steps_per_epoch)
+            checkpoints.save(self.latest, self.method, self.optimizer, args, at, self.steps_per_epoch)
             self._writing = time.monotonic() - began
         self.saved_at = time.monotonic()
+
+    def _keeps(self, epoch: int) -> bool:
+        return bool(self.run.save_every) and epoch % self.run.save_every == 0
+
+    def _keep(self, epoch: int) -> None:
+        """Copy the checkpoint of an epoch that is to be kept."""
+        path = self.folder / checkpoints.numbered(epoch)
+        if self.runtime.rank > 0 or not self._keeps(epoch):
+            return
+        try:
+            with atomic_path(path) as temporary:
+                shutil.copyfile(self.latest, temporary)
+        except OSError as error:
+            why = error.strerror or error
+            raise UserError(f"{path}: cannot be written: {why}; free some space, then --resume") from error
 
     def _close(self, row: dict[str, Any]) -> None:
         """What an epoch's end is for besides its weights: evaluations, metrics, a look at them."""
@@ -263,7 +280,7 @@ class Loop:
             f"interrupted after step {self.at.step} (epoch {self.now(self.at.step).epoch + 1}); saved; "
             f"`dinobench pretrain --resume {self.folder}` goes on"
         )
-        raise KeyboardInterrupt
+        raise self._stop.interrupted()
 
     def _build(self, kind: type[Method], classes: int) -> Method:
         spec = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)

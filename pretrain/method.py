@@ -64,6 +64,7 @@ class MethodConfig:
     warmup_epochs: int = setting(10, "Epochs in which the learning rate rises linearly from 0.", "arXiv 2104.14294")
     weight_decay: float = setting(0.04, "AdamW's weight decay at the start.", "arXiv 2104.14294")
     weight_decay_end: float = setting(0.4, "Weight decay that its cosine ends at.", "arXiv 2104.14294")
+    decay_all: bool = setting(False, "Whether biases and norms have weight decay too.", "dino, utils.py")
     optimizer: Literal["adamw", "sgd"] = setting(
         "adamw", "Optimizer; sgd (momentum .9) is the paper's choice for ResNets."
     )

@@ -64,11 +64,11 @@ def weight_decay(config: MethodConfig, now: StepInfo) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: MethodConfig, now: StepInfo) -> None:
-    """This step's learning rate and weight decay."""
+    """This step's learning rate, and weight decay where there is to be some."""
     lr, decay = learning_rate(config, now), weight_decay(config, now)
     for group in optimizer.param_groups:
         group["lr"] = lr
-        if group["params"][0].ndim > 1:  # else the group without, of biases and norms
+        if config.decay_all or group["params"][0].ndim > 1:  # else the group without, of biases and norms
             group["weight_decay"] = decay
 
 

@@ -19,6 +19,8 @@ from dinobench.pretrain.method import Method, MethodConfig
 GROUP = "dinobench.methods"
 SETTINGS = "run.json"
 SCHEMA = 1
+#: Settings that an earlier dinobench did not have, by method ("" for all), with what it did: its runs go on so.
+EARLIER: dict[str, dict[str, Any]] = {"": {"decay_all": False}, "simclr": {"projector_norm": False}}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Run:
     `config` holds all of the method's settings. `accumulate` parts make up a step. `precision` is as resolved. `evals`
     are protocols run every `every` epochs, into the folder `results`, with `eval_settings`. `fingerprint` is of the
     training images.
+
+    `eval_data` is the data set that `evals` score on, where it is not `data`. `left_out` names images that could not be
+    read when the run began and were left out by `skip_broken`; `lost` those that it has gone on without since.
     """
 
     method: str
@@ -47,6 +52,10 @@ class Run:
     save_every: int = 0
     init: str | None = None
     fingerprint: str = ""
+    eval_data: str | None = None
+    skip_broken: bool = False
+    left_out: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def load_method(name: str) -> type[Method]:
@@ -70,18 +79,28 @@ def configure(method: type[Method], settings: dict[str, Any]) -> MethodConfig:
     return config
 
 
-def begin(folder: Path, run: Run) -> None:
-    """Make the folder of a new run. Raises UserError where there is a run already, or nothing can be written."""
+def refuse_taken(folder: Path) -> None:
+    """Raises UserError where there is a run already."""
     if (folder / LATEST).exists():
         earlier = f" ({old.method} on {old.data})" if (old := _peek(folder)) else ""
         raise UserError(
             f"{folder}: holds a training run{earlier}; `dinobench pretrain --resume {folder}` goes on with it, "
             "or choose another --out"
         )
+
+
+def begin(folder: Path, run: Run) -> None:
+    """Make the folder of a new run. Raises UserError where there is a run already, or nothing can be written."""
+    refuse_taken(folder)
+    write(folder, run)
+    (folder / METRICS).unlink(missing_ok=True)
+
+
+def write(folder: Path, run: Run) -> None:
+    """Keep what `run` is, in its folder. Raises UserError when nothing can be written."""
     try:
         with atomic_path(folder / SETTINGS) as temporary:
             temporary.write_text(json.dumps({"schema": SCHEMA, **dataclasses.asdict(run)}, indent=2) + "\n")
-        (folder / METRICS).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
 
@@ -94,7 +113,8 @@ def read(folder: Path) -> Run:
         schema = values.pop("schema")
         if schema > SCHEMA:
             raise UserError(f"{path}: is of a later dinobench (schema {schema}); update dinobench")
-        return Run(**values | {"evals": tuple(values["evals"])})
+        values["config"] = EARLIER[""] | EARLIER.get(values["method"], {}) | values["config"]
+        return Run(**values | {name: tuple(values.get(name, ())) for name in ("evals", "left_out", "lost")})
     except FileNotFoundError:
         raise UserError(f"{folder}: no {SETTINGS} in it; --resume takes the --out of an earlier run") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -36,7 +36,8 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
             self.running_mean.lerp_(mean.detach(), step)
             self.running_var.lerp_(variance.detach() * count / max(count - 1, 1), step)
         y = centred * (variance + self.eps).rsqrt().view(shape)
-        return y if self.weight is None else y * self.weight.view(shape) + self.bias.view(shape)
+        y = y if self.weight is None else y * self.weight.view(shape)
+        return y if self.bias is None else y + self.bias.view(shape)
 
 
 def sync_batch_norms(module: nn.Module) -> nn.Module:

@@ -39,7 +39,10 @@ class Train:
     warmup_lr: float = setting(1e-6, "learning rate of the first step, not scaled by the batch", DEIT)
     min_lr: float = setting(1e-5, "learning rate that the cosine ends at, not scaled by the batch", DEIT)
     schedule: Literal["epoch", "step"] = setting(
-        "epoch", "how often the learning rate changes: once per epoch or step", DEIT
+        "epoch",
+        "how often the learning rate changes: once per epoch or step; an epoch learns at the rate of its own number, "
+        "where DeiT's program, which steps at an epoch's end, is one behind",
+        DEIT,
     )
     head_std: float = setting(
         0.02, "deviation of the truncated normal that the head's weights start from; biases start at 0", DEIT

@@ -30,7 +30,7 @@ FLOORS = (
     ("features", "training", "algorithms", "results"),
     ("models", "data", "metrics", "stats"),
     ("runtime", "distributed", "config", "registry"),
-    ("types", "hashing", "files", "console"),
+    ("types", "hashing", "files", "console", "signals"),
     ("escaping",),
     ("errors",),
     ("dinobench",),
@@ -193,7 +193,8 @@ def test_files_are_short_and_folders_small():
 #: Tests of what no single module does.
 WIDER = {
     "tests/cli/test_annotations.py",
-    "tests/test_doctests.py", "tests/test_layers.py", "tests/test_packaging.py", "tests/test_plugin.py",
+    "tests/test_cases.py", "tests/test_doctests.py", "tests/test_layers.py", "tests/test_packaging.py",
+    "tests/test_plugin.py",
     "tests/pretrain/test_distributed.py", "tests/report/test_browser.py", "tests/results/test_scale.py",
     "tests/stats/test_coverage.py",
 }  # fmt: skip

@@ -103,7 +103,7 @@ def epoch_of(loop: Any, loader: Any) -> Callable[[], None]:
         real, loop.loader = loop.loader, loader
         loop.at, loop.saved_at = Progress(EPOCH * loop.steps_per_epoch), time.monotonic()
         try:
-            for _ in loop.steps(EPOCH, 0, EpochMeter(), []):
+            for _ in loop.steps(EPOCH, 0, EpochMeter()):
                 pass
             loop.read_values(lag=0)
         finally:

@@ -1,6 +1,7 @@
 """The `dinobench` command: parses, calls, prints.
 
-Exit codes: 0 done, 1 a gate said no, 2 the input is at fault, 3 and 4 a gate cannot tell or lacks rows.
+Exit codes: 0 done, 1 a gate said no, 2 the input is at fault, 3 and 4 a gate cannot tell or lacks rows; what a signal
+ends has 128 and the signal's number.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from dinobench import __version__, console
+from dinobench import __version__, console, signals
 from dinobench.bench import BENCHES, measure_bench
 from dinobench.cli import arguments, check, compare, visualize
 from dinobench.cli import pretrain as cli_pretrain
@@ -38,6 +39,7 @@ from dinobench.types import RunRecord
 
 #: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
 INTERNAL = 70
+#: What the option parser makes of an interruption of whatever kind.
 INTERRUPTED = 130
 #: The embedded set that is scored where no data are named.
 DIGITS = "digits"
@@ -314,7 +316,8 @@ def main() -> None:
     given = [a for a in sys.argv[1:] if a != "--debug"]
     try:
         arguments.refuse_repeated(app, given)
-        code = app(args=given, prog_name="dinobench", standalone_mode=False)
+        with signals.handled_by(signals.interrupt):
+            code = app(args=given, prog_name="dinobench", standalone_mode=False)
     except (UserError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
@@ -338,7 +341,8 @@ def main() -> None:
             console.error(f"{type(error).__name__}: {error} (a fault in dinobench: --debug shows where)")
             code = INTERNAL
     if code == INTERRUPTED:  # newer typers return it themselves
-        console.note("interrupted; what was extracted so far is kept, and the same command goes on from there")
+        console.note("interrupted; what was done so far is kept, and the same command goes on from there")
+        code = signals.exit_code()
     sys.exit(code if isinstance(code, int) else 0)
 
 

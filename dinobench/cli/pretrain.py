@@ -8,16 +8,23 @@ from typing import Annotated
 
 import typer
 
-from dinobench import console
+from dinobench import console, signals
 from dinobench.cli.options import Device, Devices, RamCache, Settings
 from dinobench.errors import UserError
 
+#: Options that say how a run is computed and not what is trained, and so may come with --resume.
+WITH_RESUME = frozenset({"resume", "device", "devices", "precision", "workers", "ram_cache", "skip_broken"})
+
 
 def pretrain(
+    context: typer.Context,
     method: Annotated[
         str | None, typer.Option(help="Method: dino, byol, simclr, ...; see `dinobench list methods`.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A data set: a path, name=path, or an embedded one.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images, without labels or with: a folder of any depth, a CSV of paths, or an embedded set."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the checkpoints and curves of this run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder; needs nothing else.")] = None,
     arch: Annotated[
@@ -30,6 +37,9 @@ def pretrain(
     batch: Annotated[int | None, typer.Option(min=1, help="Images of a step, over all processes and parts.")] = None,
     set_: Settings = None,
     eval_: Annotated[list[str] | None, typer.Option("--eval", help="Score with this protocol while training.")] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(help="Data set that --eval scores on, where it is not --data.")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Epochs from one scoring to the next.")] = 10,
     eval_set: Annotated[list[str] | None, typer.Option(help="name=value, a setting of the protocols.")] = None,
     results: Annotated[Path, typer.Option(help="Results folder, for records and the history.")] = Path("results"),
@@ -45,44 +55,48 @@ def pretrain(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that make views, where the CPU does.")] = None,
     ram_cache: RamCache = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Pretrain a backbone; teacher and student are kept in checkpoints that `dinobench run` scores."""
     from dinobench import runner, runtime
     from dinobench.config import parse_settings
-    from dinobench.data import load_dataset
-    from dinobench.pretrain import evaluation
+    from dinobench.pretrain import evaluation, images
     from dinobench.pretrain import run as runs
     from dinobench.pretrain.loop import Loop
     from dinobench.types import ComputeOptions
 
     if resume is not None:
-        if method or data or out or set_ or eval_ or init or epochs or batch or seed is not None:
-            raise UserError(f"--resume {resume}: the run keeps its own settings; leave the others out, or start anew")
+        if others := [name for name in _typed(context) if name not in WITH_RESUME]:
+            listed = ", ".join(f"--{name.strip('_').replace('_', '-')}" for name in others)
+            raise UserError(f"--resume {resume}: the run keeps its own settings; leave {listed} out, or start anew")
         folder, run = resume, runs.read(resume)
     else:
         if not (method and data and out):
             raise UserError("--method, --data and --out are needed for a new run, or --resume FOLDER to go on with one")
-        given = {"epochs": epochs, "batch": batch, "seed": seed}
-        settings = {k: v for k, v in given.items() if v is not None} | parse_settings(set_ or [])
+        given = {k: v for k, v in (("epochs", epochs), ("batch", batch), ("seed", seed)) if v is not None}
+        settings: dict[str, object] = {**parse_settings(set_ or [])}
+        if twice := [f"--{k} {v} and --set {k}={settings[k]}" for k, v in given.items() if k in settings]:
+            raise UserError(f"{twice[0]}: give one of them")
+        settings |= given
         config = runs.configure(runs.load_method(method), settings)
         folder = out
         run = runs.Run(
             method, arch, image_size, patch_size, depth, data, dataclasses.asdict(config), "", accumulate, compile_,
             tuple(eval_ or ()), every, parse_settings(eval_set or []), str(results), save_every,
-            str(init) if init else None,
+            str(init) if init else None, eval_data=eval_data, skip_broken=skip_broken,
         )  # fmt: skip
+        if eval_data and not eval_:
+            raise UserError(f"--eval-data {eval_data}: nothing is scored on it without --eval PROTOCOL")
         evaluation.check(run)
     if "16" in (precision, run.precision):
         raise UserError("--precision 16: pretraining computes in bf16 or 32")
     started = runtime.start(device, devices, precision or run.precision or "auto")
     console.silent = started.rank > 0
-    first = started.run_on_first(lambda: load_dataset(run.data, progress=console.progress))
-    dataset = started.run_on_all(lambda: first or load_dataset(run.data))
+    started.run_on_first(lambda: evaluation.check_data(run))
     if resume is None:
-        run = dataclasses.replace(run, precision=started.precision, fingerprint=dataset.train.fingerprint)
-        started.run_on_first(lambda: runs.begin(folder, run))
-    elif run.fingerprint != dataset.train.fingerprint:
-        raise UserError(f"{run.data}: not the images that {folder} was trained on; a resumed run needs the same")
+        run, dataset = images.begin(dataclasses.replace(run, precision=started.precision), folder, started, workers)
+    else:
+        run, dataset = images.go_on(run, folder, started, workers, skip_broken)
     compute = ComputeOptions(device=device, devices=devices, cache=False)
     loop = Loop(
         run, folder, started, dataset, workers=workers, ram_bytes=None if ram_cache is None else int(ram_cache * 1e9),
@@ -91,5 +105,11 @@ def pretrain(
     try:
         loop.train()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # the loop's note tells how to go on
+        raise SystemExit(signals.exit_code()) from None  # the loop's note tells how to go on
     console.note(f"written: {loop.latest}; score it with `dinobench run --ckpt {loop.latest} --protocol knn ...`")
+
+
+def _typed(context: typer.Context) -> list[str]:
+    """The options that were given, by the names of their parameters."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]

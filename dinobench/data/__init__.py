@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dinobench.data.embedded import EMBEDDED
-from dinobench.data.layouts import KINDS
+from dinobench.data.layouts import KINDS, UNLABELLED
 from dinobench.errors import UserError, nearest
 from dinobench.files import user_path
 
@@ -30,8 +30,8 @@ def load_dataset(
     A path that does not exist as given is looked for under each folder of the environment variable `DINOBENCH_DATA`
     (separated as in PATH). An embedded name goes before a folder of that name; write `./digits` for the folder.
     `progress(iterable, description, total)` wraps the long loops. `masks_only` asks for the annotations of videos
-    without their frames. For kind "classification" the result is an `ImageClassification`. Raises UserError when
-    nothing is found, the layout is unknown or the data are at fault.
+    without their frames. For kind "classification" the result is an `ImageClassification`, for "images" that or a
+    `TrainingImages`. Raises UserError when nothing is found, the layout is unknown or the data are at fault.
     """
     modules = _layout_modules(kind)
     name, target = _split_spec(spec)
@@ -54,12 +54,17 @@ def load_dataset(
 
 
 def known_layouts() -> Iterator[tuple[str, str, str]]:
-    """Every embedded set and every layout as (kind, name, summary)."""
+    """Every embedded set and every layout as (kind, name, summary), each under the first kind that takes it."""
+    seen: set[Any] = set()
     for kind in KINDS:
         for name, embedded in EMBEDDED.get(kind, {}).items():
-            yield kind, name, embedded.summary
+            if embedded not in seen:
+                yield kind, name, embedded.summary
+            seen.add(embedded)
         for module in _layout_modules(kind):
-            yield kind, module.NAME, module.SUMMARY
+            if module not in seen:
+                yield kind, module.NAME, module.SUMMARY
+            seen.add(module)
 
 
 def _layout_modules(kind: str) -> list[ModuleType]:
@@ -124,7 +129,7 @@ def _unknown_layout(path: Path, kind: str, modules: list[ModuleType]) -> str:
     parent = path.resolve().parent
     readings = [f"its parent {parent} reads as {m.NAME}" for m in modules if m.recognises(parent)][:1]
     for other in KINDS:
-        others = _layout_modules(other) if other != kind else []
+        others = _layout_modules(other) if other not in (kind, UNLABELLED) else []
         readings += [f"it reads as {m.NAME}, for protocols on {other!r} data" for m in others if m.recognises(path)]
     wanted = [f"{m.NAME}: {m.SUMMARY.split('. ')[0].rstrip('.')}" for m in modules]
     why = "; ".join([_holds(path), *readings])

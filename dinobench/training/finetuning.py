@@ -18,6 +18,7 @@ from dinobench.distributed import sum_gradients
 from dinobench.errors import UserError
 from dinobench.hashing import digest
 from dinobench.metrics.classification import first_argmax, label_rank
+from dinobench.signals import StopRequest
 from dinobench.training.drop_path import Draws, add_drop_path
 from dinobench.training.loader import Augment, ImageLoader, MicroBatch, StepIndices
 from dinobench.training.mixup import Mix, in_pairs, shard_in_pairs
@@ -78,6 +79,7 @@ class FineTuning:
         self.train_images = self._loader(data.train, self.view)
         self.test_images = self._loader(data.test, lambda image, rng: self.transform(image))
         self.tested: dict[str, torch.Tensor] = {}
+        self.stop, self.stopping = StopRequest(), False
         self.state = TrainingState(ctx.scratch / f"finetune-{self._identity()[:16]}.pt", ctx)
 
     def _loader(self, split: ImageSplit, augment: Augment) -> ImageLoader:
@@ -91,12 +93,16 @@ class FineTuning:
         )  # fmt: skip
 
     def run(self) -> Result:
-        """Train to the last epoch and score it. Raises UserError when the training diverges."""
+        """Train to the last epoch and score it. Raises UserError when the training diverges.
+
+        A signal that ends a run is heeded after the step that it comes in: the state is saved and Interrupted raised.
+        """
         first = self._resume()
         total = self.config.train.epochs * self.steps
         images = (total - first) * self.order.batch
-        for _ in self.ctx.progress(self._train(first, total), f"Fine-tuning {self.info.name}", images):
-            pass
+        with self.stop.listening():
+            for _ in self.ctx.progress(self._train(first, total), f"Fine-tuning {self.info.name}", images):
+                pass
         if self.ctx.rank == 0 and self.ctx.saves:
             self.ctx.save("model.pth", self._checkpoint())
         for images in (self.train_images, self.test_images):
@@ -119,8 +125,10 @@ class FineTuning:
                     self._test(epoch + 1)
                     accuracy = self._accuracy()
                 self.state.save(self._state(step + 1))
-            elif self.state.due:
+            elif self.state.due or self.stopping:
                 self.state.save(self._state(step + 1))
+            if self.stopping:
+                raise self.stop.interrupted()
             yield TrainingProgress(self.order.batch, f"epoch {epoch + 1}/{train.epochs}, loss {loss:.3f}{accuracy}")
 
     def _step_indices(self, step: int) -> StepIndices:
@@ -140,7 +148,7 @@ class FineTuning:
         self.model.train()
         crop = config.transform.crop
         mix = self.mixing.draw(crop, crop, np.random.default_rng((self.ctx.seed, step, 0, MIX)))
-        totals, error = torch.zeros(3, device=device), None  # loss, images, processes that failed
+        totals, error = torch.zeros(4, device=device), None  # loss, images, processes that failed or are to stop
         shard = self._shard(self.order.batch)
         left = shard.stop - shard.start
         try:
@@ -151,13 +159,16 @@ class FineTuning:
                     with own_randomness(device, self.ctx.seed, step, self.ctx.rank, left):
                         loss = self._loss(part, mix if part.n == expected else Mix())  # else a partner may be missing
                     self.scaler.scale(loss / self.order.batch).backward()
-                    totals += torch.stack([loss.detach(), loss.new_tensor(part.n), loss.new_zeros(())])
+                    totals[0] += loss.detach()
+                    totals[1] += part.n
                 if part.last:
                     break
         except UserError as raised:
             error = raised
             totals[2] += 1
-        loss_sum, images, failed = sum_gradients(self.model, totals, self.ctx.processes).tolist()
+        totals[3] += self.stop.asked
+        loss_sum, images, failed, stopping = sum_gradients(self.model, totals, self.ctx.processes).tolist()
+        self.stopping = stopping > 0 or (self.ctx.processes == 1 and self.stop.asked)
         if failed:
             raise error or UserError("another process met an error, which its own message names")
         mean = loss_sum / max(images, 1)

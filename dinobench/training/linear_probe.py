@@ -14,6 +14,7 @@ from dinobench.data.subsets import Subset, hold_out
 from dinobench.errors import UserError
 from dinobench.hashing import digest
 from dinobench.metrics.classification import first_argmax
+from dinobench.signals import StopRequest
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
 from dinobench.training.loader import ImageLoader
@@ -120,6 +121,7 @@ class Probe:
             momentum=config.momentum, weight_decay=config.weight_decay, std=config.init_std,
         )  # fmt: skip
         nothing = torch.zeros(len(self.test_rows), len(self.classifiers))
+        self.stop = StopRequest()
         no_epoch = torch.zeros(len(self.classifiers), dtype=torch.int64)
         self.scores = TestScores(nothing.short(), nothing.bool(), no_epoch)
 
@@ -153,34 +155,47 @@ class Probe:
         )  # fmt: skip
 
     def run(self) -> Result:
-        """Train to the last epoch, then choose a classifier and score it. Raises UserError when every one diverges."""
-        config = self.config
+        """Train to the last epoch, then choose a classifier and score it. Raises UserError when every one diverges.
+
+        A signal that ends a run is heeded after the step that it comes in: the state is saved and Interrupted raised.
+        """
+        config, steps = self.config, self.order.steps_per_epoch
         first = self._resume()
-        steps = self.order.steps_per_epoch
         factors = config.factors(steps)
         per_epoch = steps * config.batch if self.order.steps else len(self.train_labels)
         shard = self.ctx.shard(per_epoch) if self.augment else slice(0, per_epoch)
-        total = (config.epochs - first) * (shard.stop - shard.start)
+        total = (config.epochs * steps - first) * (shard.stop - shard.start) // steps
         held_out = ""
-        for step in self.ctx.progress(self.steps(first), f"Training {len(self.classifiers)} linear heads", total):
-            factor = float(factors[step.epoch, step.index % steps])
-            losses = self.classifiers.step(step.x, step.labels, factor, step.index) if len(step.labels) else None
-            if step.ends_epoch:
-                self.classifiers.check(step.index)
-                self._check_any_converging()
-                held_out = self._test(step.epoch + 1)
-                self._save(step.epoch + 1)
-            if losses is not None and (step.ends_epoch or step.index % 10 == 0):  # a GPU need not wait every step
-                lowest = float(torch.nan_to_num(losses, nan=torch.inf).min())
-                if not np.isfinite(lowest):
+        with self.stop.listening():
+            for step in self.ctx.progress(self.steps(first), f"Training {len(self.classifiers)} linear heads", total):
+                factor = float(factors[step.epoch, step.index % steps])
+                losses = self.classifiers.step(step.x, step.labels, factor, step.index) if len(step.labels) else None
+                if step.ends_epoch:
+                    self.classifiers.check(step.index)
                     self._check_any_converging()
-                step.says = f"epoch {step.epoch + 1}/{config.epochs}, loss {lowest:.3f}{held_out}"
+                    held_out = self._test(step.epoch + 1)
+                    self._save(step.index + 1)
+                if losses is not None and (step.ends_epoch or step.index % 10 == 0):  # a GPU need not wait every step
+                    lowest = float(torch.nan_to_num(losses, nan=torch.inf).min())
+                    if not np.isfinite(lowest):
+                        self._check_any_converging()
+                    step.says = f"epoch {step.epoch + 1}/{config.epochs}, loss {lowest:.3f}{held_out}"
+                if self._stops(step):
+                    self._save(step.index + 1)
+                    raise self.stop.interrupted()
         return self._result()
 
-    def steps(self, first_epoch: int) -> Iterator[ProbeStep]:
-        """The features and labels of every step from the start of an epoch to the end of the training."""
+    def _stops(self, step: ProbeStep) -> bool:
+        """Whether a signal came, to any process: they ask each other where they meet anyway, or at an epoch's end."""
+        if self.ctx.processes == 1:
+            return self.stop.asked
+        meeting = self.augment is not None or step.ends_epoch
+        return meeting and bool(self.ctx.gather(torch.tensor([self.stop.asked])).any())
+
+    def steps(self, first: int) -> Iterator[ProbeStep]:
+        """The features and labels of every step, from step `first` of all to the end of the training."""
         steps = self.order.steps_per_epoch
-        schedule = [(epoch, step) for epoch in range(first_epoch, self.config.epochs) for step in range(steps)]
+        schedule = [divmod(index, steps) for index in range(first, self.config.epochs * steps)]
         batches = self._augmented(schedule) if self.augment else self._extracted(schedule)
         for (epoch, step), (x, labels, n) in zip(schedule, batches, strict=True):
             yield ProbeStep(epoch, epoch * steps + step, x, labels, step == steps - 1, n)
@@ -271,16 +286,18 @@ class Probe:
         )  # fmt: skip
         return self.ctx.scratch / f"linear-{identity[:16]}.pt"
 
-    def _save(self, epochs: int) -> None:
+    def _save(self, steps: int) -> None:
         if self.ctx.rank == 0:
-            state = {"epochs": epochs, "classifiers": self.classifiers.state(), "scores": vars(self.scores)}
+            state = {"steps": steps, "classifiers": self.classifiers.state(), "scores": vars(self.scores)}
             save_state(self._state_path(), state)
 
     def _resume(self) -> int:
-        """The number of epochs done before; takes their state back."""
+        """The number of steps done before; takes their state back."""
         state = load_state(self._state_path(), self.ctx.device)
         if state is None:
             return 0
         self.classifiers.restore(state["classifiers"])
         self.scores = TestScores(**{name: tensor.cpu() for name, tensor in state["scores"].items()})
-        return int(state["epochs"])
+        if "epochs" in state:  # of an earlier dinobench, which saved at the end of epochs alone
+            return int(state["epochs"]) * self.order.steps_per_epoch
+        return int(state["steps"])

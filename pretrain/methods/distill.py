@@ -22,10 +22,10 @@ from torch import nn
 from dinobench.errors import UserError
 from dinobench.models.checkpoint import read_checkpoint
 from dinobench.models.loading import load_backbone
-from dinobench.pretrain.losses import accuracy
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput, Network, NetworkSpec, StepInfo, View
 from dinobench.pretrain.methods.dino_head import DinoHead
 from dinobench.pretrain.methods.dino_loss import Center, entropy
+from dinobench.pretrain.methods.losses import accuracy
 from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 

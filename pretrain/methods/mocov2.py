@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from dinobench.distributed import gather
 from dinobench.pretrain.heads import mlp, momentum_teacher
-from dinobench.pretrain.losses import accuracy
 from dinobench.pretrain.method import (
     Method,
     MethodConfig,
@@ -25,6 +24,7 @@ from dinobench.pretrain.method import (
     View,
     update_ema,
 )
+from dinobench.pretrain.methods.losses import accuracy
 from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 

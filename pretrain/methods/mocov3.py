@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from dinobench.distributed import gather
 from dinobench.pretrain.heads import PredictingNetwork, mlp, momentum_teacher
-from dinobench.pretrain.losses import info_nce_in_batch
 from dinobench.pretrain.method import (
     Method,
     MethodConfig,
@@ -23,6 +22,7 @@ from dinobench.pretrain.method import (
     scheduled,
     update_ema,
 )
+from dinobench.pretrain.methods.losses import info_nce_in_batch
 from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 
@@ -32,15 +32,18 @@ CODE = "facebookresearch/moco-v3, CONFIG.md"
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
-    """Settings of MoCo v3, the optimizer's as published for ViT-S.
+    """Settings of MoCo v3, the optimizer's as published for ViT-S, whose 300 epochs of batches of 4096 are not.
 
     Negatives come from the images that go through the networks together, on all processes: accumulating gradients over
     parts of a batch gives fewer of them.
     """
 
     lr: float = setting(1.5e-4, "Learning rate per 256 images of a batch.", CODE)
+    min_lr: float = setting(0.0, "Learning rate that the cosine falls to.", CODE)
+    warmup_epochs: int = setting(40, "Epochs in which the learning rate rises linearly from 0.", CODE)
     weight_decay: float = setting(0.1, "AdamW's weight decay at the start.", CODE)
     weight_decay_end: float = setting(0.1, "Weight decay that its cosine ends at.", CODE)
+    decay_all: bool = setting(True, "Whether biases and norms have weight decay too.", "moco-v3, main_moco.py")
     clip: float = setting(0.0, "Largest gradient norm of each parameter tensor; 0 for no clipping.", CODE)
     drop_path: float = setting(0.0, "Stochastic depth of the student's ViT.", CODE)
     hidden: int = setting(4096, "Hidden width of projector and predictor.", f"{SOURCE}, section 4.3")
@@ -56,7 +59,8 @@ class Config(MethodConfig):
 class MoCoV3(Method):
     """Each view goes through the networks alone, so that batch norms see one kind of view, as published.
 
-    Positions are embedded as in the other methods, where the release has fixed sines.
+    Positions are embedded as in the other methods, where the release has fixed sines. The warm-up is at its end one
+    step sooner than the release's, as DINO's is.
     """
 
     name = "mocov3"
@@ -105,7 +109,10 @@ class MoCoV3(Method):
         update_ema(self.teacher, self.student, self.logged(now)["momentum"], buffers=False)
 
     def logged(self, now: StepInfo) -> dict[str, float]:
-        return {"momentum": scheduled(now, self.config.momentum, 1.0)}
+        """The momentum of the update after this step, which the release makes in the next one, at the next one's."""
+        after = now.step + 1
+        last = after == now.epochs * now.steps_per_epoch
+        return {"momentum": 1.0 if last else scheduled(replace(now, step=after), self.config.momentum, 1.0)}
 
 
 def freeze_patch_projection(backbone: nn.Module) -> None:

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 
 from dinobench.distributed import gather_with_gradient, rank
 from dinobench.pretrain.heads import mlp
-from dinobench.pretrain.losses import accuracy
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput, Network, NetworkSpec, StepInfo, View
+from dinobench.pretrain.methods.losses import accuracy
 from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 
 SOURCE = "arXiv 2002.05709"
+CODE = "google-research/simclr, model_util.py"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Config(MethodConfig):
     """
 
     hidden: int = setting(2048, "Hidden width of the projector.", f"{SOURCE}, section 4.2 (a ResNet-50's width)")
+    projector_norm: bool = setting(
+        True, "Batch norm, with a scale and no shift, after the projector's last layer.", CODE
+    )
     out: int = setting(128, "Width of the projections.", f"{SOURCE}, section 4.2")
     temperature: float = setting(
         0.1, "Temperature of the softmax; 0.5 for small data sets.", f"{SOURCE}, appendices B.7 and B.9"
@@ -61,7 +65,7 @@ class SimCLR(Method):
 
     def __init__(self, config: Config, spec: NetworkSpec) -> None:
         super().__init__(config, spec)
-        head = mlp((spec.embed_dim, config.hidden, config.out))
+        head = mlp((spec.embed_dim, config.hidden, config.out), last_norm="scaled" if config.projector_norm else "")
         self.student = Network(sync_batch_norms(spec.backbone(config.drop_path)), head)
 
     @staticmethod

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dinobench.pretrain.losses import accuracy
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput, Network, NetworkSpec, StepInfo, View
+from dinobench.pretrain.methods.losses import accuracy
 from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.types import setting
 

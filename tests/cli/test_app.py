@@ -431,13 +431,14 @@ def test_an_interrupt_says_how_to_go_on(command, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_real_interrupt_keeps_what_was_done(tmp_path):
-    """Ctrl-C in the middle of an extraction; the same command then goes on."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_interrupt_keeps_what_was_done(number, tmp_path):
+    """Ctrl-C, or a scheduler's end of time, in the middle of an extraction; the same command then goes on."""
     arguments = [sys.executable, "-m", "dinobench", "run", "--protocol", "knn", "--ckpt", "random:vit_tiny_patch16_224",
                  "--set", "resize=64", "--set", "crop=64", "--device", "cpu", "--json"]  # fmt: skip
     environ = {**os.environ, "DINOBENCH_CACHE": str(tmp_path / "cache")}
     # Where the tests themselves run in the background, the shell lets their processes ignore Ctrl-C.
-    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    heeding = functools.partial(signal.signal, number, signal.SIG_DFL)
     options = {"cwd": tmp_path, "env": environ, "text": True}
     began = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=heeding, **options)
     state = None
@@ -445,9 +446,9 @@ def test_a_real_interrupt_keeps_what_was_done(tmp_path):
         state = next((tmp_path / "cache").glob("features/*/*/state.npy"), None)
     assert began.poll() is None
     time.sleep(1.5)  # a few batches of the 43
-    began.send_signal(signal.SIGINT)
+    began.send_signal(number)
     _, err = began.communicate(timeout=60)
-    assert began.returncode == 130 and "goes on from there" in err and "Traceback" not in err
+    assert began.returncode == 128 + number and "goes on from there" in err and "Traceback" not in err
     done = subprocess.run(arguments, capture_output=True, check=True, **options)
     assert len(json.loads(done.stdout)) == 1 and "images were done before; going on" in done.stderr
 

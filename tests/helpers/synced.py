@@ -7,6 +7,7 @@ from torch import nn
 
 from dinobench import distributed
 from dinobench.pretrain import sync_batch_norm
+from dinobench.pretrain.heads import mlp
 from dinobench.pretrain.sync_batch_norm import SyncedBatchNorm
 
 
@@ -14,7 +15,14 @@ def network():
     """A small ConvNet whose batch norms are torch's."""
     torch.manual_seed(0)
     parts = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4, affine=False)
-    return nn.Sequential(nn.Sequential(*parts), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4)).double()
+    return nn.Sequential(
+        nn.Sequential(*parts), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4), scaled()
+    ).double()
+
+
+def scaled():
+    """A batch norm with a scale and no shift."""
+    return mlp((4, 4), last_norm="scaled")[-1]
 
 
 def objective(rows, all_rows):
@@ -28,7 +36,7 @@ def together(rank, folder):
     x = torch.load(folder / "x.pt")
     module = sync_batch_norm.sync_batch_norms(network())
     names = list(module.state_dict())
-    assert [type(m) for m in module.modules() if "BatchNorm" in type(m).__name__] == [SyncedBatchNorm] * 3
+    assert [type(m) for m in module.modules() if "BatchNorm" in type(m).__name__] == [SyncedBatchNorm] * 4
     for step in x:
         y = module(step.chunk(2)[rank])
         loss = objective(y, distributed.gather_with_gradient(y))

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from helpers.kills import every_kill
 from helpers.paths import TESTS
 from helpers.pretraining import make, save
 
@@ -202,3 +203,21 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         save(path, method, optimizer, chosen)
     assert path.read_bytes() == before
+
+
+def test_a_save_killed_at_any_step_leaves_the_state_before_or_after(tmp_path, one_thread):
+    method, optimizer, chosen = make()
+    before = save(tmp_path / "run" / "checkpoint.pth", method, optimizer, chosen, step=5).read_bytes()
+    other, _, _ = make(seed=1)
+    found = set()
+    for step in every_kill(lambda: save(tmp_path / "run" / "checkpoint.pth", other, optimizer, chosen), tmp_path):
+        checkpoints.clean(tmp_path / "run")
+        assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.pth"], step
+        at = checkpoints.load(tmp_path / "run" / "checkpoint.pth", *make(seed=2)[:2], 5)
+        found.add(at.step)
+        assert at.step in (5, 10) and (at.step == 10 or (tmp_path / "run" / "checkpoint.pth").read_bytes() == before)
+        (tmp_path / "run" / "checkpoint.pth").write_bytes(before)
+    assert found == {5} or found == {5, 10}
+    two, state, _ = make(seed=2)
+    assert step >= 3 and checkpoints.load(tmp_path / "run" / "checkpoint.pth", two, state, 5).step == 10
+    assert equal(two.state_dict(), other.state_dict())

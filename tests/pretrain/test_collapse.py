@@ -69,6 +69,19 @@ class TestReservoir:
         assert kept.min() > 10 and kept.max() < 55
         assert kept[:32].mean() == pytest.approx(30, abs=3) and kept[-32:].mean() == pytest.approx(30, abs=3)
 
+    @pytest.mark.parametrize("at", [1, 20, 21, 77, 199])
+    def test_it_goes_on_as_if_nothing_had_been_between(self, at):
+        rows = torch.arange(200.0)[:, None].split([at, 13, 200 - at - 13] if at < 187 else [at, 200 - at])
+        whole, first = Reservoir(20), Reservoir(20)
+        for part in rows:
+            whole.add(part)
+        first.add(rows[0])
+        second = Reservoir(20)
+        second.restore(first.state(), torch.device("cpu"))
+        for part in rows[1:]:
+            second.add(part)
+        assert torch.equal(whole.sample(), second.sample()) and whole.seen == second.seen
+
     def test_training_sees_the_same_random_numbers(self):
         torch.manual_seed(3)
         expected = torch.rand(4)
@@ -76,6 +89,18 @@ class TestReservoir:
         reservoir = Reservoir(4)
         reservoir.add(torch.ones(10, 2))
         assert torch.equal(torch.rand(4), expected)
+
+
+def together(meters: list[EpochMeter]) -> dict[str, float]:
+    """What the first of several processes says."""
+    calls = []
+    meters = [m for m in meters if m.state()["images"]]
+    for meter in meters:
+        asked: list[torch.Tensor] = []
+        meter.summary(lambda x, asked=asked: asked.append(x) or x)
+        calls.append(asked)
+    joined = map(torch.cat, zip(*calls, strict=True))
+    return meters[0].summary(lambda x: next(joined))
 
 
 class TestEpochMeter:
@@ -110,6 +135,27 @@ class TestEpochMeter:
         other = iter(parts)
         summary = two.summary(lambda x: torch.cat([next(other), x]))
         assert summary == pytest.approx(whole.summary(same))
+
+    @given(st.integers(0, 6), st.integers(1, 3), st.integers(1, 3))
+    @settings(max_examples=30, deadline=None)
+    def test_what_is_interrupted_goes_on(self, at, before, now):
+        """After any step, by as many processes, fewer or more: the same sums, and from as many the same sample."""
+        device = torch.device("cpu")
+        whole, parts = ([EpochMeter() for _ in range(before)] for _ in range(2))
+        for meters in (whole, parts):
+            for i in range(at):
+                meters[i % before].add(self.output(float(i), i), 10 + i)
+        states = [meter.state() for meter in parts]
+        later = [EpochMeter() for _ in range(now)]
+        for rank, meter in enumerate(later):
+            meter.restore(states[rank::now], device)
+        for i in range(at, 7):
+            whole[i % before].add(self.output(float(i), i), 10 + i)
+            later[i % now].add(self.output(float(i), i), 10 + i)
+        one, two = (together(meters) for meters in (whole, later))
+        assert {k: two[k] for k in ("loss", "accuracy")} == pytest.approx({k: one[k] for k in ("loss", "accuracy")})
+        if before == now:
+            assert one == two
 
     def test_a_step_with_other_stats_is_refused(self):
         meter = EpochMeter()

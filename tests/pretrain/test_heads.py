@@ -22,7 +22,8 @@ def test_mlp_layers():
     assert kinds(mlp((4, 2))) == ["Linear"]
     assert [m.bias is None for m in mlp((4, 8, 2)) if isinstance(m, nn.Linear)] == [True, True]
     assert [m.bias is None for m in mlp((4, 8, 2), norm=False) if isinstance(m, nn.Linear)] == [False, False]
-    assert mlp((4, 2), last_norm="plain")[-1].weight is None and mlp((4, 2), last_norm="affine")[-1].weight is not None
+    plain, scaled = (mlp((4, 2), last_norm=kind)[-1] for kind in ("plain", "scaled"))
+    assert plain.weight is None and plain.bias is None and scaled.weight.tolist() == [1, 1] and scaled.bias is None
     assert mlp((4, 8, 2))(torch.randn(5, 4)).shape == (5, 2)
 
 

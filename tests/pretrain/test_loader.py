@@ -120,7 +120,10 @@ def test_what_decoding_ahead_leaves_out_is_decoded_by_the_workers():
 
 @pytest.mark.parametrize("options", [{}, {"workers": 1}, {"workers": 1, "ram_bytes": 0}])
 def test_an_image_that_cannot_be_read_is_named(options):
-    with pytest.raises(UserError, match=r"^images/3\.png of test cannot be read \(broken\); repair or delete it$"):
+    with pytest.raises(
+        UserError,
+        match=r"^images/3\.png of test cannot be read \(broken\); repair it, or go on without it by --resume FOLDER ",
+    ):
         list(loader(FakeSplit(20, broken=(3,)), batch=20, **options).epoch(0))
 
 

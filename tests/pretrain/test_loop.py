@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.kills import every_kill
 from helpers.pretraining import TINY
 
 from dinobench import runtime
@@ -22,6 +24,7 @@ from dinobench.pretrain import checkpoints, loop
 from dinobench.pretrain import run as runs
 from dinobench.pretrain.method import MethodOutput
 from dinobench.pretrain.methods.dino import Dino
+from dinobench.signals import ENDING, Interrupted
 from dinobench.types import ImageClassification
 
 
@@ -61,6 +64,10 @@ def same(a: Path, b: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(t, two[n]) for n, t in one.items())
 
 
+def untimed(history: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in history]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, started, digits):
     """A run that nothing interrupted."""
@@ -70,35 +77,110 @@ def whole(tmp_path_factory, started, digits):
 
 
 class Interrupting(Subset):
-    """A split of which image number `at`, counted over all epochs, is read as Ctrl-C is pressed."""
+    """A split of which image number `at`, counted over all epochs, is read as Ctrl-C or another signal comes."""
 
-    def __init__(self, part: Subset, at: int) -> None:
+    def __init__(self, part: Subset, at: int, number: int = signal.SIGINT) -> None:
         super().__init__(part.whole, part.indices, part.name)
+        object.__setattr__(self, "number", number)
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "reads", itertools.count())
 
     def load(self, index):
         if next(self.reads) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
         return super().load(index)
 
 
 @pytest.mark.parametrize("step", range(5))
 def test_a_run_stopped_at_any_step_ends_with_the_same_weights(step, whole, started, digits, tmp_path):
-    folder, _ = whole
+    folder, expected = whole
     before = signal.getsignal(signal.SIGINT)
-    interrupting = dataclasses.replace(digits, train=Interrupting(digits.train, 32 * step))
+    number = ENDING[step % len(ENDING)]
+    interrupting = dataclasses.replace(digits, train=Interrupting(digits.train, 32 * step, number))
     run = a_run(tmp_path / "run")
     # Without worker processes, which heed no signals, and without room for images, so that every step reads its own.
     stopped = loop.Loop(run, tmp_path / "run", started, interrupting, workers=0, ram_bytes=0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as ended:
         stopped.train()
-    assert stopped.at.step == step + 1
+    assert stopped.at.step == step + 1 and ended.value.number == number
     resumed = loop.Loop(runs.read(tmp_path / "run"), tmp_path / "run", started, digits)
     assert resumed.at.step == step + 1
     history = resumed.train()
     assert same(folder / "checkpoint.pth", tmp_path / "run" / "checkpoint.pth")
+    assert untimed(history) == untimed(expected)  # the means are over all steps of an epoch, not those since the stop
     assert [r["epoch"] for r in history] == [1, 2] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_stopped_at_every_step_has_the_rows_of_one_that_was_not(whole, started, digits, tmp_path, monkeypatch):
+    """And so has one that is killed after it wrote on its own account, on whatever clock."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WRITING", 0.0)
+    a_run(tmp_path / "run")
+    for step in range(1, 6):
+
+        class Killed(Exception):
+            pass
+
+        going = loop.Loop(runs.read(tmp_path / "run"), tmp_path / "run", started, digits, workers=0)
+        update = going.update
+
+        def dying(loss, going=going, update=update, step=step):
+            if going.at.step == step:
+                raise Killed
+            return update(loss)
+
+        going.update = dying
+        with pytest.raises(Killed):
+            going.train()
+    going = loop.Loop(runs.read(tmp_path / "run"), tmp_path / "run", started, digits)
+    assert going.at.step == 5 and untimed(going.train()) == untimed(whole[1])
+    assert same(whole[0] / "checkpoint.pth", tmp_path / "run" / "checkpoint.pth")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_step_on_the_disk_ends_as_one_that_was_not(
+    started, digits, tmp_path, monkeypatch, one_thread
+):
+    """Checkpoint, kept copy, metrics and their copy, curves: whatever was written last, the run goes on from it."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WRITING", 0.0)
+    monkeypatch.setattr(loop.plots, "write_curves", lambda history, path, title: path.write_bytes(b"png"))
+    expected = a_loop(tmp_path / "whole" / "run", started, digits).train()
+    place = {"folder": tmp_path / "killed" / "0"}
+
+    def work() -> list[dict]:
+        folder = place["folder"]
+        if not (folder / "run" / "run.json").exists():
+            a_run(folder / "run", save_every=1)
+        return loop.Loop(runs.read(folder / "run"), folder / "run", started, digits, workers=0).train()
+
+    for step in every_kill(work, tmp_path / "killed"):
+        history = work()
+        folder = place["folder"]
+        assert untimed(history) == untimed(expected), step
+        written = (folder / "run" / "metrics.jsonl").read_text()
+        assert [json.loads(line) for line in written.splitlines()] == history, step
+        assert (folder / "results" / "training" / "run.jsonl").read_text() == written, step
+        assert same(tmp_path / "whole" / "run" / "checkpoint.pth", folder / "run" / "checkpoint.pth"), step
+        assert checkpoints.read(folder / "run" / "checkpoint0001.pth")["epoch"] == 1
+        assert not list((folder / "run").glob(".*.tmp")), step
+        shutil.rmtree(folder)
+        place["folder"] = tmp_path / "killed" / str(step + 1)
+    assert step > 30
+
+
+def test_a_checkpoint_without_sums_is_gone_on_from(whole, started, digits, tmp_path):
+    interrupting = dataclasses.replace(digits, train=Interrupting(digits.train, 32))
+    stopped = loop.Loop(a_run(tmp_path / "run"), tmp_path / "run", started, interrupting, workers=0, ram_bytes=0)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    path = tmp_path / "run" / "checkpoint.pth"
+    state = torch.load(path, weights_only=False)
+    assert state["dinobench"].pop("meters")
+    torch.save(state, path)
+    history = loop.Loop(runs.read(tmp_path / "run"), tmp_path / "run", started, digits).train()
+    assert history[0]["loss"] != whole[1][0]["loss"] and untimed(history)[1] == untimed(whole[1])[1]
 
 
 @pytest.mark.parametrize("parts", [2, 3])

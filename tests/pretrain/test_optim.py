@@ -26,6 +26,8 @@ def test_weight_decay_groups():
     optim.set_rates(optimizer, Config(batch=512, warmup_epochs=1), StepInfo(5, 1, 5, 10))
     assert [g["lr"] for g in optimizer.param_groups] == [1e-3, 1e-3]
     assert optimizer.param_groups[0]["weight_decay"] > 0.04 and optimizer.param_groups[1]["weight_decay"] == 0
+    optim.set_rates(optimizer, Config(batch=512, warmup_epochs=1, decay_all=True), StepInfo(5, 1, 5, 10))
+    assert optimizer.param_groups[0]["weight_decay"] == optimizer.param_groups[1]["weight_decay"] > 0.04
 
 
 def test_each_gradient_is_clipped_by_itself():

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
 from dinobench.errors import UserError
 from dinobench.pretrain import run as runs
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"), [("simclr", {"projector_norm": False}), ("mocov3", {}), ("dino", {}), ("mine", {})]
+)
+def test_a_run_begun_before_a_setting_was_there_keeps_what_it_did(method, expected, tmp_path):
+    values = {"schema": 1, **dataclasses.asdict(runs.Run(method, "vit_tiny", 32, 8, 2, "digits", {"epochs": 3}, "32"))}
+    for name in ("eval_data", "skip_broken", "left_out", "lost"):
+        del values[name]
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    assert runs.read(tmp_path).config == {"epochs": 3, "decay_all": False, **expected}
+
+
 def test_run_json_comes_back_and_guards_its_folder(tmp_path):
-    run = runs.Run(
-        "dino", "vit_tiny", 32, 8, 2, "digits", {"epochs": 3}, "32", evals=("knn",), eval_settings={"k": "1"}
-    )
+    config = {"epochs": 3, "decay_all": True}
+    run = runs.Run("dino", "vit_tiny", 32, 8, 2, "digits", config, "32", evals=("knn",), eval_settings={"k": "1"})
     runs.begin(tmp_path / "run", run)
     assert runs.read(tmp_path / "run") == run
     runs.begin(tmp_path / "run", run)  # nothing was trained yet

@@ -25,6 +25,7 @@ from dinobench.models.key_mapping import weights_digest
 from dinobench.models.loading import load_backbone
 from dinobench.protocols.finetune import Config, metrics, profiles, run
 from dinobench.runner import with_intervals
+from dinobench.signals import ENDING, Interrupted
 from dinobench.training import resume
 from dinobench.training.finetuning import FineTuning
 
@@ -148,6 +149,20 @@ def test_an_interrupted_run_ends_in_the_same_numbers(whole, backbone, data, tmp_
     assert len(rest) == 6 - step
     assert result.metrics == whole[0].metrics and result.items.equals(whole[0].items)
     assert all(torch.equal(t, weights[n]) for n, t in whole[1].items())
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_saves_after_the_step_it_comes_in(whole, backbone, data, tmp_path, number):
+    def ask(update):
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted) as stopped:
+        trained(backbone, data, tmp_path, each=ask)
+    assert stopped.value.number == number
+    rest = []
+    result, weights = trained(backbone, data, tmp_path, each=rest.append)
+    assert len(rest) == 6 - 2  # the signal came as the first step was counted
+    assert result.items.equals(whole[0].items) and all(torch.equal(t, weights[n]) for n, t in whole[1].items())
 
 
 def test_a_state_of_other_settings_or_a_damaged_one_is_not_gone_on_from(whole, backbone, data, tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ from dinobench.models.loading import load_backbone
 from dinobench.protocols.linear import GRID, Config, metrics, profiles, requests, run
 from dinobench.results.items import read_items
 from dinobench.results.records import read_file
+from dinobench.signals import Interrupted
 from dinobench.training.linear_classifiers import FeatureLayout
 from dinobench.types import Features
 
@@ -127,6 +129,53 @@ def test_an_interruption_changes_nothing(colors, tmp_path, features):
     fresh = []
     run(FakeBackbone(), colors, other, WatchedContext(scratch=tmp_path, each=fresh.append))
     assert len(fresh) == 30, "the state of another configuration is not taken up"
+
+
+@pytest.mark.parametrize("features", ["extracted", "augmented"])
+@pytest.mark.parametrize("at", [1, 10, 14, 30])  # of thirty steps, ten an epoch
+def test_a_signal_saves_after_any_step(colors, tmp_path, features, at):
+    config = dataclasses.replace(CACHED, features=features, min_scale=0.5)
+    seen = []
+
+    def ask(item):
+        seen.append(item)
+        if len(seen) == at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    whole = run(FakeBackbone(), colors, config, LocalContext())
+    # The signal comes as a step's count is shown, so that the one after it is the last.
+    expected = min(at + 1, 30)
+    if at < 30:
+        with pytest.raises(Interrupted):
+            run(FakeBackbone(), colors, config, WatchedContext(scratch=tmp_path, each=ask))
+        rest = []
+        again = run(FakeBackbone(), colors, config, WatchedContext(scratch=tmp_path, each=rest.append))
+        assert len(rest) == 30 - expected
+    else:
+        again = run(FakeBackbone(), colors, config, WatchedContext(scratch=tmp_path))
+    assert again.metrics == whole.metrics and again.items.equals(whole.items)
+
+
+def test_a_state_of_whole_epochs_is_gone_on_from(colors, tmp_path):
+    """As an earlier dinobench left it."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(item):
+        if item.index == 20:
+            raise Killed
+
+    whole = run(FakeBackbone(), colors, CACHED, LocalContext())
+    with pytest.raises(Killed):
+        run(FakeBackbone(), colors, CACHED, WatchedContext(scratch=tmp_path, each=kill))
+    (path,) = tmp_path.glob("linear-*.pt")
+    state = torch.load(path, weights_only=True)
+    assert state.pop("steps") == 20
+    torch.save(state | {"epochs": 2}, path)
+    rest = []
+    again = run(FakeBackbone(), colors, CACHED, WatchedContext(scratch=tmp_path, each=rest.append))
+    assert len(rest) == 10 and again.items.equals(whole.items)
 
 
 def test_diverging_heads_are_dropped_and_named(colors):

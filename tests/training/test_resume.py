@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import os
-import signal
-import threading
-
 import pytest
 import torch
 
 from dinobench.errors import UserError
-from dinobench.training.resume import StopRequest, load_state, save_state
+from dinobench.training.resume import load_state, save_state
 
 
 def test_state_comes_back_whole_or_not_at_all(tmp_path):
@@ -28,29 +24,3 @@ def test_a_disk_that_refuses_is_the_users_affair(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         save_state(tmp_path / "file" / "state.pt", {})
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_stops(number):
-    before = signal.getsignal(number)
-    stop = StopRequest()
-    with pytest.raises(KeyboardInterrupt), stop.listening():
-        assert not stop.asked
-        os.kill(os.getpid(), number)
-        assert stop.asked
-        os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
-
-
-def test_another_thread_leaves_the_signals_alone():
-    before = signal.getsignal(signal.SIGINT)
-    during = []
-
-    def listen():
-        with StopRequest().listening():
-            during.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=listen)
-    thread.start()
-    thread.join()
-    assert during == [before]

@@ -58,3 +58,4 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
         )
     },
 }
+EMBEDDED["images"] = EMBEDDED["classification"]

@@ -12,6 +12,8 @@ Modules are imported when a data set of their kind is asked for, so that importi
 
 from __future__ import annotations
 
+#: The kind that pretraining learns from, which needs neither labels nor a test split: nearly any folder is of it.
+UNLABELLED = "images"
 #: Kinds of data sets, as protocols name them in `data`, with the modules of their layouts in the order they are tried.
 KINDS: dict[str, tuple[str, ...]] = {
     "classification": (
@@ -19,6 +21,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "dinobench.data.layouts.csv_table",
         "dinobench.data.layouts.imagefolder",
     ),
+    UNLABELLED: ("dinobench.data.layouts.cifar", "dinobench.data.layouts.unlabelled"),
     "copies": ("dinobench.data.layouts.copydays",),
     "videos": ("dinobench.data.layouts.davis",),
     "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),

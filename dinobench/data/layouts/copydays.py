@@ -12,7 +12,7 @@ import numpy as np
 
 from dinobench.data import fingerprint
 from dinobench.data.image_split import FileSplit
-from dinobench.data.layouts.imagefolder import EXTENSIONS, require_text
+from dinobench.data.layouts.imagefolder import EXTENSIONS, is_hidden, note_left_out, require_text
 from dinobench.errors import UserError
 from dinobench.files import user_path
 from dinobench.types import ImageSplit
@@ -41,6 +41,7 @@ class Copies:
     distractors: ImageSplit | None
     whitening: ImageSplit | None
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 def recognises(path: Path) -> bool:
@@ -54,17 +55,18 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     Raises UserError for a strong copy without original, a block that lacks an original's copy or has one too many, and
     when there are no originals or no copies.
     """
-    originals = list_images(path, "original")
+    left_out: list[str] = []
+    originals = list_images(path, "original", left_out=left_out)
     if not originals:
         raise UserError(f"{path / 'original'}: holds no images ({' '.join(EXTENSIONS)})")
     folders = _block_folders(path)
     if not folders:
         raise UserError(f"{path}: has original/ but no copies; put strong/, jpegqual/<q>/ or crops/<c>/ beside it")
-    files = {block: list_images(path, block) for block in folders}
+    files = {block: list_images(path, block, left_out=left_out) for block in folders}
     labels = {block: _match(path, block, names, originals) for block, names in files.items()}
     files["original"], labels["original"] = originals, np.arange(len(originals))
     for side in SIDE:
-        if names := list_images(path, side):
+        if names := list_images(path, side, left_out=left_out):
             files[side], labels[side] = names, np.full(len(names), -1)
     digests = fingerprint.hash_files(path, [n for names in files.values() for n in names], path, progress)
     splits, start = {}, 0
@@ -73,7 +75,9 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
         start += len(names)
         splits[block] = _split(block, path, names, labels[block], part)
     blocks = tuple(splits[block] for block in folders)
-    return assemble(name, NAME, splits["original"], blocks, splits.get("distractors"), splits.get("whitening"))
+    notes = (note,) if (note := note_left_out(left_out)) else ()
+    sides = splits.get("distractors"), splits.get("whitening")
+    return assemble(name, NAME, splits["original"], blocks, *sides, notes)
 
 
 def assemble(
@@ -83,13 +87,14 @@ def assemble(
     blocks: tuple[ImageSplit, ...],
     distractors: ImageSplit | None,
     whitening: ImageSplit | None,
+    notes: tuple[str, ...] = (),
 ) -> Copies:
     """The data set with its fingerprint over every part's contents and the copies' originals; sizes go to `layout`."""
     parts = {"original": originals, **{b.name: b for b in blocks}}
     parts |= {n: s for n, s in (("distractors", distractors), ("whitening", whitening)) if s is not None}
     total = fingerprint.of_dataset(list(parts), [(s.fingerprint, s.labels) for s in parts.values()])
     sizes = ", ".join(f"{len(split)} {part}" for part, split in parts.items())
-    return Copies(name, f"{layout} ({sizes})", originals, blocks, distractors, whitening, total)
+    return Copies(name, f"{layout} ({sizes})", originals, blocks, distractors, whitening, total, notes)
 
 
 def with_side(data: Copies, distractors: str, whitening: str) -> Copies:
@@ -109,13 +114,15 @@ def with_side(data: Copies, distractors: str, whitening: str) -> Copies:
     }
     if all(split is getattr(data, side) for side, split in new.items()):
         return data
-    return assemble(
-        data.name, data.layout.split(" (")[0], data.originals, data.blocks, new["distractors"], new["whitening"]
-    )
+    sides = new["distractors"], new["whitening"]
+    return assemble(data.name, data.layout.split(" (")[0], data.originals, data.blocks, *sides, data.notes)
 
 
-def list_images(root: Path, folder: str = "", deep: bool | None = None) -> list[str]:
-    """The images of `root/folder` as paths relative to `root`, sorted; with `deep` (side sets) also those below it."""
+def list_images(root: Path, folder: str = "", deep: bool | None = None, left_out: list[str] | None = None) -> list[str]:
+    """The images of `root/folder` as paths relative to `root`, sorted; with `deep` (side sets) also those below it.
+
+    Visible files that are no images by their ending go to `left_out`.
+    """
     deep = folder in SIDE if deep is None else deep
     names: list[str] = []
     seen: set[str] = set()
@@ -127,7 +134,10 @@ def list_images(root: Path, folder: str = "", deep: bool | None = None) -> list[
         folders[:] = sorted(f for f in folders if not f.startswith(".")) if deep else []
         here = Path(current).relative_to(root).as_posix()
         prefix = "" if here == "." else f"{here}/"
-        names += [prefix + f for f in files if f.lower().endswith(EXTENSIONS) and not f.startswith(".")]
+        visible = [f for f in files if not is_hidden(f)]
+        names += [prefix + f for f in visible if f.lower().endswith(EXTENSIONS)]
+        if left_out is not None:
+            left_out += [prefix + f for f in visible if not f.lower().endswith(EXTENSIONS)]
     names.sort()
     require_text(str(root), names)
     return names

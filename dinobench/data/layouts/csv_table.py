@@ -58,15 +58,15 @@ def default_name(path: Path) -> str:
 def load(path: Path, name: str, progress: Progress | None = None) -> ImageClassification:
     """Read the file or files and hash the images. Raises UserError for every way in which they do not fit."""
     if path.is_file():
-        root, (how, splits) = path.parent, _divide(path, _read(path))
+        root, (how, splits) = path.parent, divide(path, read(path))
     else:
         tests = _test_files(path)
         if not tests:
             raise UserError(f"{path}: has train.csv but no val.csv or test.csv to score on; put one beside it")
         root, how = path, f"train.csv, {tests[0]}.csv"
-        splits = {split: _read(path / f"{split}.csv") for split in ("train", tests[0])}
+        splits = {split: read(path / f"{split}.csv") for split in ("train", tests[0])}
     rows = [row for part in splits.values() for row in part]
-    _check_files(path, root, rows)
+    check_files(path, root, rows)
     labelled = {split: ([r.path for r in part], [r.label for r in part]) for split, part in splits.items()}
     return from_files(name, f"{NAME} ({how})", path, root, labelled, progress)
 
@@ -75,14 +75,19 @@ def _test_files(path: Path) -> list[str]:
     return [split for split in TESTS if (path / f"{split}.csv").is_file()]
 
 
-def _read(file: Path) -> list[CsvRow]:
+def read(file: Path, labelled: bool = True) -> list[CsvRow]:
+    """The lines of a table. Where labels are not needed, those of a table without such a column are empty.
+
+    Raises UserError for a table that is not one, lacks a column or names no images.
+    """
     rows = []
+    needed = ["path", "label"] if labelled else ["path"]
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, skipinitialspace=True, strict=True)
             header = [column.strip().lower() for column in next(reader, [])]
-            _check_columns(file, header)
-            path, label = header.index("path"), header.index("label")
+            _check_columns(file, header, needed)
+            path, label = header.index("path"), header.index("label") if "label" in header else None
             split = header.index("split") if "split" in header else None
             splitlike = {c: i for i, c in enumerate(header) if split is None and c not in ("path", "label")}
             for fields in reader:
@@ -95,13 +100,13 @@ def _read(file: Path) -> list[CsvRow]:
                     )
                 row = CsvRow(
                     posixpath.normpath(fields[path].strip().replace("\\", "/")),
-                    fields[label].strip(),
+                    "" if label is None else fields[label].strip(),
                     "" if split is None else fields[split].strip().lower(),
                     file.name,
                     reader.line_num,
                 )
-                if row.path == "." or not row.label:
-                    raise UserError(f"{where}: empty path or label; fill it in or delete the line")
+                if row.path == "." or (labelled and not row.label):
+                    raise UserError(f"{where}: empty {' or '.join(needed)}; fill it in or delete the line")
                 if split is not None and row.split not in ("train", *TESTS):
                     raise UserError(f"{where}: split {row.split!r} is none of train, {', '.join(TESTS)}")
                 rows.append(row)
@@ -111,16 +116,17 @@ def _read(file: Path) -> list[CsvRow]:
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: not a comma-separated table ({error})") from error
     if not rows:
-        raise UserError(f"{file}: names no images; add lines of path,label")
+        raise UserError(f"{file}: names no images; add lines of {','.join(needed)}")
     if splitlike:
         raise UserError(f"{file}: column {next(iter(splitlike))!r} says train or test on every line; call it split")
     return rows
 
 
-def _check_columns(file: Path, header: list[str]) -> None:
-    """Refuse a header that lacks a column, has one twice, or misspells `split`, without which others decide."""
-    if not {"path", "label"} <= set(header):
-        raise UserError(f"{file}: the first line must name the columns path,label; it is {','.join(header)!r}")
+def _check_columns(file: Path, header: list[str], needed: list[str]) -> None:
+    """Refuse a header that lacks a column, has one twice, or misspells one, without which others decide."""
+    if not set(needed) <= set(header):
+        columns = f"column{'s' * (len(needed) > 1)} {','.join(needed)}"
+        raise UserError(f"{file}: the first line must name the {columns}; it is {','.join(header)!r}")
     for known in ("path", "label", "split"):
         if header.count(known) > 1:
             raise UserError(f"{file}: the column {known} is there twice; keep one")
@@ -129,11 +135,11 @@ def _check_columns(file: Path, header: list[str]) -> None:
                 raise UserError(f"{file}: unknown column {column!r} ({hint}); rename it, or to something else")
 
 
-def _divide(file: Path, rows: list[CsvRow]) -> tuple[str, dict[str, list[CsvRow]]]:
-    """(how it was decided, {train's and test's name: rows})."""
+def divide(file: Path, rows: list[CsvRow]) -> tuple[str, dict[str, list[CsvRow]]]:
+    """(how it was decided, {train's and test's name: rows}). Raises UserError where there is no test."""
     if rows[0].split:
         return _by(file, rows, lambda row: row.split, "split column")
-    places = _split_folders(rows)
+    places = split_folders(rows)
     named = [place for place in places if place]
     if not named:
         return _every_fifth(file, rows)
@@ -147,7 +153,7 @@ def _divide(file: Path, rows: list[CsvRow]) -> tuple[str, dict[str, list[CsvRow]
     return _by(file, rows, lambda row: by_path[row.path], "folders")
 
 
-def _split_folders(rows: list[CsvRow]) -> list[str]:
+def split_folders(rows: list[CsvRow]) -> list[str]:
     """For each path the first folder in it that is called as a split, or an empty text.
 
     Absolute paths are read from where they part: what they share may well lie under somebody's /test.
@@ -189,7 +195,7 @@ def _every_fifth(file: Path, rows: list[CsvRow]) -> tuple[str, dict[str, list[Cs
     return "every fifth image of each class, in file order, is test", splits
 
 
-def _check_files(path: Path, root: Path, rows: Iterable[CsvRow]) -> None:
+def check_files(path: Path, root: Path, rows: Iterable[CsvRow]) -> None:
     """Refuse lines that name the same image, in both splits above all, and images that are not there."""
     first: dict[str, CsvRow] = {}
     missing = []

@@ -43,19 +43,20 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
         raise UserError(f"{path}: has train/ but no val/, validation/ or test/ to score on; put one beside it")
     ignored = "".join(f", {other} ignored" for other in tests[1:])
     left_out: list[str] = []
-    labelled = {split: _scan_split(path, split, left_out) for split in ("train", tests[0])}
+    labelled = {split: scan_split(path, split, left_out) for split in ("train", tests[0])}
     notes = [note] if (note := note_left_out(left_out)) else []
     return from_files(name, f"{NAME} (train, {tests[0]}{ignored})", path, path, labelled, progress, notes)
 
 
-def _scan_split(path: Path, split: str, left_out: list[str]) -> tuple[list[str], list[str]]:
+def scan_split(path: Path, split: str, left_out: list[str], complete: bool = True) -> tuple[list[str], list[str]]:
     """(image paths relative to `path`, the class of each), in torchvision's order.
 
-    What is no image by its ending goes to `left_out`. Raises UserError for a class without one image: torchvision does
-    too, and its images may be there under an ending that does not count.
+    What is no image by its ending goes to `left_out`. Raises UserError for a split without class folders or images,
+    and for a class without one image where they must be `complete`: torchvision does too, and its images may be there
+    under an ending that does not count.
     """
     with os.scandir(path / split) as entries:
-        visible = [entry for entry in entries if not _hidden(entry.name)]
+        visible = [entry for entry in entries if not is_hidden(entry.name)]
     names = sorted(entry.name for entry in visible if entry.is_dir())
     left_out += sorted(f"{split}/{entry.name}" for entry in visible if not entry.is_dir())
     if not names:
@@ -65,7 +66,7 @@ def _scan_split(path: Path, split: str, left_out: list[str]) -> tuple[list[str],
     for name in names:
         others: list[str] = []
         images = _images(str(path), f"{split}/{name}", others)
-        if not images and not _only_hidden(path / split / name):
+        if complete and not images and not _only_hidden(path / split / name):
             why = f"its files end in {_endings(others)}" if others else "it is empty"
             raise UserError(
                 f"{path / split / name}: a class without images ({why}); endings that count are "
@@ -97,14 +98,15 @@ def _endings(files: Sequence[str], counted: bool = False) -> str:
     return ", ".join(shown) + (", …" if len(endings) > 4 else "")
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether nobody misses a file of this name."""
     return name.startswith(".") or name.lower() in LITTER
 
 
 def _only_hidden(folder: Path) -> bool:
     """Whether a folder has entries, none of them visible: what archives and notebooks leave behind."""
     names = [name for _, _, files in os.walk(folder) for name in files]
-    return bool(names) and all(map(_hidden, names))
+    return bool(names) and all(map(is_hidden, names))
 
 
 def _images(root: str, folder: str, others: list[str]) -> list[str]:
@@ -129,7 +131,7 @@ def _images(root: str, folder: str, others: list[str]) -> list[str]:
                         pending.append(relative)
                 elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
                     files.append(relative)  # a dangling link counts as a broken image rather than vanish
-                elif not _hidden(entry.name):
+                elif not is_hidden(entry.name):
                     left_out.append(relative)
     images = [file for current in sorted(folders) for file in sorted(folders[current])]
     require_text(root, [*images, *left_out])

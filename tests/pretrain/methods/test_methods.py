@@ -82,14 +82,15 @@ def test_teacher_is_the_students_moving_average(name):
         nn.init.normal_(p)
     if name == "mocov2":
         method._waiting.append(torch.ones(1, 16))
-    method.after_step(now(50))
+    at = 49 if name == "mocov3" else 50  # whose momentum is that of the step after
+    method.after_step(now(at))
     momentum = {"byol": 1 - 0.004 / 2, "mocov2": 0.9, "mocov3": 1 - 0.01 / 2}[name]  # half-way down the cosine
     student = dict(method.student.named_parameters())
     for n, p in method.teacher.named_parameters():
         torch.testing.assert_close(p, momentum * before[n] + (1 - momentum) * student[n])
     if name != "mocov2":
-        assert method.logged(now(50))["momentum"] == pytest.approx(momentum)
-        assert method.logged(now(0))["momentum"] == method.config.momentum
+        assert method.logged(now(at))["momentum"] == pytest.approx(momentum)
+        assert method.logged(now(0))["momentum"] == pytest.approx(method.config.momentum, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", WITH_TEACHER)

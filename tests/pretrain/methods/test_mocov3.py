@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from helpers.methods import batch, convnet, fit, make, now, vit
 from torch import nn
+
+from dinobench.pretrain import optim
+from dinobench.pretrain.method import StepInfo, update_ema
+from dinobench.pretrain.methods.mocov3 import Config
 
 
 def test_mocov3_is_symmetric_and_scaled():
@@ -33,6 +39,38 @@ def test_mocov3_leaves_the_patch_projection_alone():
     assert torch.equal(method.teacher.backbone.patch_embed.proj.weight, before)
     learning = make("mocov3", freeze_patches=False).student.backbone.patch_embed.proj
     assert learning.weight.requires_grad
+
+
+def test_mocov3_settings_are_the_release_s():
+    """moco-v3, CONFIG.md and main_moco.py: warm-up, a cosine to 0, AdamW over all parameters alike."""
+    config = Config(batch=4096, epochs=300)
+    assert (config.lr, config.warmup_epochs, config.weight_decay, config.weight_decay_end) == (1.5e-4, 40, 0.1, 0.1)
+    student = make("mocov3").student
+    optimizer = optim.make_optimizer(student, config)
+    for epoch in (0, 39, 40, 100, 299):
+        optim.set_rates(optimizer, config, StepInfo(10 * epoch, epoch, 10, 300))
+        rate = 2.4e-3 * (epoch / 40 if epoch < 40 else 0.5 * (1 + math.cos(math.pi * (epoch - 40) / 260)))
+        groups = optimizer.param_groups
+        assert [g["lr"] for g in groups] == pytest.approx([rate, rate], rel=0.003)  # DINO's warm-up ends a step sooner
+        assert [g["weight_decay"] for g in groups] == [0.1, 0.1]
+    assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in student.parameters())
+
+
+def test_mocov3_teacher_follows_as_in_the_release():
+    """There the teacher moves inside a step, by that step's momentum, before its keys: one step later than here."""
+    method, total = make("mocov3", momentum=0.9), 4
+    expected = copy.deepcopy(method.teacher)
+    for step in range(total):
+        momentum = 1 - 0.5 * (1 + math.cos(math.pi * step / total)) * (1 - 0.9)
+        update_ema(expected, method.student, momentum, buffers=False)
+        for ours, theirs in zip(method.teacher.parameters(), expected.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+        with torch.no_grad():
+            for p in method.student.parameters():
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(step)))
+        method.after_step(StepInfo(step, step // 2, 2, 2))
+    for ours, theirs in zip(method.teacher.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_mocov3_heads_of_vits_and_resnets():

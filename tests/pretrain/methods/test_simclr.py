@@ -8,8 +8,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.methods import batch, make, now
+from torch import nn
 
 from dinobench.pretrain.methods.simclr import nt_xent
+
+
+def test_the_projector_is_the_release_s():
+    """google-research/simclr, model_util.py: batch norm after every layer, the last one's with a scale and no shift."""
+    head = make("simclr").student.head
+    assert [type(m).__name__ for m in head] == ["Linear", "SyncedBatchNorm", "ReLU", "Linear", "SyncedBatchNorm"]
+    assert all(m.bias is None for m in head if isinstance(m, nn.Linear))
+    assert head[1].bias is not None and head[4].weight is not None and head[4].bias is None
+    views, _ = batch(8)
+    projected = head(make("simclr").student.backbone(torch.cat(views)))
+    torch.testing.assert_close(projected.mean(0), torch.zeros(16), rtol=0, atol=1e-5)
+    make("simclr")(views, None, now()).loss.backward()
+    without = make("simclr", projector_norm=False).student.head
+    assert [type(m).__name__ for m in without] == ["Linear", "SyncedBatchNorm", "ReLU", "Linear"]
 
 
 def test_nt_xent_by_plain_loops():

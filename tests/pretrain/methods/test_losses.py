@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinobench.pretrain.losses import info_nce_in_batch
+from dinobench.pretrain.methods.losses import info_nce_in_batch
 
 
 def test_info_nce_in_batch_by_plain_loops():
