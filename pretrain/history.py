@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,22 @@ class MetricsWriter:
         """Raises UserError when a file cannot be written."""
         try:
             append_metrics(self.path, row)
-            with atomic_path(self.copy) as temporary:
-                temporary.write_bytes(self.path.read_bytes())
+            self._copy()
         except OSError as error:
             raise UserError(f"{error.filename or self.path}: cannot be written: {error.strerror or error}") from error
         if self._board is not None:
             for name, value in row.items():
                 self._board.add_scalar(name, value, row["step"])
+
+    def catch_up(self) -> None:
+        """Make the copy anew, which an earlier process may have been killed ahead of."""
+        if self.path.exists():
+            with suppress(OSError):
+                self._copy()
+
+    def _copy(self) -> None:
+        with atomic_path(self.copy) as temporary:
+            temporary.write_bytes(self.path.read_bytes())
 
     def close(self) -> None:
         if self._board is not None:

@@ -95,6 +95,8 @@ class Loop:
         Signals that end a run save and raise Interrupted. Raises UserError when the loss is not finite any more.
         """
         self.method.train()
+        if self._writer is not None:
+            self._writer.catch_up()
         with self._stop.listening():
             if self.at.row and self.at.step % self.steps_per_epoch == 0:
                 self._keep(int(self.at.row["epoch"]))
