@@ -121,7 +121,7 @@ def test_damaged_images_are_found_first_and_may_be_left_out(command, tmp_path):
     for name in ("03.png", "11.png"):
         damage(tmp_path / "in" / name)
     code, _, err = command(*NEW, "--data", "in", "--out", "run")
-    assert code == 2 and "2 of 20 images of in cannot be read: 03.png, 11.png; repair or delete them" in err
+    assert code == 2 and "2 of 20 images of in cannot be read: 03.png, 11.png (image file is truncated); repair" in err
     code, _, err = command(*NEW, "--data", "in", "--out", "run", "--skip-broken")
     assert code == 0 and "2 (03.png, 11.png) of 20 images cannot be read and are left out" in err
     (tmp_path / "in" / "03.png").unlink()
