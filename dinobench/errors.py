@@ -17,6 +17,10 @@ class UnsupportedCapability(UserError):
     """
 
 
+class PluginFault(Exception):
+    """A third party's protocol or method failed: the message names it and its distribution (exit code 70)."""
+
+
 class BrokenImage(UserError):
     """An image, or the annotation that belongs to it, cannot be read; a loop may leave it out if the user allows."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -14,6 +15,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dinobench.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_root() -> Path:
@@ -88,6 +94,60 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, new or empty, that becomes `path` when the block ends well, else vanishes.
+
+    One that a killed process left goes when the next one wants the same `path`: the lock on it, which the system lets
+    go of however its holder dies, tells the dead from the living. Where there are no such locks it stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start, end = f".{path.name}.", ".partial"
+    for left in path.parent.iterdir():
+        if left.name.startswith(start) and left.name.endswith(end) and left.is_dir() and not left.is_symlink():
+            with _locked_folder(left) as ours:
+                if ours:
+                    shutil.rmtree(left, ignore_errors=True)
+    while True:
+        partial = Path(tempfile.mkdtemp(prefix=start, suffix=end, dir=path.parent))
+        with _locked_folder(partial) as ours:
+            if ours is False or not partial.is_dir():  # taken for a dead one's before it was locked
+                continue
+            try:
+                yield partial
+                partial.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
+                if os.name == "nt" and path.exists():  # elsewhere an empty folder gives way to a renamed one
+                    path.rmdir()
+                partial.rename(path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            return
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[bool | None]:
+    """Whether the folder's lock is ours while the block runs; None where the system or its disk has no such locks."""
+    if fcntl is None:
+        yield None
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False  # gone meanwhile
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours: bool | None = True
+        except BlockingIOError:
+            ours = False
+        except OSError:
+            ours = None
+        yield ours
+    finally:
+        os.close(handle)
+
+
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as a user wrote it, `~` and `~name` expanded. Raises UserError where there is no such home folder."""
     try:
@@ -117,10 +177,39 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
 def write_output(path: Path, content: bytes) -> None:
     """Write a file that the user named, whole or not at all. Raises UserError when it cannot be written."""
     try:
+        _refuse_to_replace(path)
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_output(path: Path) -> None:
+    """Raises UserError before the work, and not after it, where `write_output` could not write the file."""
+    try:
+        _refuse_to_replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        os.unlink(name)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def writable_folder(path: Path) -> None:
+    """Make a folder that the user named. Raises UserError before the work where no file can be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # a name of its own: many processes may start at once
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}; choose another folder") from error
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Raises OSError for a folder, a device or a pipe, which a renamed file would take the place of or fail to."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "a folder" if path.is_dir() else "not a regular file", str(path))
 
 
 def _umask() -> int:

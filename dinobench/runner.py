@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 import dinobench
@@ -29,7 +30,7 @@ from dinobench.context import RunContext
 from dinobench.data import load_dataset
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.service import FeatureService
-from dinobench.files import cache_root, file_name
+from dinobench.files import cache_root, file_name, writable_folder
 from dinobench.hashing import digest
 from dinobench.models.loading import load_backbone
 from dinobench.results import leaderboard, records
@@ -75,7 +76,13 @@ class Evaluation:
     def requests(self) -> list[tuple[ImageSplit, FeatureRequest]]:
         """Features that the protocol says it will ask for; none when it does not say."""
         ask = getattr(self.protocol, "requests", None)
-        return ask(self.data, self.resolved.config, self.backbone) if ask else []
+        if ask is None:
+            return []
+        with registry.answering("protocol", self.protocol.name):
+            pairs = [(split, request) for split, request in ask(self.data, self.resolved.config, self.backbone)]
+            if not all(isinstance(request, FeatureRequest) for _, request in pairs):
+                raise TypeError("requests returned what are not pairs of a split and a FeatureRequest")
+        return pairs
 
     def lacks(self) -> list[str]:
         """What the protocol, or this configuration of it, cannot do without and the backbone has not."""
@@ -116,6 +123,8 @@ def run(
     """
     protocols = [registry.load(p) for p in ([protocol] if isinstance(protocol, str) else protocol)]
     resolved = [resolve_config(p, profile, settings or {}) for p in protocols]
+    for one, its in zip(protocols, resolved, strict=True):
+        registry.metrics_of(one, its.config)  # what fails here would fail after hours of work
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1 is needed")
     specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
@@ -127,6 +136,8 @@ def run(
     folder = Path(out) if out is not None else None
     if folder is not None:
         started.run_on_first(lambda: records.prepare(folder))
+    if save is not None and any(getattr(p, "saves", "") for p in protocols):
+        started.run_on_first(lambda: writable_folder(Path(save)))
 
     def data_sets() -> dict[str, Any]:
         return {kind: load_dataset(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
@@ -139,7 +150,8 @@ def run(
 
     def evaluation(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Evaluation:
         select = getattr(protocol, "select_data", lambda data, config: data)
-        chosen = select(sets[protocol.data], resolved.config)
+        with registry.answering("protocol", protocol.name):
+            chosen = select(sets[protocol.data], resolved.config)
         return Evaluation(protocol, resolved, chosen, backbone, seed, started.precision)
 
     pairs = list(zip(protocols, resolved, strict=True))
@@ -227,14 +239,20 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     """Run the protocol on one cell and make its record."""
     runtime.seed_everything(evaluation.seed)
     started_at, began = datetime.now(UTC), time.monotonic()
-    result = evaluation.protocol.run(evaluation.backbone, evaluation.data, evaluation.resolved.config, ctx)
+    with registry.answering("protocol", evaluation.protocol.name):
+        result = evaluation.protocol.run(evaluation.backbone, evaluation.data, evaluation.resolved.config, ctx)
+        if not isinstance(result, Result):
+            raise TypeError(f"run returned {registry.shortened(result)}, not a dinobench.types.Result")
+        if result.items is not None and not (isinstance(result.items, pd.DataFrame) and "id" in result.items):
+            raise TypeError(f"items is {registry.shortened(result.items)}, not a DataFrame with a column id")
     duration = time.monotonic() - began
     leak = evaluation.data.leak if isinstance(evaluation.data, ImageClassification) else None
-    result.notes.extend([*getattr(evaluation.data, "notes", ()), *([leak] if leak else [])])
-    if result.items is not None and result.cluster:
-        result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
-    declared = evaluation.protocol.metrics(evaluation.resolved.config)
-    values = with_intervals(evaluation.protocol.name, declared, result, evaluation.seed)
+    declared = registry.metrics_of(evaluation.protocol, evaluation.resolved.config)
+    with registry.answering("protocol", evaluation.protocol.name):  # for what it returned
+        result.notes.extend([*getattr(evaluation.data, "notes", ()), *([leak] if leak else [])])
+        if result.items is not None and result.cluster:
+            result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
+        values = with_intervals(evaluation.protocol.name, declared, result, evaluation.seed)
     for message in result.notes:
         console.note(f"{evaluation.backbone.info.name}: {message}")
     commit, dirty = git_state()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinobench.errors import UserError
-from dinobench.files import atomic_path
+from dinobench.files import atomic_path, writable_folder
 
 #: The history in the folder of a training.
 METRICS = "metrics.jsonl"
@@ -89,7 +89,9 @@ class MetricsWriter:
     """Takes each epoch's row of a training to metrics.jsonl, its copy in a results folder, and TensorBoard if there."""
 
     def __init__(self, folder: Path, results: Path) -> None:
+        """Raises UserError where the copy could not be written."""
         self.path, self.copy = folder / METRICS, results / TRAININGS / f"{folder.name}.jsonl"
+        writable_folder(self.copy.parent)
         self._board = tensorboard(folder / "tensorboard")
 
     def write(self, row: Mapping[str, Any]) -> None:

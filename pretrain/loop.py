@@ -59,11 +59,13 @@ class Loop:
         kind = runs.load_method(run.method)
         self.config = runs.configure(kind, run.config)
         self.chosen = backbones.choose(run.arch, run.image_size, run.patch_size, run.depth)
-        self.method = self._build(kind, len(data.classes))
+        with runs.answering(run):
+            self.method = self._build(kind, len(data.classes))
+            views = kind.views(self.config, run.image_size)
         self.parameters = [p for p in self.method.student.parameters() if p.requires_grad]
         self.optimizer = optim.make_optimizer(self.method.student, self.config)
         self.loader = ViewLoader(
-            data.train, snapped(kind.views(self.config, run.image_size), self.chosen.patch_size),
+            data.train, snapped(views, self.chosen.patch_size),
             batch=self.config.batch, micro_batch=-(-self.config.batch // (runtime.processes * run.accumulate)),
             seed=self.config.seed, device=runtime.device, rank=runtime.rank, processes=runtime.processes,
             workers=workers, ram_bytes=ram_bytes,
@@ -80,7 +82,7 @@ class Loop:
         #: When the last checkpoint was written, by time.monotonic.
         self.saved_at = time.monotonic()
         self._warned = ""
-        self._writer = history.MetricsWriter(folder, Path(run.results)) if runtime.rank == 0 else None
+        self._writer = runtime.run_on_first(lambda: history.MetricsWriter(folder, Path(run.results)))
 
     @property
     def latest(self) -> Path:
@@ -97,7 +99,7 @@ class Loop:
         self.method.train()
         if self._writer is not None:
             self._writer.catch_up()
-        with self._stop.listening():
+        with runs.answering(self.run), self._stop.listening():
             if self.at.row and self.at.step % self.steps_per_epoch == 0:
                 self._keep(int(self.at.row["epoch"]))
                 self._close(self.at.row)  # what an interruption kept from being written after the checkpoint
@@ -175,7 +177,7 @@ class Loop:
         now = self.now(self.at.step)
         with own_randomness(self.runtime.device, self.config.seed, now.step, self.runtime.rank, part):
             with self.runtime.autocast():
-                output = self.method(batch.views, batch.labels, now)
+                output = runs.checked(self.run, self.method(batch.views, batch.labels, now))
             (output.loss * weight).backward()
         meter.add(output, len(batch.views[0]))
         return output.loss.detach().float() * weight

@@ -65,7 +65,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]], title: str = "") -> Figu
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 
@@ -86,7 +86,8 @@ def collapse_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], outputs: in
         axes[0].annotate(
             "log K", (0.01, math.log(outputs)), xycoords=("axes fraction", "data"), fontsize=7, color="0.4"
         )
-    axes[0].legend(fontsize=7)
+    for text in axes[0].legend(fontsize=7).get_texts():
+        text.set_parse_math(False)  # a folder's name may hold any sign
     return figure
 
 

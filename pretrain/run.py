@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.pretrain.checkpoints import LATEST
 from dinobench.pretrain.history import METRICS
-from dinobench.pretrain.method import Method, MethodConfig
+from dinobench.pretrain.method import Method, MethodConfig, MethodOutput
 
 GROUP = "dinobench.methods"
 SETTINGS = "run.json"
@@ -60,11 +62,43 @@ class Run:
 
 def load_method(name: str) -> type[Method]:
     """The method called `name`, through the entry points. Raises UserError when there is none, or it is broken."""
-    module = registry.find("method", name, GROUP)
-    method = getattr(module, "METHOD", module)
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        raise UserError(f"method {name!r}: its module has no METHOD that is a dinobench.pretrain.method.Method")
+    found = registry.find("method", name, GROUP)
+    registry.refuse("method", name, GROUP, _faults(found, name))
+    method: type[Method] = getattr(found, "METHOD", found)
     return method
+
+
+def _faults(found: Any, name: str) -> Iterator[str]:
+    method = getattr(found, "METHOD", found)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        yield "its module has no METHOD that is a dinobench.pretrain.method.Method"
+    for field in ("name", "summary"):
+        value = getattr(method, field, None)
+        if not (isinstance(value, str) and value):
+            yield f"{field} is {registry.shortened(value)}, not a text"
+    if method.name != name:
+        yield f"its entry point calls it {name!r}, its own name is {method.name!r}"
+    if not isinstance(method.labels, bool):
+        yield f"labels is {registry.shortened(method.labels)}, not True or False"
+    if lacking := [field for field in ("views", "forward") if getattr(method, field) is getattr(Method, field)]:
+        yield f"it lacks {', '.join(lacking)}"
+    config = method.config_type
+    if not (isinstance(config, type) and issubclass(config, MethodConfig)):
+        yield f"config_type is {registry.shortened(config)}, not a dinobench.pretrain.method.MethodConfig"
+    yield from registry.config_faults(config(), "config_type")
+
+
+def answering(run: Run) -> AbstractContextManager[None]:
+    """What a third party's method does wrong in the block is laid at its door: see `registry.answering`."""
+    return registry.answering("method", run.method, GROUP, own_code=True)
+
+
+def checked(run: Run, output: Any) -> MethodOutput:
+    """What a method's `forward` gave. Raises PluginFault where a third party's gave no such thing."""
+    if not isinstance(output, MethodOutput):
+        with registry.answering("method", run.method, GROUP):
+            raise TypeError(f"forward returned {registry.shortened(output)}, not a MethodOutput")
+    return output
 
 
 def configure(method: type[Method], settings: dict[str, Any]) -> MethodConfig:

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from dinobench.files import atomic_path, open_regular
+from dinobench.errors import UserError
+from dinobench.files import atomic_folder, atomic_path, check_output, open_regular, writable_folder, write_output
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path):
@@ -37,3 +38,43 @@ def test_a_pipe_that_takes_a_files_place_is_not_waited_for(tmp_path, monkeypatch
     monkeypatch.setattr(os, "stat", lambda *_, **__: before)
     with pytest.raises(OSError, match="a named pipe, not a file"):
         open_regular(tmp_path / "pipe")
+
+
+def test_what_cannot_be_written_is_found_before_the_work_and_nothing_is_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("folder", "pipe", "null", "file/below", "n" * 300):
+        for write in (check_output, lambda path: write_output(path, b"new")):
+            with pytest.raises(UserError, match=r"cannot be written: "):
+                write(tmp_path / name)
+    for name in ("file", "file/below", "n" * 300):
+        with pytest.raises(UserError, match=r"cannot be written: .*; choose another folder"):
+            writable_folder(tmp_path / name)
+    check_output(tmp_path / "file")
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "old"
+    check_output(tmp_path / "new" / "file")
+    writable_folder(tmp_path / "new" / "er")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["er"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "[folder]"
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error), atomic_folder(path) as partial:
+            (partial / "half").write_text("")
+            raise error
+        assert not list(tmp_path.iterdir())
+    path.mkdir()
+    dead = tmp_path / ".[folder].dead.partial"
+    (dead / "deep").mkdir(parents=True)
+    other = tmp_path / ".[folder]2.other.partial"
+    other.mkdir()
+    with pytest.raises(OSError), atomic_folder(path) as partial:
+        assert not dead.exists() and other.exists()
+        with atomic_folder(path) as second:  # as another process would, which is the first to end
+            assert second != partial and partial.is_dir()
+            (second / "file").write_text("whole")
+    assert sorted(tmp_path.iterdir()) == [other, path] and (path / "file").read_text() == "whole"

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.plugins import install, protocol
 
 from dinobench import registry
-from dinobench.errors import UserError, unknown_name
+from dinobench.errors import PluginFault, UserError, unknown_name
+from dinobench.hashing import sha256_file
 
 
 def distribution(folder: Path, name: str, entry: str, source: str | None = None) -> None:
@@ -68,6 +70,94 @@ def test_a_plugin_that_cannot_be_used_is_named_with_its_distribution(site, sourc
     with pytest.raises(UserError, match=r"'bad' of bad-dist 1\.0") as caught:
         registry.load("bad")
     assert words in str(caught.value)
+
+
+#: What is wrong with a protocol's module -> what a message says of it.
+UNUSABLE = {
+    "raise SystemExit(0)": "SystemExit: 0",
+    "raise GeneratorExit": "GeneratorExit",
+    "class Own(BaseException): pass\nraise Own('two\\nlines')": "Own: two lines",
+    "def f(): f()\nf()": "RecursionError: maximum recursion depth",
+    "class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute": "Mute",
+    "del summary": "lacks summary",
+    "del metrics, run": "lacks metrics, run",
+    "def __getattr__(name): raise RuntimeError('asked')\ndel run": "RuntimeError: asked",
+    "name = 'other'": "its own name is 'other'",
+    "version = '1'": "version is '1' (str), not a whole number",
+    "version = True": "version is True (bool)",
+    "summary = None": "summary is None",
+    "data = 'pictures'": "data is 'pictures' (str), not one of classification",
+    "data = ['videos']": "data is ['videos'] (list)",
+    "requires = 'features'": "requires is 'features' (str), not a set",
+    "requires = {'taste'}": "requires is {'taste'}",
+    "profiles = [Config()]": "(list), not a mapping",
+    "profiles = {}": "profiles is {} (dict)",
+    "profiles = {1: Config()}": "profile 1 (int)",
+    "profiles = {'default': {'k': 3}}": "profile 'default' is {'k': 3} (dict), not a dataclass's instance",
+    "profiles = {'default': Config}": "not a dataclass's instance",
+    "profiles = {'default': Config(object())}": "the settings of profile 'default' cannot be read: TypeError",
+    "@dataclass\nclass Odd:\n    k: 'Nowhere' = 3\nprofiles = {'default': Odd()}": "NameError",
+    "@dataclass\nclass Odd:\n    j: int = 3\nprofiles = {'default': Config(), 'odd': Odd()}": "other settings",
+    "class Bare(Config):\n    j: int = 3\nprofiles = {'default': Bare()}": "Bare has settings of its own and lacks @",
+    "metrics = ()": "metrics is () (tuple), not a function",
+    "run = 'run'": "run is 'run' (str), not a function",
+    "requests = 3": "requests is 3 (int), not a function",
+    "def version_of(config): return '2'": "version_of gives '2' (str)",
+}
+
+
+@pytest.mark.parametrize("more", UNUSABLE)
+def test_a_protocol_that_is_broken_or_of_wrong_types_is_refused_in_one_line(site, more):
+    name = f"unusable{list(UNUSABLE).index(more)}"
+    install(site, name, protocol(name, more))
+    with pytest.raises(UserError, match=f"protocol '{name}' of {name}-dist 1.0 cannot be (used|imported): ") as caught:
+        registry.load(name)
+    assert UNUSABLE[more] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_whole_protocol_is_accepted(site):
+    install(site, "whole", protocol("whole", "requests = lambda data, config, backbone: []\nsaves = 'masks'"))
+    assert registry.load("whole").name == "whole"
+
+
+def test_an_interruption_while_a_plugin_is_imported_is_no_fault_of_it(site):
+    install(site, "halted", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        registry.load("halted")
+
+
+@pytest.mark.parametrize("damage", [b"[dinobench.protocols]\nnonsense\n", b"\xff\xfe", b"no section\n= =\n"])
+def test_entry_points_that_cannot_be_read_hide_no_others(site, damage):
+    install(site, "sound", protocol("sound"))
+    install(site, "damaged", None)
+    (site / "damaged_dist-1.0.dist-info" / "entry_points.txt").write_bytes(damage)
+    assert {"knn", "sound"} <= registry.available().keys() and registry.load("sound").name == "sound"
+
+
+def fail(with_error):
+    raise with_error
+
+
+def test_what_a_plugin_raises_is_laid_at_its_door_and_nothing_else(site):
+    install(site, "culprit", protocol("culprit", "def fail(error): raise error\ndef call(work): return work()"))
+    import culprit_module as culprit  # type: ignore[import-not-found]
+
+    for error in (ValueError("two\nlines"), SystemExit(0), FileNotFoundError("own.txt"), MemoryError()):
+        named = pytest.raises(PluginFault, match=r"protocol 'culprit' of culprit-dist 1\.0 failed: ")
+        with named as caught, registry.answering("protocol", "culprit"):
+            culprit.fail(error)
+        assert type(error).__name__ in str(caught.value) and "\n" not in str(caught.value)
+        with pytest.raises(type(error)), registry.answering("protocol", "knn"):
+            fail(error)
+    for error in (UserError("mend it"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), registry.answering("protocol", "culprit"):
+            culprit.fail(error)
+    with pytest.raises(FileNotFoundError), registry.answering("protocol", "culprit"):
+        culprit.call(lambda: sha256_file("not there"))  # the machine refuses code of ours that the plug-in called
+    with pytest.raises(ValueError, match="ours"), registry.answering("protocol", "culprit", own_code=True):
+        fail(ValueError("ours"))
+    with pytest.raises(PluginFault), registry.answering("protocol", "culprit", own_code=True):
+        culprit.fail(ValueError("theirs"))
 
 
 def test_listing_names_imports_nothing(site):

@@ -141,6 +141,15 @@ def test_nothing_is_written_when_not_asked(tmp_path, fake_protocol, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_to_save_in_that_cannot_be_made_is_refused_before_the_scoring(tmp_path, monkeypatch):
+    saving = protocol(fails=AssertionError("scored"))
+    saving.saves = "signs"
+    monkeypatch.setattr(registry, "load", lambda name: saving)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/below: cannot be written"):
+        dinobench.run("signs", "pixels", out=tmp_path / "out", save=tmp_path / "file" / "below", compute=CPU)
+
+
 def test_each_cell_starts_from_the_seed(tmp_path, fake_protocol):
     ckpts = ["a=pixels", "b=pixels"]
     first = dinobench.run("signs", ckpts, out=None, compute=CPU, seed=7)

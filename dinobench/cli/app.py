@@ -34,10 +34,10 @@ from dinobench.cli.options import (
     Settings,
     finite,
 )
-from dinobench.errors import UserError
+from dinobench.errors import PluginFault, UserError
 from dinobench.types import RunRecord
 
-#: Exit code of a fault in dinobench itself (EX_SOFTWARE of sysexits.h), so that CI can tell it from bad input.
+#: Exit code of a fault in dinobench itself or a plug-in (EX_SOFTWARE of sysexits.h): CI can tell it from bad input.
 INTERNAL = 70
 #: What the option parser makes of an interruption of whatever kind.
 INTERRUPTED = 130
@@ -275,6 +275,8 @@ def make_copies(
     from dinobench.data import copies
 
     manifest = copies.make_copies(photos, out, seed, progress=console.progress)
+    if manifest["left_out"]:
+        console.note(f"{photos}: left out: {copies.left_out_words(manifest['left_out'])}")
     console.note(
         f"{len(manifest['copies'])} copies of {manifest['originals']} photos in {out}; see {out}/manifest.json"
     )
@@ -326,6 +328,11 @@ def main() -> None:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except PluginFault as error:
+        if debug:
+            traceback.print_exc()
+        console.error(f"{error}; --debug shows where")
+        code = INTERNAL
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: typer has no public name for it
             console.text(error.ctx.get_help())  # type: ignore[attr-defined]

@@ -46,8 +46,11 @@ def compare(
     from dinobench.compare import pair_files, published, sanity, writers
     from dinobench.compare.table import compare
     from dinobench.compare.ties import tell_by_items
+    from dinobench.files import check_output
 
     form = _format(format_, output, [*(pair_files.FORMATS if pair else writers.FORMATS)])
+    if output is not None:
+        check_output(output)
     if reference not in (None, "published"):
         raise UserError(f"--reference {reference}: the only one is published")
     if intervals and pm:
@@ -171,8 +174,10 @@ def report(
     pictures_mb: Annotated[float, typer.Option(min=0, help="Pictures to embed at most, in all.")] = 20,
 ) -> None:
     """One HTML page with everything in it: leaderboard, intervals, curves, pictures and every run's provenance."""
+    from dinobench.files import check_output
     from dinobench.report import page
 
+    check_output(output)
     done = page.write(results, output, title=title, picture_bytes=round(pictures_mb * 1e6))
     for line in done.left_out:
         console.warn(f"left out: {line}")
@@ -204,11 +209,13 @@ def gate(
     from dinobench.cli.display.gate import show
     from dinobench.compare import gate_files
     from dinobench.compare.gate import gate
+    from dinobench.files import check_output
 
     wanted = {form: path for form, path in (("json", json), ("markdown", markdown), ("junit", junit)) if path}
     for form, path in wanted.items():
         if twice := [f"--{other}" for other, same in wanted.items() if other != form and same == path]:
             raise UserError(f"--{form} and {twice[0]} are both {path}; give each a file of its own")
+        check_output(path)
     report = gate(results, baseline, margin, alpha, allow_missing, only or ())
     for form, path in wanted.items():
         _deliver(gate_files.FORMATS[form](report), path)

@@ -41,5 +41,6 @@ RamCache = Annotated[
 Results = Annotated[Path, typer.Argument(help="Results folder.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Results folder.")]
 Out = Annotated[Path, typer.Option(help="Results folder: runs/, items/ and leaderboard.csv.")]
-Picture = Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")]
+Picture = Annotated[Path, typer.Option("-o", "--output", help="The picture to write: .png, .svg or .pdf.")]
+Film = Annotated[Path, typer.Option("-o", "--output", help="The video to write: .gif or .mp4.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

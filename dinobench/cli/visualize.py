@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from dinobench import console
 from dinobench.cli.display import runs as display
-from dinobench.cli.options import AllowPartial, Arch, Ckpt, Heads, Json, Key, Picture, Settings
+from dinobench.cli.options import AllowPartial, Arch, Ckpt, Film, Heads, Json, Key, Picture, Settings, finite
 from dinobench.errors import UserError
 
 score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
@@ -36,10 +37,12 @@ def score_davis(
 ) -> None:
     """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""
     from dinobench.data import load_dataset
-    from dinobench.files import write_output
+    from dinobench.files import writable_folder, write_output
     from dinobench.metrics.video import official_csv
     from dinobench.protocols.davis import score_folder
 
+    if csv is not None:
+        writable_folder(csv)
     chosen = videos.split(",") if videos else None
     dataset = load_dataset(data, "videos", progress=console.progress, masks_only=True)
     for note in dataset.notes:
@@ -57,7 +60,9 @@ def visualize_attention(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     ckpt: Ckpt,
     output: Picture,
-    keep: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the attention that a mask keeps.")] = 0.6,
+    keep: Annotated[
+        float, typer.Option(min=0.01, max=1.0, callback=finite, help="Share of the attention that a mask keeps.")
+    ] = 0.6,
     size: Annotated[int, typer.Option(min=16, help="Shorter side in pixels that the image is resized to.")] = 480,
     arch: Arch = None,
     key: Key = None,
@@ -74,6 +79,7 @@ def visualize_attention(
     from dinobench.models.loading import load_backbone
     from dinobench.report import figures
 
+    kind = _format(output, figures.FIGURES)
     backbone = load_backbone(ckpt, arch=arch, key=key, heads=heads, allow_partial=allow_partial)
     try:
         original = decode(image)
@@ -87,23 +93,23 @@ def visualize_attention(
     seen = np.moveaxis(pixels[0].numpy(), 0, -1)
     grid = seen.shape[0] // patch, seen.shape[1] // patch
     title = f"{backbone.info.name} ({backbone.info.arch}), {image.name}"
-    _write(output, figures.figure_png(figures.attention_figure(seen, attention, grid, title, keep)))
+    _write(output, figures.figure_file(figures.attention_figure(seen, attention, grid, title, keep), kind))
 
 
 @visualize_app.command("davis")
 def visualize_davis(
     video: Annotated[str, typer.Option(help="The name of a video.")],
     ckpt: Ckpt,
-    output: Picture,
+    output: Film,
     data: Annotated[str, typer.Option(help="A data set in DAVIS's layout, or shapes.")] = "shapes",
     set_: Settings = None,
-    fps: Annotated[float, typer.Option(min=0.5, help="Frames per second.")] = 10,
+    fps: Annotated[float, typer.Option(min=0.5, max=50, callback=finite, help="Frames per second.")] = 10,
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
     allow_partial: AllowPartial = False,
 ) -> None:
-    """The first frame's mask carried through a video, beside the annotation, as a GIF."""
+    """The first frame's mask carried through a video, beside the annotation, as GIF or MP4."""
     from dinobench import registry, runtime
     from dinobench.config import parse_settings, resolve_config
     from dinobench.context import LocalContext
@@ -111,6 +117,7 @@ def visualize_davis(
     from dinobench.models.loading import load_backbone
     from dinobench.report import figures
 
+    kind = _format(output, figures.VIDEOS)
     protocol: Any = registry.load("davis")
     config = resolve_config(protocol, None, parse_settings(set_ or [])).config
     [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
@@ -125,7 +132,8 @@ def visualize_davis(
     frames = [chosen.frame(i) for i in range(len(chosen))]
     truths = [chosen.mask(i) for i in range(len(chosen))]
     title = f"{backbone.info.name}, {video}"
-    _write(output, figures.propagation_gif(frames, predictions, truths, title, fps=fps))
+    pages = figures.propagation_pages(frames, predictions, truths, title)
+    _write(output, figures.video_file(pages, fps, kind))
 
 
 @visualize_app.command("collapse")
@@ -139,8 +147,24 @@ def visualize_collapse(
     from dinobench.pretrain.plots import collapse_figure
     from dinobench.report import figures
 
-    histories = dict(named_history(run) for run in runs)
-    _write(output, figures.figure_png(collapse_figure(histories, outputs)))
+    kind = _format(output, figures.FIGURES)
+    histories: dict[str, Any] = {}
+    for run in runs:
+        name, history = named_history(run)
+        if name in histories:
+            raise UserError(f"{run}: another run is called {name} too; rename one, as in other={run}")
+        histories[name] = history
+    _write(output, figures.figure_file(collapse_figure(histories, outputs), kind))
+
+
+def _format(output: Path, formats: Sequence[str]) -> str:
+    """What to write a picture as. Raises UserError, before anything is computed, for a name that cannot be written."""
+    from dinobench.files import check_output
+    from dinobench.report import figures
+
+    kind = figures.format_of(output, formats)
+    check_output(output)
+    return kind
 
 
 def _write(output: Path, content: bytes) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 from dinobench.data.decoding import BROKEN_IMAGE, open_image
 from dinobench.data.edits import EDITS, crop_share, edited
 from dinobench.errors import UserError
+from dinobench.files import atomic_folder
 
 #: Copydays' own JPEG qualities and cropped shares of the surface, in % (Douze et al. 2009, section 4).
 JPEG_QUALITIES = (3, 5, 8, 10, 15, 20, 30, 50, 75)
@@ -48,55 +49,107 @@ def make_copies(
     name. Each of the `strong` copies of a photo passes through two or three of `edits.EDITS`, the first of them in
     rotation so that all kinds occur. The manifest's "copies" list {file, original, source, edits: [{edit, …}]}.
 
-    Raises UserError when there are no photos or more than four digits can number, when one cannot be read, and when
+    What was sorted out is counted under "left_out", by ending or by reason.
+
+    Raises UserError when there are no photos or more than four digits can number, when some cannot be read, and when
     `out` holds files already.
     """
-    root, target = Path(photos), Path(out)
-    sources = find_photos(root)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists already: name a new or empty folder for the copies")
+    root, target = Path(photos), Path(os.path.realpath(out))
+    sources, left_out = find_photos(root)
+    if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{out} exists already: name a new or empty folder for the copies")
+    if target == Path.cwd() or os.path.ismount(target):  # which no other folder can take the place of
+        raise UserError(f"{out} is in use as the current folder or a disk's: name a new folder for the copies")
     if not 0 <= strong <= 99:
         raise UserError(f"strong = {strong}: between 0 and 99 strong copies of a photo can be named")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # never a half-made folder at OUT
+    watched: Callable[..., Iterable[Any]] = progress or (lambda items, description, total: items)
     blocks = ["original", *(f"jpegqual/{q}" for q in jpeg_qualities), *(f"crops/{c}" for c in crops)]
-    for block in [*blocks, "strong"] if strong else blocks:
-        (partial / block).mkdir(parents=True)
+    with atomic_folder(target) as partial, _threads() as pool:
+        why = pool.map(_why_unreadable, sources)
+        unreadable = [w for w in watched(why, "Looking through photos", len(sources)) if w]
+        if unreadable:
+            raise UserError(_told(unreadable, len(sources)))
+        for block in [*blocks, "strong"] if strong else blocks:
+            (partial / block).mkdir(parents=True)
 
-    def work(index: int) -> list[dict[str, Any]]:
-        return _copies_of(sources, index, root, partial, seed, strong, jpeg_qualities, crops)
+        def work(index: int) -> list[dict[str, Any]]:
+            return _copies_of(sources, index, root, partial, seed, strong, jpeg_qualities, crops)
 
-    try:
-        copies: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            done: Any = pool.map(work, range(len(sources)))
-            for rows in progress(done, "Making copies", len(sources)) if progress else done:
-                copies += rows
-        text = json.dumps({"seed": seed, "photos": root.name, "originals": len(sources), "copies": copies}, indent=1)
+        done = watched(pool.map(work, range(len(sources))), "Making copies", len(sources))
+        copies = [row for rows in done for row in rows]
+        text = json.dumps(
+            {"seed": seed, "photos": root.name, "originals": len(sources), "left_out": left_out, "copies": copies},
+            indent=1,
+        )
         (partial / "manifest.json").write_text(text + "\n", encoding="utf-8")
-        if target.exists():
-            target.rmdir()
-        partial.chmod(0o755)  # mkdtemp's folders are private
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     manifest: dict[str, Any] = json.loads(text)
     return manifest
 
 
-def find_photos(root: Path) -> list[Path]:
-    """The image files below `root`, sorted by their path within it."""
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing more once the block has ended, by an interruption too."""
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def find_photos(root: Path) -> tuple[list[Path], dict[str, int]]:
+    """The image files below `root`, sorted by their path within it, and how many files are none, by ending or reason.
+
+    What is hidden, or lies in a hidden folder, is left out: among it are other calls' unfinished folders.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder of photos")
-    photos = sorted(
-        (p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()),
-        key=lambda p: p.relative_to(root).as_posix(),
-    )
+    photos: list[Path] = []
+    left_out: Counter[str] = Counter()
+    for path in root.rglob("*"):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            if not path.is_dir():
+                left_out["hidden"] += 1
+        elif path.is_dir():
+            if path.is_symlink():
+                left_out["links to folders"] += 1  # which are not followed
+        elif path.suffix.lower() not in EXTENSIONS:
+            left_out[path.suffix.lower() or "without ending"] += 1
+        elif path.is_file() or not path.exists():  # a link to nothing is a photo that cannot be read
+            photos.append(path)
+        else:
+            left_out["pipes or devices"] += 1
+    photos.sort(key=lambda path: path.relative_to(root).as_posix())
     if not photos:
-        raise UserError(f"{root} holds no photos ({', '.join(sorted(EXTENSIONS))})")
+        found = f"; left out: {left_out_words(left_out)}" if left_out else ""
+        raise UserError(f"{root} holds no photos ({', '.join(sorted(EXTENSIONS))}){found}")
     if len(photos) > 10_000:
         raise UserError(f"{root} holds {len(photos):,} photos: Copydays' four digits can name 10,000, pick a part")
-    return photos
+    return photos, dict(sorted(left_out.items()))
+
+
+def left_out_words(left_out: Mapping[str, int]) -> str:
+    """What was sorted out, in words.
+
+    >>> left_out_words({".gif": 2, "hidden": 1})
+    '2 .gif, 1 hidden'
+    """
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        _read(path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _told(unreadable: Sequence[str], photos: int, shown: int = 5) -> str:
+    if len(unreadable) == 1:
+        return f"{unreadable[0]}: remove or replace it"
+    more = f"; and {len(unreadable) - shown:,} more" if len(unreadable) > shown else ""
+    listed = "; ".join(unreadable[:shown])
+    return f"{len(unreadable):,} of {photos:,} photos cannot be read; remove or replace them: {listed}{more}"
 
 
 def _copies_of(
@@ -110,7 +163,7 @@ def _copies_of(
     crops: Sequence[int],
 ) -> list[dict[str, Any]]:
     source = sources[index].relative_to(root).as_posix()
-    rng = np.random.default_rng([seed, index, zlib.crc32(source.encode())])
+    rng = np.random.default_rng([seed, index, zlib.crc32(os.fsencode(source))])
     photo = _read(sources[index])
     name = f"{index:04d}00.jpg"
     rows: list[dict[str, Any]] = []
@@ -142,4 +195,4 @@ def _read(path: Path) -> Image.Image:
         with open_image(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except BROKEN_IMAGE as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): remove or replace it") from error
+        raise UserError(f"{path} cannot be read as an image ({error})") from error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dinobench.errors import UserError
 from dinobench.metrics.segmentation import boundary, kept_mass_masks
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ def attention_figure(
     """The image, then for every head its map over the image and, below, the patches that keep the mass.
 
     image (H, W, 3) uint8 as the backbone saw it; attention (heads, rows * columns) with `grid` = (rows, columns).
-    The figure belongs to no window; save it with `savefig`, or `figure_png`.
+    The figure belongs to no window; save it with `savefig`, or `figure_file`.
     """
     from matplotlib.figure import Figure
 
@@ -57,14 +60,32 @@ def attention_figure(
     axes[1, 0].text(
         0.5, 0.5, f"patches that keep\n{100 * keep:g} % of the\nattention", ha="center", va="center", fontsize=8
     )
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, parse_math=False)  # a file's name may hold any sign
     return figure
 
 
-def figure_png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+#: What a figure can be written as, and what a video: the endings of file names.
+FIGURES = ("png", "svg", "pdf")
+VIDEOS = ("gif", "mp4")
+
+
+def format_of(path: Path, formats: Sequence[str]) -> str:
+    """The one of `formats` that a file's name ends in, upper or lower case. Raises UserError where it is none."""
+    found = path.suffix.lower().removeprefix(".")
+    if found not in formats:
+        *others, last = (f".{f}" for f in formats)
+        raise UserError(f"{path}: its ending decides the format; end it in {', '.join(others)} or {last}")
+    return found
+
+
+def figure_file(figure: Figure, kind: str = "png") -> bytes:
+    """The figure as a file of one of `FIGURES`: the same bytes for the same figure, whenever it is written."""
+    import matplotlib
+
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with matplotlib.rc_context({"svg.hashsalt": "dinobench"}):
+        figure.savefig(buffer, format=kind, metadata=undated)
     return buffer.getvalue()
 
 
@@ -79,15 +100,14 @@ def overlay(image: np.ndarray, labels: np.ndarray, strength: float = 0.55) -> np
     return np.rint(out).astype(np.uint8)
 
 
-def propagation_gif(
+def propagation_pages(
     frames: Sequence[np.ndarray],
     predictions: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
     title: str,
     width: int = 400,
-    fps: float = 10,
-) -> bytes:
-    """A GIF of the propagated masks beside the ground truth, over the frames.
+) -> list[np.ndarray]:
+    """The propagated masks beside the ground truth, over the frames: images (H', W', 3) uint8 of one size.
 
     frames (H, W, 3) uint8, predictions and truths (H, W) uint8 labels, one each per frame; `width` of one side in
     pixels. `title` is set above the masks.
@@ -97,7 +117,30 @@ def propagation_gif(
         sides = [_scaled(overlay(frame, labels), width) for labels in (predicted, true)]
         captions = (f"{title}: frame {index}", "ground truth")
         pages.append(np.concatenate([_captioned(side, text) for side, text in zip(sides, captions, strict=True)], 1))
-    return animated(pages, fps)
+    return pages
+
+
+def video_file(pages: Sequence[np.ndarray], fps: float, kind: str = "gif") -> bytes:
+    """Images (H, W, 3) uint8 of one size as a file of one of `VIDEOS`. Raises UserError where OpenCV lacks a codec."""
+    return animated(pages, fps) if kind == "gif" else _mp4(pages, fps)
+
+
+def _mp4(pages: Sequence[np.ndarray], fps: float) -> bytes:
+    """MPEG-4 part 2 in MP4, which every OpenCV can write; its sides are even, by a white line where they were not."""
+    import cv2
+
+    height, width = (side + side % 2 for side in pages[0].shape[:2])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+        if not writer.isOpened():
+            raise UserError("this OpenCV cannot write MP4; end the name in .gif, or install opencv-python-headless")
+        for page in pages:
+            even = np.full((height, width, 3), 255, np.uint8)
+            even[: page.shape[0], : page.shape[1]] = page
+            writer.write(even[..., ::-1])  # as BGR
+        writer.release()
+        return path.read_bytes()
 
 
 def animated(pages: Sequence[np.ndarray], fps: float) -> bytes:

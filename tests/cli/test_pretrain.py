@@ -121,7 +121,7 @@ def test_damaged_images_are_found_first_and_may_be_left_out(command, tmp_path):
     for name in ("03.png", "11.png"):
         damage(tmp_path / "in" / name)
     code, _, err = command(*NEW, "--data", "in", "--out", "run")
-    assert code == 2 and "2 of 20 images of in cannot be read: 03.png, 11.png (image file is truncated); repair" in err
+    assert code == 2 and "2 of 20 images of in cannot be read: 03.png, 11.png" in err and "repair or delete them" in err
     code, _, err = command(*NEW, "--data", "in", "--out", "run", "--skip-broken")
     assert code == 0 and "2 (03.png, 11.png) of 20 images cannot be read and are left out" in err
     (tmp_path / "in" / "03.png").unlink()
@@ -149,3 +149,11 @@ def test_signals_to_all_processes_save(number, workers, tmp_path):
     assert started.wait() == 128 + signal.Signals[number], err
     assert "`dinobench pretrain --resume run` goes on" in err
     assert checkpoints.read(tmp_path / "run" / "checkpoint.pth")["dinobench"]["step"] > 0
+
+
+def test_a_results_folder_that_cannot_be_written_is_found_before_the_first_step(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = command(
+        "pretrain", "--method", "dino", "--data", "digits", "--out", "out", "--results", "file/results", *LIKE, *TYPED
+    )
+    assert code == 2 and "file/results/training: cannot be written: " in err and "epoch" not in err

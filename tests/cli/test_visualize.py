@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -72,3 +73,74 @@ def test_masks_carried_through_a_video_are_a_gif(command, tmp_path):
     assert_one_line(
         *command("visualize", "davis", "--video", "shapes-0", "--ckpt", "pixels", "-o", "video.gif"), "has no patches"
     )
+
+
+@pytest.fixture
+def history(tmp_path):
+    """Two epochs of a training, as in metrics.jsonl."""
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"epoch": e, "teacher_entropy": 1.0 / e, "kl": 0.1}) + "\n" for e in (1, 2))
+    )
+    return "a.jsonl"
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])
+def test_the_ending_of_a_figure_decides_its_format(command, tmp_path, history, ending, start):
+    Image.new("RGB", (40, 50)).save(tmp_path / "image.png")
+    for words in (("collapse", history), ("attention", "image.png", "--ckpt", TINY, "--size", 32)):
+        code, _, err = command("visualize", *words, "-o", f"new/{words[0]}.{ending}")
+        assert code == 0, err
+        assert (tmp_path / "new" / f"{words[0]}.{ending}").read_bytes().startswith(start)
+
+
+def test_a_video_can_be_an_mp4(command, tmp_path):
+    small = ("--set", "short_side=64", "--set", "multiple=32")
+    code, _, err = command("visualize", "davis", "--video", "shapes-0", "--ckpt", TINY, *small, "-o", "video.mp4")
+    assert code == 0, err
+    assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+#: A name that cannot be written -> what is said of it.
+UNWRITABLE = {
+    "heads": "its ending decides the format; end it in ",
+    "heads.jpg": "its ending decides the format; end it in ",
+    "folder.{}": "folder.{}: cannot be written: a folder",
+    "pipe.{}": "pipe.{}: cannot be written: not a regular file",
+    "file/heads.{}": "cannot be written: ",
+    "n" * 300 + ".{}": "cannot be written: File name too long",
+}
+
+
+@pytest.mark.parametrize("name", UNWRITABLE)
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is_computed(command, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    for ending in ("png", "gif"):
+        (tmp_path / f"folder.{ending}").mkdir()
+        os.mkfifo(tmp_path / f"pipe.{ending}")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dinobench.models.loading.load_backbone", lambda *a, **k: pytest.fail("computed"))
+        patch.setattr("dinobench.pretrain.history.named_history", lambda *a: pytest.fail("computed"))
+        for ending, words in (
+            ("png", ("attention", "none.png", "--ckpt", TINY)),
+            ("gif", ("davis", "--video", "shapes-0", "--ckpt", TINY)),
+            ("png", ("collapse", "none.jsonl")),
+        ):
+            said = UNWRITABLE[name].format(ending)
+            assert_one_line(*command("visualize", *words, "-o", name.format(ending)), said)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_trainings_of_one_name_are_not_drawn_as_one(command, tmp_path, history):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.jsonl").write_bytes((tmp_path / history).read_bytes())
+    runs = (history, "b/a.jsonl")
+    assert_one_line(*command("visualize", "collapse", *runs, "-o", "c.png"), "b/a.jsonl: another run is called a too")
+    code, _, err = command("visualize", "collapse", history, "$\\x{=b/a.jsonl", "-o", "c.png")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("fps", ["nan", "inf", "0", "1e9"])
+def test_a_rate_that_no_video_can_have_is_refused(command, fps):
+    code, out, err = command("visualize", "davis", "--video", "shapes-0", "--ckpt", TINY, "-o", "a.mp4", "--fps", fps)
+    assert code == 2 and out == "" and err.count("\n") == 1

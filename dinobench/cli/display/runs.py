@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dinobench import console
 from dinobench.cli.display import layout
-from dinobench.errors import UserError
-from dinobench.types import EvalProtocol, MetricValue, RunRecord
+from dinobench.errors import PluginFault, UserError
+from dinobench.types import MetricValue, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dinobench.bench.measure import BenchRow
     from dinobench.config import Setting
     from dinobench.models.loading import Inspection
+
+T = TypeVar("T")
 
 
 def records_json(runs: Sequence[RunRecord]) -> str:
@@ -109,23 +111,28 @@ def scores_json(objects: pd.DataFrame, summary: Mapping[str, float]) -> str:
 
 def protocols() -> None:
     """Every protocol, who provides it, its profiles and what it measures."""
-    rows = []
-    for name, protocol, source in _loadable():
+    from dinobench.registry import load, metrics_of
+
+    def row(name: str, source: str) -> list[str]:
+        protocol = load(name)
         default = next(iter(protocol.profiles.values()))
-        primary = next((m.name for m in protocol.metrics(default) if m.primary), "")
-        rows.append([name, protocol.summary, ", ".join(protocol.profiles), primary, protocol.data, source])
+        primary = next((m.name for m in metrics_of(protocol, default) if m.primary), "")
+        return [name, protocol.summary, ", ".join(protocol.profiles), primary, protocol.data, source]
+
+    rows = [*_each(row)]
     layout.table("", ["protocol", "what it measures", "profiles", "primary metric", "data", "from"], rows)
 
 
 def profiles() -> None:
     """Every setting of every protocol: its value in each profile, its meaning and its source."""
     from dinobench.config import plain, settings_of
+    from dinobench.registry import load
 
-    for name, protocol, _ in _loadable():
+    for protocol in _each(lambda name, source: load(name)):
         settings = {profile: settings_of(config) for profile, config in protocol.profiles.items()}
         default = next(iter(settings.values()))
         layout.table(
-            f"{name} (version {protocol.version}): {protocol.summary}",
+            f"{protocol.name} (version {protocol.version}): {protocol.summary}",
             ["setting", *settings, "meaning", "source"],
             [[s.name, *(plain(profile[s.name].value) for profile in settings.values()), s.doc, s.source]
              for s in default.values()],
@@ -139,7 +146,7 @@ def one(name: str) -> None:
     """
     from dinobench.config import plain, settings_of
     from dinobench.pretrain.run import GROUP, load_method
-    from dinobench.registry import available, load
+    from dinobench.registry import available, load, metrics_of
 
     if name in available(GROUP) and name not in available():
         method = load_method(name)
@@ -148,7 +155,7 @@ def one(name: str) -> None:
     protocol = load(name)
     default, *others = protocol.profiles
     settings = settings_of(protocol.profiles[default])
-    measured = [m.name for m in protocol.metrics(protocol.profiles[default])]
+    measured = [m.name for m in metrics_of(protocol, protocol.profiles[default])]
     console.text(f"{name} (version {protocol.version}): {protocol.summary}")
     console.text(layout.folded(f"data: {protocol.data} · metrics: {', '.join(measured)}", console.stdout.width))
     console.text(f"\nsettings of {default}, the default:")
@@ -172,27 +179,26 @@ def methods() -> None:
     """Every pretraining method with its settings: default, meaning and source."""
     from dinobench.config import plain, settings_of
     from dinobench.pretrain.run import GROUP, load_method
-    from dinobench.registry import available
 
-    for name in available(GROUP):
-        try:
-            method = load_method(name)
-        except UserError as error:
-            console.warn(str(error))
-            continue
+    for method in _each(lambda name, source: load_method(name), GROUP):
         rows = [[s.name, plain(s.value), s.doc, s.source] for s in settings_of(method.config_type()).values()]
-        layout.table(f"{name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
+        layout.table(f"{method.name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
 
 
-def _loadable() -> Iterator[tuple[str, EvalProtocol, str]]:
-    """(name, protocol, distribution) of each that can be imported; a broken plugin is warned of and hides no other."""
-    from dinobench.registry import available, load, provider
+def _each(look: Callable[[str, str], T], group: str | None = None) -> Iterator[T]:
+    """`look(name, distribution)` of every plug-in of a group; one that cannot be used is warned of and hides no other.
 
-    for name, entries in available().items():
+    The group is the protocols' where none is given.
+    """
+    from dinobench.registry import GROUP, available, provider
+
+    for name, entries in available(group or GROUP).items():
         try:
-            yield name, load(name), provider(entries[0])
-        except UserError as error:
+            found = look(name, provider(entries[0]))
+        except (UserError, PluginFault) as error:
             console.warn(str(error))
+        else:
+            yield found
 
 
 def layouts() -> None:
