@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+#: Seconds after which a temporary file is one that a killed process left: writing takes moments.
+LEFT_BEHIND = 3600
 
 
 def cache_root() -> Path:
@@ -80,6 +84,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Its bytes are on the disk before it takes the name, so that a power cut leaves the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        if not any(kind(path.lstat().st_mode) for kind in (stat.S_ISREG, stat.S_ISLNK, stat.S_ISDIR)):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # root would replace /dev/null by a file
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
@@ -146,6 +153,16 @@ def _locked_folder(path: Path) -> Iterator[bool | None]:
         yield ours
     finally:
         os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of `atomic_path` that killed processes left in a folder, those over an hour old."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                with suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - LEFT_BEHIND:
+                        os.unlink(entry.path)
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:

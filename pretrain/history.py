@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dinobench.errors import UserError
-from dinobench.files import atomic_path, writable_folder
+from dinobench.files import atomic_path, read_regular, sweep, writable_folder
 
 #: The history in the folder of a training.
 METRICS = "metrics.jsonl"
+#: Bytes of a history at most: a line an epoch is a kilobyte.
+LIMIT = 64 << 20
+#: Above any value that can be drawn; JSON's integers have any length.
+BEYOND = 1e100
 #: The folder with copies of histories, NAME.jsonl, in a results folder.
 TRAININGS = "training"
 
@@ -48,29 +52,40 @@ def parse_metrics(content: bytes) -> tuple[list[EpochRow], list[int]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             unreadable.append(number)
             continue
         epoch = row.get("epoch")
-        key = epoch if isinstance(epoch, int) else f"line {number}"
+        key = epoch if type(epoch) is int else f"line {number}"
         rows.pop(key, None)
         rows[key] = row
     return list(rows.values()), unreadable
 
 
+def read_content(path: Path) -> bytes:
+    """The bytes of a history. Raises OSError where there is none, or no file that a training can have written."""
+    return read_regular(path, LIMIT)
+
+
 def read_metrics(path: Path) -> list[EpochRow]:
     """The rows of metrics.jsonl, in order; none where there is no such file.
 
-    An unfinished last line is left out. Raises UserError when another line is no JSON object.
+    An unfinished last line is left out. Raises UserError when another line is no epoch of a training.
     """
-    if not path.exists():
+    try:
+        content = read_content(path)
+    except FileNotFoundError:
         return []
-    content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no history of a training ({getattr(error, 'strerror', None) or error})") from error
     rows, unreadable = parse_metrics(content[: content.rfind(b"\n") + 1])
     if unreadable:
         raise UserError(f"{path}: line {unreadable[0]} is not a JSON object; remove the line")
+    for row in rows:
+        if type(epoch := row.get("epoch")) is not int or not 0 <= epoch < 2**31:
+            raise UserError(f"{path}: a line has {str(epoch)[:60]} for its epoch; remove the line")
     return rows
 
 
@@ -99,6 +114,7 @@ class MetricsWriter:
         try:
             append_metrics(self.path, row)
             self._copy()
+            sweep(self.copy.parent)
         except OSError as error:
             raise UserError(f"{error.filename or self.path}: cannot be written: {error.strerror or error}") from error
         if self._board is not None:
@@ -134,9 +150,9 @@ def named_history(spec: str) -> tuple[str, list[EpochRow]]:
 
 
 def finite_values(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """The values of `key` in the epochs of `history` that have a finite one."""
+    """The values of `key` in the epochs of `history` that have one that can be drawn."""
     values = (row.get(key) for row in history)
-    return [float(v) for v in values if v is not None and math.isfinite(v)]
+    return [float(v) for v in values if isinstance(v, int | float) and abs(v) < BEYOND]
 
 
 def tensorboard(folder: Path) -> Any | None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
+from dinobench import files
 from dinobench.errors import UserError
 from dinobench.files import atomic_folder, atomic_path, check_output, open_regular, writable_folder, write_output
 
@@ -78,3 +80,19 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
             assert second != partial and partial.is_dir()
             (second / "file").write_text("whole")
     assert sorted(tmp_path.iterdir()) == [other, path] and (path / "file").read_text() == "whole"
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: cannot be written: not a regular file"):
+        files.write_output(tmp_path / "pipe", b"x")
+    assert not (tmp_path / "pipe").is_file() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_only_old_temporary_files_are_swept(tmp_path):
+    for name, age in ((".a.x.tmp", 7200), (".b.x.tmp", 60), ("c.tmp", 7200), (".d", 7200)):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    files.sweep(tmp_path)
+    files.sweep(tmp_path / "nowhere")
+    assert {p.name for p in tmp_path.iterdir()} == {".b.x.tmp", "c.tmp", ".d"}

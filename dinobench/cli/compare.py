@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dinobench import console
-from dinobench.cli.options import Device, Json, Results, ResultsOption
+from dinobench.cli.options import Device, Json, Results, ResultsOption, finite
 from dinobench.errors import UserError
 from dinobench.types import RunRecord
 
@@ -146,7 +146,9 @@ def explain(
     ckpt_b: Annotated[str | None, typer.Option(help="--flip: where B's checkpoint is.")] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="--flip: keep the runs in this results folder.")] = None,
-    minutes: Annotated[float, typer.Option(min=0, help="--flip: how long the runs may take together.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0, callback=finite, help="--flip: how long the runs may take together.")
+    ] = 10.0,
 ) -> None:
     """Why two runs cannot be compared, or why they differ if they can."""
     from dinobench.cli.display import compare as display
@@ -171,7 +173,7 @@ def report(
     results: Results = Path("results"),
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="The page's heading.")] = "dinobench report",
-    pictures_mb: Annotated[float, typer.Option(min=0, help="Pictures to embed at most, in all.")] = 20,
+    pictures_mb: Annotated[float, typer.Option(min=0, callback=finite, help="Pictures to embed at most, in all.")] = 20,
 ) -> None:
     """One HTML page with everything in it: leaderboard, intervals, curves, pictures and every run's provenance."""
     from dinobench.files import check_output

@@ -81,7 +81,7 @@ def _declared(protocol: str) -> dict[str, Setting]:
 
 
 def _items(a: pd.DataFrame | None, b: pd.DataFrame | None, metric: str) -> Items | None:
-    if a is None or b is None or metric not in a or metric not in b:
+    if a is None or b is None or not {"id", metric} <= {*a} & {*b}:
         return None
     one, other = (frame.drop_duplicates("id").set_index("id")[metric].astype(float) for frame in (a, b))
     shared = one.index.intersection(other.index)

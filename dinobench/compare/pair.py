@@ -189,7 +189,7 @@ def aligned(results_a: Path, a: RunRecord, results_b: Path, b: RunRecord) -> tup
     one, other = set(left["id"]), set(right["id"])
     if one != other:
         lacking = [
-            f"{len(only):,} only in {run.run_id}, such as {min(map(str, only))}"
+            f"{len(only):,} only in {run.run_id}, such as {min(map(str, only))[:100]}"
             for only, run in ((one - other, a), (other - one, b))
             if only
         ]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dinobench.errors import UserError
 from dinobench.results.comparability import higher_is_better, key
-from dinobench.results.items import path_of
+from dinobench.results.items import labels
 from dinobench.types import RunRecord
 
 #: Methods that have learnt nothing: at chance, or alike, is what is expected of them.
@@ -78,20 +79,14 @@ class _Chance:
 
     def _shares(self, record: RunRecord) -> np.ndarray | None:
         """(classes,) the share of each class among the items: none where they have no labels, None without a file."""
-        path = path_of(self.results, record.run_id)
-        if not path.exists():
-            return None
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
         try:
-            if "label" not in parquet.read_schema(path).names:
-                return np.empty(0)
-            labels = parquet.read_table(path, columns=["label"])["label"]
-        except (OSError, pa.ArrowException):
+            found = labels(self.results, record)
+        except (UserError, OSError):
             return np.empty(0)  # a broken file of items is no reason to doubt the number
-        counts = labels.value_counts().field("counts").to_numpy()
-        return counts / counts.sum()
+        if found is None:
+            return None
+        counts = found.value_counts().field("counts").to_numpy()
+        return counts / max(1, counts.sum())
 
 
 def _half_width(record: RunRecord) -> float:

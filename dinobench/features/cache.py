@@ -70,7 +70,7 @@ class Entry:
         finished = self.folder / "complete.json"
         try:
             if not self._begun() or (finished.exists() and not self.complete()):
-                shutil.rmtree(self.folder, ignore_errors=True)
+                _discard(self.folder)
                 self.folder.mkdir(parents=True)
                 about = {"label": self.label, "identity": self.identity}
                 (self.folder / "entry.json").write_text(json.dumps(about, indent=1))
@@ -227,6 +227,8 @@ def listing(root: Path) -> list[Listed]:
     """All entries under `root`, the most recently used first; folders that are not entries are left out."""
     listed = []
     for folder in root.glob("??/*/"):
+        if folder.suffix:
+            continue  # on its way out
         try:
             label = json.loads((folder / "entry.json").read_text())["label"]
             files = [f.stat() for f in folder.iterdir()]
@@ -246,19 +248,42 @@ def prune(root: Path, older_than: float | None = None) -> tuple[int, int]:
     for entry in listing(root):
         if older_than is not None and entry.used_at >= older_than:
             continue
-        path = entry.folder.with_suffix(".lock")
-        try:
-            with FileLock(path, timeout=0), _unused(entry.folder.with_suffix(".used")) as unused:
-                if not unused:
-                    continue
-                shutil.rmtree(entry.folder)
-        except Timeout:
-            continue
-        except FileNotFoundError:  # another process prunes too
-            continue
-        path.unlink(missing_ok=True)
-        entries, freed = entries + 1, freed + entry.bytes
+        if _delete(entry.folder):
+            entries, freed = entries + 1, freed + entry.bytes
+    for lock in root.glob("??/*.lock"):  # what processes left that were killed while they deleted
+        if not lock.with_suffix("").exists():
+            _delete(lock.with_suffix(""))
     return entries, freed
+
+
+def _delete(folder: Path) -> bool:
+    """Delete an entry with its locks; whether it was there and nobody used it."""
+    lock = folder.with_suffix(".lock")
+    try:
+        with FileLock(lock, timeout=0), _unused(folder.with_suffix(".used")) as unused:
+            if not unused:
+                return False
+            there = _discard(folder)
+            with contextlib.suppress(OSError):  # Windows does not delete what is open
+                lock.unlink()  # while it is held, or two processes could hold locks of one name
+    except Timeout:
+        return False
+    return there
+
+
+def _discard(folder: Path) -> bool:
+    """Delete an entry in one step, that of the renaming; whether it was there.
+
+    Were a process killed between the files, rows that were damaged could outlive the sums that tell.
+    """
+    gone = folder.with_suffix(".gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        os.replace(folder, gone)
+    except FileNotFoundError:  # another process prunes too
+        return False
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
 
 
 def _allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> None:

@@ -37,6 +37,12 @@ def primary(record: RunRecord) -> MetricValue:
     return record.metrics[record.primary]
 
 
+def interval(m: MetricValue) -> tuple[float | None, float | None]:
+    """The ends of its interval that can be drawn: a record's file may hold NaN and infinity."""
+    low, high = (None if x is None or not math.isfinite(x) else x for x in (m.ci_low, m.ci_high))
+    return low, high
+
+
 def groups(records: Iterable[RunRecord]) -> list[Group]:
     """Comparable records together, by protocol, data set and profile."""
     by_key: dict[tuple[Any, ...], list[RunRecord]] = {}
@@ -54,13 +60,13 @@ def bars_of(group: Group) -> Bars:
     first = group.records[0]
     unit = primary(first).unit
     shown = [r for r in group.records if math.isfinite(value(r))][:BARS]
-    bounds = [v for r in shown for v in (value(r), primary(r).ci_low, primary(r).ci_high) if v is not None]
+    bounds = [v for r in shown for v in (value(r), *interval(primary(r))) if v is not None]
     low, high = scale(bounds or [0.0], zero=True)
     bars = []
     for r in shown:
         m = primary(r)
         zero, end = sorted((percent(0, low, high), percent(m.value, low, high)))
-        ci_low, ci_high = (percent(x, low, high) if x is not None else None for x in (m.ci_low, m.ci_high))
+        ci_low, ci_high = (percent(x, low, high) if x is not None else None for x in interval(m))
         best = not group.tied and len(shown) > 1 and m.value == value(shown[0])
         shares = zero, round(end - zero, 2), ci_low, ci_high
         bars.append(Bar(r.checkpoint.name, _said(m), f"{m.value:.2f}", *shares, best, r.run_id))
@@ -81,7 +87,7 @@ def _sweep(record: RunRecord, mark: str) -> list[Point]:
     """A record's metrics `<name><mark><x>` over x, where <name> is that of its primary metric."""
     stem = re.escape(record.primary.split("@")[0] + mark)
     matches = ((re.fullmatch(stem + r"(\d+(?:\.\d+)?)", name), m) for name, m in record.metrics.items())
-    return [Point(float(x[1]), m.value, m.ci_low, m.ci_high) for x, m in matches if x]
+    return [Point(float(x[1]), m.value, *interval(m)) for x, m in matches if x]
 
 
 def over_k(groups: Sequence[Group], tones: dict[str, int]) -> list[Chart]:
@@ -108,7 +114,7 @@ def over_mass(records: Sequence[RunRecord], tones: dict[str, int]) -> list[Chart
         m = primary(r)
         model = f"{r.checkpoint.name}\n{r.checkpoint.weights_digest}"
         _, points = by_key.setdefault(question, {}).setdefault(model, (r, {}))
-        points.update({p.x: p for p in [*_sweep(r, "@"), Point(float(keep), m.value, m.ci_low, m.ci_high)]})
+        points.update({p.x: p for p in [*_sweep(r, "@"), Point(float(keep), m.value, *interval(m))]})
     charts = []
     for lines in by_key.values():
         series = [Series(r.checkpoint.name, list(p.values()), tones[r.checkpoint.name]) for r, p in lines.values()]

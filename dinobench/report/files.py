@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dinobench.files import open_regular
+from dinobench.files import read_regular
 from dinobench.report.svg import Chart, Point, Series, chart
+from dinobench.results.items import BEYOND
 from dinobench.types import RunRecord
 
 #: What belongs into one plot, in the order of the plots; a training lacks what its method does not have.
@@ -25,6 +27,12 @@ PANELS = (
     ("Gradient norm", ("grad_norm",)),
     ("Images per second", ("images_per_s",)),
 )
+#: Numbers in a training's history that are drawn at most: a thousand epochs of forty metrics have 40,000.
+VALUES = 1_000_000
+#: Curves of one training, or of all together, that are drawn at most.
+CURVES = 60
+#: Pixels of a picture at most: a browser decodes all pictures of a page.
+PIXELS = 50_000_000
 #: Where a line of metrics stands, which is no metric itself.
 POSITIONS = ("epoch", "step", "images")
 #: What a record's own picture may be: drawn by every browser, and free of scripts, unlike SVG.
@@ -53,17 +61,34 @@ class Picture:
     rows: tuple[int, ...]
 
 
-def trainings(results: Path, records: Sequence[RunRecord]) -> list[TrainingHistory]:
-    """From `<results>/training/*.jsonl`, and `metrics.jsonl` beside the checkpoints that are still where they were."""
+def trainings(results: Path, records: Sequence[RunRecord]) -> tuple[list[TrainingHistory], list[str]]:
+    """From `<results>/training/*.jsonl`, and `metrics.jsonl` beside the checkpoints that are still where they were.
+
+    Returns them, and a line on each file of `training/` left out.
+    """
     from dinobench.pretrain.history import METRICS, TRAININGS
 
-    files = {path.stem: path for path in sorted((results / TRAININGS).glob("*.jsonl"))}
+    files = {path.stem: path for path in sorted((results / TRAININGS).glob("*.jsonl")) if path.name[0] != "."}
+    listed = set(files)
     for path in sorted({r.checkpoint.path for r in records if r.checkpoint.sha256}):
         metrics = Path(path).parent / METRICS
         if _is_file(Path(path)) and _is_file(metrics):
             files.setdefault(metrics.resolve().parent.name, metrics)
-    histories = [_training(name, path) for name, path in files.items()]
-    return [t for t in histories if t is not None]
+    histories, left_out = [], []
+    for name, path in files.items():
+        try:
+            histories.append(_training(name, path))
+        except (OSError, ValueError) as error:
+            if name in listed:
+                left_out.append(f"{path.name}: {getattr(error, 'strerror', None) or error}")
+    return histories, left_out
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _is_file(path: Path) -> bool:
@@ -73,19 +98,21 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _training(name: str, path: Path) -> TrainingHistory | None:
-    from dinobench.pretrain.history import parse_metrics
+def _training(name: str, path: Path) -> TrainingHistory:
+    """Raises OSError when the file cannot be read and ValueError when no number stands in it."""
+    from dinobench.pretrain.history import parse_metrics, read_content
 
-    try:
-        rows, unreadable = parse_metrics(path.read_bytes())
-    except OSError:
-        return None
+    rows, unreadable = parse_metrics(read_content(path))
     lines = [{str(k): float(v) for k, v in row.items() if _is_number(v)} for row in rows]
-    return TrainingHistory(name, lines, len(unreadable)) if any(lines) else None
+    if not any(key not in POSITIONS for line in lines for key in line):
+        raise ValueError("no line with a number to draw")
+    if sum(map(len, lines)) > VALUES:
+        raise ValueError(f"more than {VALUES:,} numbers")
+    return TrainingHistory(name, lines, len(unreadable))
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= BEYOND
 
 
 def curves(training: TrainingHistory) -> list[Chart]:
@@ -99,7 +126,8 @@ def curves(training: TrainingHistory) -> list[Chart]:
     known = {key for _, names in PANELS for key in names}
     other = [(k.replace("_", " "), (k,)) for k in keys if k not in known and "/" not in k]
     panels = [(title, tuple(names)) for title, names in evaluations.items()] + [*PANELS, *other]
-    return [c for title, names in panels if (c := _curve(training, title, [n for n in names if n in keys]))]
+    drawn = (_curve(training, title, [n for n in names if n in keys]) for title, names in panels)
+    return list(islice(filter(None, drawn), CURVES))
 
 
 def _curve(training: TrainingHistory, title: str, keys: Sequence[str]) -> Chart | None:
@@ -130,8 +158,10 @@ def course(training: TrainingHistory, key: str) -> tuple[str, list[Point]]:
 def evaluation_charts(histories: Sequence[TrainingHistory]) -> list[Chart]:
     """One plot for every evaluation that at least two trainings were given, a line a training."""
     keys = dict.fromkeys(k for t in histories for line in t.lines for k in line if "/" in k)
-    charts = []
+    charts: list[Chart | None] = []
     for key in keys:
+        if len(charts) == CURVES:
+            break
         having = [t for t in histories if any(key in line for line in t.lines)]
         if len(having) > 1:
             courses = [course(t, key) for t in having]
@@ -146,7 +176,7 @@ def pictures(results: Path, records: Sequence[RunRecord], limit: int) -> tuple[l
     left_out: list[str] = []
     room = limit
     folder = results / "pictures"
-    for path in sorted(p for p in folder.rglob("*") if not p.name.startswith(".") and _is_file(p)):
+    for path in sorted(p for p in folder.rglob("*") if not p.name.startswith(".") and not _is_folder(p)):
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() not in SUFFIXES:
             left_out.append(f"{name}: not a PNG, GIF or JPEG")
@@ -156,23 +186,26 @@ def pictures(results: Path, records: Sequence[RunRecord], limit: int) -> tuple[l
             if size > room:
                 left_out.append(f"{name}: {size / 1e6:.1f} MB, over the limit of {limit / 1e6:g} MB in all")
                 continue
-            kept.append(_picture(path, name, records))
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for a broken header
-            left_out.append(f"{name}: cannot be read ({error})")
+            kept.append(_picture(path, name, room, records))
+        except OSError as error:
+            left_out.append(f"{name}: cannot be read ({error.strerror or error})")
+        except Exception as error:  # PIL raises many kinds for a broken header
+            left_out.append(f"{name}: cannot be read ({error or type(error).__name__})")
         else:
             room -= size
     return kept, left_out
 
 
-def _picture(path: Path, name: str, records: Sequence[RunRecord]) -> Picture:
+def _picture(path: Path, name: str, room: int, records: Sequence[RunRecord]) -> Picture:
     from dinobench.data.decoding import open_image
 
-    with open_regular(path) as file:
-        content = file.read()
-    with open_image(BytesIO(content), tuple(FORMATS)) as image:
+    content = read_regular(path, room)
+    with warnings.catch_warnings(action="ignore"), open_image(BytesIO(content), tuple(FORMATS)) as image:
         kind, (width, height) = image.format or "", image.size
     if kind not in FORMATS:
         raise ValueError(f"it is {kind}")
+    if width * height > PIXELS:
+        raise ValueError(f"{width:,} x {height:,} pixels, above the limit of {PIXELS:,}")
     prefix, rows = owner(path.stem, records)
     rest = " ".join(path.stem[len(prefix) :].replace("_", " ").replace("-", " ").split())
     uri = f"data:{FORMATS[kind]};base64,{base64.b64encode(content).decode()}"

@@ -81,9 +81,12 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
         group.tied = tied(group.records, group.records[0].primary, tell)
     records = [r for g in ranked for r in g.records]
     tones = {name: i for i, name in enumerate(dict.fromkeys(r.checkpoint.name for r in records))}
-    trained = trainings(results, records)
+    trained, untold = trainings(results, records)
     shown, left_out = pictures(results, records, picture_bytes)
-    left_out = [f"record {path.name}: {reason}" for path, reason in broken] + [f"picture {x}" for x in left_out]
+    left_out = [f"record {path.name}: {reason}" for path, reason in broken] + [
+        *(f"picture {x}" for x in left_out),
+        *(f"training {x}" for x in untold),
+    ]
     if len(trained) > TRAININGS:
         left_out.append(f"{len(trained) - TRAININGS} trainings after the first {TRAININGS}")
     kept = {id(g) for g in sorted(ranked, key=lambda g: len(g.records) == 1)[:GROUPS]}  # those with rivals first

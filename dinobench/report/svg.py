@@ -97,6 +97,8 @@ def number(value: float) -> str:
     >>> number(74.512345), number(0.0004), number(1234567.0), number(20)
     ('74.51', '0.0004', '1.23e+06', '20')
     """
+    if not math.isfinite(value):
+        return str(value)
     if value == int(value) and abs(value) < 100_000:
         return f"{int(value):,}"
     return f"{value:.2f}" if 1 <= abs(value) < 100_000 else f"{value:.3g}"
@@ -111,12 +113,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     [18.0, 19.0, 20.0, 21.0]
     """
     raw = (high - low) / count
-    if not raw > 0 or not math.isfinite(raw):
+    if not raw > 1e-300 or not math.isfinite(raw):
         return [low]
-    power = 10.0 ** math.floor(math.log10(raw))
+    exponent = math.floor(math.log10(raw))
+    power = 10.0**exponent
     step = next((m * power for m in (1, 2, 5) if m * power >= 0.999 * raw), 10 * power)
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [round(i * step, max(12, 3 - exponent)) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def labels(marks: Sequence[float]) -> list[str]:

@@ -7,27 +7,35 @@ old record with the old items or the new with the new, whichever of the three st
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import math
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinobench.errors import UserError
-from dinobench.files import atomic_path, read_regular
+from dinobench.files import LEFT_BEHIND, atomic_path, read_regular, sweep
+from dinobench.results.parquet import read_frame, read_table
 from dinobench.types import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 #: Bytes of a file of items at most: ImageNet's validation set takes 3 MB.
-LIMIT = 1 << 30
+LIMIT = 64 << 20
 #: Records whose items a listing checks; beyond, it takes longer than the listing, and `dinobench check` does it.
 CHECKED = 1000
+
+#: What pandas calls columns that can be averaged; one of truth values that lacks some is an object.
+NUMBERS = ("floating", "integer", "boolean", "empty")
+
+#: Above any score of an item, and squares of it can still be added.
+BEYOND = 1e100
 
 
 def path_of(results: Path, run_id: str) -> Path:
@@ -51,10 +59,13 @@ def settle(results: Path, run_id: str, staged: Path) -> None:
     """Give staged items the run's name, now that its record refers to them; what is left of killed runs goes."""
     with suppress(FileNotFoundError):  # another process that wrote the same was faster
         os.replace(staged, path_of(results, run_id))
-    for other in staged.parent.glob(f".{glob.escape(run_id)}.*.parquet"):
+    own = re.compile(rf"\.{re.escape(run_id)}\.[0-9a-f]{{16}}\.parquet")  # and none of a run whose name goes on
+    for other in staged.parent.glob(".*.parquet"):
         with suppress(OSError):
-            if other.stat().st_mtime < path_of(results, run_id).stat().st_mtime - 3600:
+            age = path_of(results, run_id).stat().st_mtime - other.stat().st_mtime
+            if own.fullmatch(other.name) and age > LEFT_BEHIND:
                 other.unlink()
+    sweep(staged.parent)
 
 
 def read_items(results: Path, record: RunRecord) -> pd.DataFrame | None:
@@ -65,15 +76,24 @@ def read_items(results: Path, record: RunRecord) -> pd.DataFrame | None:
     content = _content(results, record)
     if content is None:
         return None
-    import pandas as pd
-
     try:
-        items = pd.read_parquet(io.BytesIO(content))
+        items = read_frame(content)
     except Exception as error:
         raise _damaged(results, record, error) from error
     if reason := _contradiction(record, items):
         raise UserError(f"{path_of(results, record.run_id)}: {reason}")
     return items
+
+
+def labels(results: Path, record: RunRecord) -> pa.ChunkedArray | None:
+    """The `label` of each item, or None when the run kept no items. Raises UserError when there are no labels."""
+    content = _content(results, record)
+    if content is None:
+        return None
+    try:
+        return read_table(content, ["label"])["label"]
+    except Exception as error:
+        raise _damaged(results, record, error) from error
 
 
 def contradiction(results: Path, record: RunRecord) -> str | None:
@@ -82,13 +102,9 @@ def contradiction(results: Path, record: RunRecord) -> str | None:
         content = _content(results, record)
         if content is None:
             return None
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
         try:
-            file = parquet.ParquetFile(pa.BufferReader(content))
-            columns = [name for name in record.metrics if name in file.schema_arrow.names]
-            items = file.read(columns=columns).to_pandas()
+            table = read_table(content, list(record.metrics))
+            items = table.to_pandas(ignore_metadata=True, use_threads=False)
         except Exception as error:
             raise _damaged(results, record, error) from error
     except (UserError, OSError) as error:
@@ -148,13 +164,16 @@ def _damaged(results: Path, record: RunRecord, error: Exception) -> UserError:
 
 
 def _contradiction(record: RunRecord, items: pd.DataFrame) -> str | None:
+    from pandas.api.types import infer_dtype
+
     for name, metric in record.metrics.items():
         if name not in items:
             continue
-        try:
-            column: Any = items[name].astype(float)
-        except (TypeError, ValueError):
+        if infer_dtype(items[name], skipna=True) not in NUMBERS:
             return f"its items hold no numbers for {name}; run it again with --force"
+        column: Any = items[name].astype(float)
+        if column.abs().max() > BEYOND:
+            return f"its items hold values beyond any score for {name}; run it again with --force"
         mean = (100 if metric.unit == "%" else 1) * float(column.mean())
         if not math.isclose(mean, metric.value, rel_tol=1e-6, abs_tol=1e-6):
             return f"{name} is {metric.value:.6g}, the mean of its items {mean:.6g}; run it again with --force"

@@ -13,7 +13,7 @@ from typing import Any
 
 from dinobench.errors import UserError
 from dinobench.escaping import csv_cell
-from dinobench.files import atomic_path
+from dinobench.files import atomic_path, sweep
 from dinobench.results.items import checked
 from dinobench.results.records import read_all
 from dinobench.types import RunRecord
@@ -82,6 +82,7 @@ def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(COLUMNS)
                 writer.writerows(lines(records))
+        sweep(results)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path, records, broken
@@ -91,7 +92,7 @@ def _state(results: Path) -> list[tuple[str, int, int, int]]:
     """Changes whenever a record does: every one is written under a new inode."""
     states = []
     for file in (results / "runs").glob("*.json"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone since, or a link in a circle
             stat = file.stat()
             states.append((file.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
     return sorted(states)

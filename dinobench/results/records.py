@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import tempfile
@@ -18,8 +19,8 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from dinobench.errors import UserError
-from dinobench.files import atomic_path, read_regular
-from dinobench.results.items import contradiction, digest_of, settle, stage
+from dinobench.files import atomic_path, read_regular, sweep
+from dinobench.results.items import BEYOND, contradiction, digest_of, settle, stage
 from dinobench.types import RunRecord
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a record at most: real ones take some kilobytes.
 LIMIT = 16 << 20
+#: Lists in lists that a setting's value may be.
+DEPTH = 10
 #: Version of the record files. A reader takes every schema up to its own.
 SCHEMA = 1
 
@@ -51,11 +54,24 @@ def from_dict(data: Any) -> RunRecord:
         record: RunRecord = _reader(RunRecord)(_lifted(data), "record")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a whole run record: {error}") from error
-    if re.search(r"[/\\\0]", record.run_id) or record.run_id in ("", ".", "..") or len(record.run_id) > 200:
-        raise ValueError(f"not a whole run record: {record.run_id[:50]!r} is no name of a file")
-    if record.primary not in record.metrics:
-        raise ValueError(f"not a whole run record: its primary metric {record.primary!r} is not among its metrics")
+    if reason := _impossible(record):
+        raise ValueError(f"not a whole run record: {reason}")
     return record
+
+
+def _impossible(record: RunRecord) -> str | None:
+    """What no run can have written though the types are right, or None."""
+    name = record.run_id
+    if re.search(r"[/\\\0]", name) or name in ("", ".", "..") or len(name.encode("utf-8", "replace")) > 200:
+        return f"{name[:50]!r} is no name of a file"
+    if record.primary not in record.metrics:
+        return f"its primary metric {record.primary!r:.100} is not among its metrics"
+    if not re.fullmatch("[0-9a-f]{64}", record.items_sha256 or "0" * 64):
+        return f"items_sha256 is {record.items_sha256!r:.100}"
+    for metric, m in record.metrics.items():
+        if beyond := next((v for v in (m.value, m.ci_low, m.ci_high) if v and BEYOND < abs(v) < math.inf), None):
+            return f"{metric!r:.100} of {beyond:g} is beyond any score"
+    return None
 
 
 def _lifted(data: dict[str, Any]) -> dict[str, Any]:
@@ -81,20 +97,43 @@ def _reader(hint: Any) -> Callable[[Any, str], Any]:
         return lambda value, name: {key: inner(v, f"{name}.{key}") for key, v in value.items()}
     if origin is tuple:
         inner = _reader(arguments[0])
-        return lambda value, name: tuple([inner(v, name) for v in value])
+
+        def several(value: Any, name: str) -> Any:
+            if not isinstance(value, list):
+                raise TypeError(f"{name} is {value!r:.100}")
+            return tuple([inner(v, name) for v in value])
+
+        return several
     if hint is Any:
-        return lambda value, name: value
+        return _plain
     accepted = arguments if origin in (Union, UnionType) else (hint,)
     exact = frozenset([*accepted, int] if float in accepted else accepted)
 
     def scalar(value: Any, name: str) -> Any:
         if type(value) in exact or isinstance(value, accepted):
-            if type(value) is int and not -(2**63) <= value < 2**63:
-                raise TypeError(f"{name} has {len(str(value))} digits")
-            return value
+            return _countable(value, name) if type(value) is int else value
         raise TypeError(f"{name} is {value!r:.100}")
 
     return scalar
+
+
+def _countable(value: int, name: str) -> int:
+    """An integer that a float or 64 bits can hold; JSON's have any length."""
+    if not -(2**63) <= value < 2**63:
+        raise TypeError(f"{name} has {len(str(value))} digits")
+    return value
+
+
+def _plain(value: Any, name: str, depth: int = 0) -> Any:
+    """A setting's value: what JSON has, as far as programs can count and walk it."""
+    if type(value) is int:
+        return _countable(value, name)
+    if isinstance(value, list | dict):
+        if depth == DEPTH:
+            raise TypeError(f"{name} is nested more than {DEPTH} deep")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _plain(inner, name, depth + 1)
+    return value
 
 
 def _dataclass_reader(kind: Any) -> Callable[[Any, str], Any]:
@@ -139,6 +178,7 @@ def write(results: Path, record: RunRecord, items: pd.DataFrame | None) -> Path:
             temporary.write_text(to_json(record), encoding="utf-8", newline="\n")
         if staged is not None:
             settle(results, record.run_id, staged)
+        sweep(path.parent)
     except OSError as error:
         raise _cannot_write(results, error) from error
     return path

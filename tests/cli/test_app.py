@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.command_lines import command_line
 from helpers.pickles import START, archive
+from helpers.runs import run
 from helpers.typed import assert_one_line
 from helpers.weights import save, vit
 from PIL import Image
@@ -495,3 +498,27 @@ def test_dense_protocols_take_precision_and_batch_size(command, protocol, small)
     assert (half["precision"], whole["precision"]) == ("bf16", "32") and half["run_id"] != whole["run_id"]
     again, err = score("--batch-size", 5)  # decides no number, and so no record of its own
     assert again == whole and "finished before" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_odd_command_lines_end_with_a_known_code_and_one_line(command, tmp_path, own_cache, seed):
+    """Fifty at a time: 0, 1, 2 or 3, and one error line where it is 2."""
+    for folder in ("results", "baseline"):
+        for model, scores in (("sound", [0.0, 1.0, 1.0, 1.0] * 10), ("other", [0.0, 0.0, 1.0, 1.0] * 10)):
+            run(tmp_path / folder, model, scores)
+    for name in ("empty", "pic"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    (tmp_path / "empty.json").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for i in range(2):
+        Image.new("RGB", (40, 30), (50 * i, 0, 0)).save(tmp_path / "pic" / f"{i}.jpg")
+    rng = random.Random(seed)
+    for _ in range(50):
+        line = command_line(rng)
+        code, _, err = command(*line)
+        errors = [text for text in err.splitlines() if text.startswith("error: ")]
+        assert code in (0, 1, 2, 3), (line, code, err[-500:])
+        assert len(errors) == (code == 2) and "Traceback" not in err, (line, code, err[-500:])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import random
 import re
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pandas as pd
 import pytest
+from helpers.mutations import json_mutated
 from helpers.runs import run
 from helpers.samples import INFO, record
 from helpers.typed import assert_one_line
@@ -138,3 +142,57 @@ def test_the_gate_says_what_it_judged_and_writes_it_for_ci(command, tmp_path):
     assert_one_line(*command("gate", "new", "--baseline", "old", "--only", "c"), "unknown --only pattern")
     assert_one_line(*command("gate", "new", "--baseline", "old", "--json", "f", "--junit", "f"), "a file of its own")
     assert_one_line(*command("gate", "new", "--baseline", "old", "--junit", "/proc/x/y.xml"), "cannot be written")
+
+
+RIGHT = np.arange(40) % 3 > 0
+
+
+def hostile_folder(folder, seed: int, n: int) -> None:
+    """Two sound runs among n mutated ones, and what no record is."""
+    sound = run(folder, "sound", RIGHT)
+    run(folder, "other", RIGHT[::-1])
+    runs, rng = folder / "runs", random.Random(seed)
+    whole = json.loads((runs / f"{sound.run_id}.json").read_text())
+    for i in range(n):
+        name = f"mutant-{i:04d}"
+        checkpoint = {**whole["checkpoint"], "name": rng.choice(["sound", name])}
+        mutant = json_mutated({**whole, "run_id": name, "checkpoint": checkpoint, "git_commit": "ab" * 20}, rng)
+        (runs / f"{name}.json").write_bytes(mutant)
+        os.link(folder / "items" / f"{sound.run_id}.parquet", folder / "items" / f"{name}.parquet")
+    os.mkfifo(runs / "pipe.json")
+    (runs / "endless.json").symlink_to("/dev/zero")
+    (runs / "loop.json").symlink_to("loop.json")
+    (runs / "folder.json").mkdir()
+    for name in ("../x", "..", "a/b", "", "a\\b", "x" * 300, "\0"):
+        (runs / f"named {name.encode().hex():.50}.json").write_text(json.dumps({**whole, "run_id": name}))
+    for i, digest in enumerate(("../../x", "\0" * 64, "f" * 63, "", "F" * 64)):
+        (runs / f"digest {i}.json").write_text(json.dumps({**whole, "run_id": "x", "items_sha256": digest}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_mutated_records_stop_nobody(command, tmp_path, seed):
+    results, baseline = tmp_path / "results", tmp_path / "baseline"
+    hostile_folder(results, seed, 100)
+    run(baseline, "sound", RIGHT)
+    found, broken = records.read_all(results)
+    assert len(found) + len(broken) == 102 + 4 + 7 + 5 and len(broken) > 70 and not list(tmp_path.glob("x*"))
+    for arguments in (
+        ["compare"], ["compare", "--format", "csv"], ["compare", "--format", "markdown", "--intervals"],
+        ["compare", "--format", "latex", "--pm"], ["compare", "--rows", "protocol", "--metric", "*"],
+        ["compare", "--rows", "dataset", "--reference", "published"], ["leaderboard"],
+    ):  # fmt: skip
+        code, out, err = command(*arguments)
+        assert code == 0 and "sound" in out and "other" in out, (arguments, err[-500:])
+        assert err.count("left out") >= len(broken)
+    code, out, err = command("compare", "--pair", "knn-sound-digits", "knn-other-digits")
+    assert code == 0, err[-500:]
+    for arguments in (["gate"], ["gate", "baseline", "--baseline", "results"]):
+        code, _, err = command(*arguments)
+        assert code in (0, 1, 3), err[-500:]
+    code, _, err = command("report")
+    assert code == 0 and "left out" in err and "sound" in (tmp_path / "report.html").read_text(), err[-500:]
+    some = [r.run_id for r in found if r.run_id.startswith("mutant")]
+    for name in [*some, *(path.stem for path, _ in broken[::20])]:
+        code, _, err = command("explain", "knn-sound-digits", name, *(["--json"] if len(name) % 2 else []))
+        assert code in (0, 2) and (code == 0 or err.count("\n") == 1), (name, err[-500:])

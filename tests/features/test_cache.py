@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fakes import FakeBackbone, FakeSplit
+from helpers.killed import killed_at_every_step
 from helpers.requests import CLS, Stop, expected, stop_after
 
 from dinobench.errors import UserError
@@ -122,3 +123,63 @@ def test_pruning_leaves_an_entry_that_a_run_has_still_to_read(service, tmp_path)
     del running
     assert subprocess.run(beside, capture_output=True, text=True, check=True).stdout.startswith("(1, ")
     assert not list((tmp_path / "features").rglob("*.used")) and not list((tmp_path / "features").rglob("*.lock"))
+
+
+WRONG = 5.0  # what damaged rows hold
+
+
+def damaged(folder: Path) -> None:
+    """A finished entry whose rows were damaged since."""
+    array = np.load(folder / "cls.npy", mmap_mode="r+")
+    array[3:] = WRONG
+    array.flush()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["nothing", "damaged"])
+def test_killed_while_filling(cpu, tmp_path, before):
+    split = FakeSplit(6)
+
+    def fill(folder, backbone=None):
+        return FeatureService(cpu, folder, batch_size=4, workers=1).get(backbone or FakeBackbone(), split, CLS)
+
+    def prepare(folder):
+        if before == "damaged":
+            fill(folder)
+            damaged(FeatureService(cpu, folder).entry(FakeBackbone(), split, CLS).folder)
+
+    def check(folder, step):
+        prune(folder, older_than=0.0)  # nothing is so old
+        np.testing.assert_allclose(fill(folder).cls[:, 0], expected(split), atol=1e-5, err_msg=str(step))
+        again = FakeBackbone()
+        np.testing.assert_allclose(fill(folder, again).cls[:, 0], expected(split), atol=1e-5)
+        assert again.images == 0 and len(listing(folder)) == 1
+        prune(folder)
+        assert not list(folder.glob("*/*")), step
+
+    assert killed_at_every_step(prepare, fill, check, tmp_path / "caches") > 20
+
+
+@pytest.mark.slow
+def test_killed_while_pruning(cpu, tmp_path):
+    splits = FakeSplit(6), FakeSplit(5)
+
+    def fill(folder, split, backbone=None):
+        return FeatureService(cpu, folder, batch_size=4, workers=1).get(backbone or FakeBackbone(), split, CLS)
+
+    def prepare(folder):
+        for split in splits:
+            fill(folder, split)
+
+    left = set()
+
+    def check(folder, step):
+        whole = [e.complete for e in listing(folder)]
+        assert all(whole), step
+        left.add(len(whole))
+        for split in splits:
+            np.testing.assert_allclose(fill(folder, split).cls[:, 0], expected(split), atol=1e-5, err_msg=str(step))
+        prune(folder)
+        assert not list(folder.glob("*/*")), step
+
+    assert killed_at_every_step(prepare, prune, check, tmp_path / "caches") > 10 and left == {0, 1, 2}

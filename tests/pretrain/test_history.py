@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 
@@ -82,3 +83,26 @@ def test_histories_are_found_by_folder_file_and_name(tmp_path):
     assert history.named_history(f"no centring={tmp_path / 'dino'}") == ("no centring", [{"epoch": 1}])
     with pytest.raises(UserError, match="no epochs of a training there"):
         history.named_history(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1}', '{"epoch": "1"}', '{"epoch": [1]}', '{"epoch": 1' + "0" * 400 + "}",
+                                  "[" * 100_000, '{"epoch": ' + "1" * 5000 + "}", '{"epoch": true}'])  # fmt: skip
+def test_a_line_that_no_training_wrote_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"epoch": 0}}\n{line}\n')
+    for read in (history.read_metrics, lambda p: history.rewind_metrics(p, 1)):
+        with pytest.raises(UserError, match=r"metrics.jsonl: .* remove the line"):
+            read(path)
+
+
+def test_what_is_no_file_is_no_history(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("metrics.jsonl", "pipe", "a\0b"):
+        with pytest.raises(UserError, match="no history of a training"):
+            history.read_metrics(tmp_path / name)
+
+
+def test_values_that_cannot_be_drawn_are_left_out():
+    rows = [{"kl": v} for v in (1, 10**400, float("nan"), "x", None, [1], -1e308, 2.5)]
+    assert history.finite_values(rows, "kl") == [1, 2.5]
