@@ -79,7 +79,7 @@ def test_hostile_histories_are_named_and_left_out(tmp_path, monkeypatch):
     (folder / "many.jsonl").write_text(json.dumps({f"a/{i}/b": 1.0 for i in range(1_001)}))
     found, left_out = files.trainings(tmp_path, [])
     assert {t.name: t.skipped for t in found} == {"good": 0, "other lines": 1}
-    assert len(left_out) == len(hostile) + 6 - 2 and any(x.startswith("pipe.jsonl: not a reg") for x in left_out)
+    assert len(left_out) == len(hostile) + 6 - 2 and any(x.startswith("pipe.jsonl: a named pipe") for x in left_out)
     for t in found:
         assert files.curves(t)
 
@@ -107,4 +107,4 @@ def test_hostile_pictures_are_named_and_left_out(tmp_path):
     kept, left_out = files.pictures(tmp_path, [], 10**6)
     assert {p.name for p in kept if "mutated" not in p.name} == {"good.png"}
     assert len(kept) + len(left_out) == 210 and not any("\n" in line for line in left_out)
-    assert any(line.startswith("pipe.png: cannot be read (not a regular file") for line in left_out)
+    assert any(line.startswith("pipe.png: cannot be read (a named pipe, not a file") for line in left_out)
