@@ -46,7 +46,7 @@ def _video_names(path: Path) -> tuple[list[str], str]:
     """Names in the list's order, and what listed them."""
     for listed in LISTS:
         if (path / listed).is_file():
-            lines = (path / listed).read_text(encoding="utf-8", errors="replace").split("\n")
+            lines = (path / listed).read_text(encoding="utf-8-sig", errors="replace").split("\n")
             # DAVIS 2016's own lists pair a frame with its mask on each line; the folder is the video
             entries = [line.split()[0] for line in lines if line.strip()]
             names = list(dict.fromkeys(entry.split("/")[-2] if "/" in entry else entry for entry in entries))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
+from helpers.mutations import bytes_mutated
 from PIL import Image
 
 from dinobench.data import load_dataset
@@ -160,3 +162,25 @@ def test_duplicates_across_files_name_both(root: Path) -> None:
     (root / "val.csv").write_text("path,label\n1.png,b\n")
     with pytest.raises(UserError, match=r"1\.png is listed twice \(train\.csv line 3 and val\.csv line 2\)"):
         load_dataset(str(root))
+
+
+WHOLE = HEAD + "".join(f"{i}.png,{'ab'[i % 2]},{'test' if i > 6 else 'train'}\n" for i in range(2, 12))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mutated_tables_are_read_or_refused_in_one_line(root: Path, seed: int) -> None:
+    """500 in all: what is read holds images of the folder, each once, and only those that the table still names."""
+    rng = random.Random(seed)
+    read = 0
+    for _ in range(100):
+        content = bytes_mutated(WHOLE.encode(), rng)
+        (root / "list.csv").write_bytes(content)
+        try:
+            dataset = load_dataset(str(root / "list.csv"))
+        except UserError as error:
+            assert "list.csv" in str(error) and "\n" not in str(error)
+            continue
+        ids = [*dataset.train.ids, *dataset.test.ids]
+        assert len(set(ids)) == len(ids) and all((root / name).is_file() for name in ids)
+        read += 1
+    assert read  # not everything is refused

@@ -165,3 +165,9 @@ def test_any_number_of_objects_numbered_from_one_is_taken(objects):
     order = np.arange(256, dtype=np.uint8)
     order[objects] = 255
     assert objects_of("m.png", order[labels]) == ((objects - 1, False) if objects > 1 else (1, True))
+
+
+def test_lists_take_byte_order_marks_line_ends_and_more_columns(tmp_path):
+    root = make_davis(tmp_path)
+    (root / "ImageSets/2017/val.txt").write_bytes("\ufeffcat 4 frames\r\n\r\n".encode())
+    assert [video.name for video in layout.load(root, "DAVIS").videos] == ["cat"]
