@@ -126,6 +126,8 @@ def _visible(folder: Path) -> list[Path]:
 def _unknown_layout(path: Path, kind: str, modules: list[ModuleType]) -> str:
     if path.name.lower().endswith(ARCHIVES):
         return f"{path}: an archive; unpack it and give the folder"
+    if path.suffix.lower() == ".parquet":
+        return f"{path}: a Parquet file; write its images to files and give their folder, or a .tar to pretrain on"
     parent = path.resolve().parent
     readings = [f"its parent {parent} reads as {m.NAME}" for m in modules if m.recognises(parent)][:1]
     for other in KINDS:

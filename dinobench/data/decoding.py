@@ -118,8 +118,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return image.size
 
 
-def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """The file as an RGB image at full resolution, converted as torchvision's `pil_loader` does.
+def decode(path: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """The file, by path or opened, as an RGB image at full resolution, converted as torchvision's `pil_loader` does.
 
     16-bit grey is the exception: its high byte is taken, where Pillow's conversion would cut all above 255 to white.
     Raises one of `BROKEN_IMAGE` when the file is missing or damaged; the file is closed in any case.

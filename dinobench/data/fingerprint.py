@@ -12,7 +12,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_ISREG
@@ -23,6 +23,9 @@ import numpy as np
 from dinobench.files import atomic_path, cache_root, open_regular
 
 Progress = Callable[..., Any]
+#: Where an image lies in a larger file: that file, the offset and the number of its bytes.
+Place = tuple[str, int, int]
+
 
 # Two writes within one tick of the file system's clock leave the same stat data (git calls such files racily clean),
 # so a file that changed this recently, in nanoseconds, is hashed again next time.
@@ -32,15 +35,23 @@ THREADS = min(8, 2 * (os.cpu_count() or 1))
 _NO_STAT = (-1, -1, -1, -1)
 
 
-def hash_files(root: Path, names: Sequence[str], remember: Path, progress: Progress | None = None) -> np.ndarray:
+def hash_files(
+    root: Path,
+    names: Sequence[str],
+    remember: Path,
+    progress: Progress | None = None,
+    places: Mapping[str, Place] | None = None,
+) -> np.ndarray:
     """(n, 32) uint8: the SHA-256 of each file `root/name`, all zeros for a file that cannot be read.
 
+    Names that lie inside larger files have their `places`: the file below `root`, and the offset and number of bytes.
     An unreadable file is no error here: it stays in the data set, and whoever loads it finds and counts it.
     `remember` is the data set's own path, which the stored digests are filed under; what is hashed when the run is
     interrupted is kept.
     """
     folder = os.fspath(root)
-    paths = [os.path.join(folder, name) for name in names]
+    inside = places or {}
+    paths = [_below(folder, inside[name]) if name in inside else os.path.join(folder, name) for name in names]
     with _pool() as pool:
         stats = np.empty((len(paths), 4), np.int64)
         for i, stat in enumerate(_mapped(pool, _stat, paths, progress, "checking files")):
@@ -87,23 +98,30 @@ def _signature(stat: os.stat_result) -> tuple[int, int, int, int]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino & (2**63 - 1)
 
 
-def _stat(path: str) -> tuple[int, int, int, int]:
+def _below(folder: str, place: Place) -> Place:
+    return os.path.join(folder, place[0]), *place[1:]
+
+
+def _stat(path: str | Place) -> tuple[int, int, int, int]:
     try:
-        found = os.stat(path)
+        found = os.stat(path if isinstance(path, str) else path[0])
     except OSError:
         return _NO_STAT
     return _signature(found) if S_ISREG(found.st_mode) else _NO_STAT  # reading a pipe or a device may never end
 
 
-def _hash(path: str) -> tuple[tuple[int, int, int, int], bytes, bool]:
+def _hash(path: str | Place) -> tuple[tuple[int, int, int, int], bytes, bool]:
     """(stat data from before reading, digest, whether the file had been at rest long enough to trust them)."""
+    file_path, offset, left = (path, 0, -1) if isinstance(path, str) else path
     try:
-        with open_regular(path, buffering=0) as file:
+        with open_regular(file_path, buffering=0) as file:
             signature = _signature(os.fstat(file.fileno()))
             settled = time.time_ns() - max(signature[1:3]) > SETTLED_NS
             total = hashlib.sha256()
-            while block := file.read(1 << 20):
+            file.seek(offset)
+            while block := file.read(1 << 20 if left < 0 else min(left, 1 << 20)):
                 total.update(block)
+                left -= len(block) if left >= 0 else 0
     except OSError:
         return _NO_STAT, bytes(32), False
     return signature, total.digest(), settled
@@ -120,9 +138,13 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def _mapped(
-    pool: ThreadPoolExecutor, work: Callable[[str], Any], paths: list[str], progress: Progress | None, description: str
+    pool: ThreadPoolExecutor,
+    work: Callable[[Any], Any],
+    paths: Sequence[str | Place],
+    progress: Progress | None,
+    description: str,
 ) -> Iterable[Any]:
-    """The results of `work` on each path, in order."""
+    """The results of `work` on each path or place, in order."""
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     done = pool.map(lambda chunk: [work(path) for path in chunk], chunks)
     results = (result for chunk in done for result in chunk)

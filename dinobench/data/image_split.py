@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from PIL import Image
 from dinobench.data import fingerprint, leaks
 from dinobench.data.decoding import decode
 from dinobench.errors import UserError
+from dinobench.files import open_regular
 from dinobench.types import ImageClassification, ImageSplit
 
 
@@ -34,6 +36,20 @@ class FileSplit:
     def load(self, index: int) -> Image.Image:
         """The decoded RGB image; raises one of `BROKEN_IMAGE` when it cannot be decoded."""
         return decode(os.path.join(self.root, self.ids[index]))
+
+
+@dataclass(eq=False)
+class PackedSplit(FileSplit):
+    """Images inside larger files such as archives: `places` tells where, by id, as `fingerprint.Place` has it."""
+
+    places: Mapping[str, fingerprint.Place] = field(default_factory=dict)
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded RGB image; raises one of `BROKEN_IMAGE` when it cannot be decoded."""
+        file, offset, size = self.places[self.ids[index]]
+        with open_regular(os.path.join(self.root, file)) as packed:
+            packed.seek(offset)
+            return decode(BytesIO(packed.read(size)))
 
 
 @dataclass(eq=False)

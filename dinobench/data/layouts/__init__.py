@@ -21,7 +21,11 @@ KINDS: dict[str, tuple[str, ...]] = {
         "dinobench.data.layouts.csv_table",
         "dinobench.data.layouts.imagefolder",
     ),
-    UNLABELLED: ("dinobench.data.layouts.cifar", "dinobench.data.layouts.unlabelled"),
+    UNLABELLED: (
+        "dinobench.data.layouts.cifar",
+        "dinobench.data.layouts.unlabelled",
+        "dinobench.data.layouts.tar",
+    ),
     "copies": ("dinobench.data.layouts.copydays",),
     "videos": ("dinobench.data.layouts.davis",),
     "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
