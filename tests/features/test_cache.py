@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fakes import FakeBackbone, FakeSplit
-from helpers.killed import killed_at_every_step
+from helpers.kills import killed_at_every_step
 from helpers.requests import CLS, Stop, expected, stop_after
 
 from dinobench.errors import UserError
@@ -157,7 +157,7 @@ def test_killed_while_filling(cpu, tmp_path, before):
         prune(folder)
         assert not list(folder.glob("*/*")), step
 
-    assert killed_at_every_step(prepare, fill, check, tmp_path / "caches") > 20
+    assert killed_at_every_step(prepare, fill, check, tmp_path / "caches") > 10
 
 
 @pytest.mark.slow
@@ -182,4 +182,4 @@ def test_killed_while_pruning(cpu, tmp_path):
         prune(folder)
         assert not list(folder.glob("*/*")), step
 
-    assert killed_at_every_step(prepare, prune, check, tmp_path / "caches") > 10 and left == {0, 1, 2}
+    assert killed_at_every_step(prepare, prune, check, tmp_path / "caches") > 5 and left == {0, 1, 2}

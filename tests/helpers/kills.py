@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 #: Audit events (PEP 578) that change what lies on a disk, `open` where it is for writing; each has a path first.
 CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.link", "open"})
 #: Of a process that is killed, as waitstatus_to_exitcode has it.
@@ -42,6 +44,21 @@ def every_kill(work: Callable[[], object], folder: Path) -> Iterator[int]:
         step += 1
 
 
+def killed_at_every_step(
+    prepare: Callable[[Path], None], act: Callable[[Path], object], check: Callable[[Path, int], None], root: Path
+) -> int:
+    """For every step: `prepare` a folder of its own, `act` on it until that step, `check` it; the number of steps."""
+    step, ended = 0, False
+    while not ended:
+        folder = root / str(step)
+        folder.mkdir(parents=True)
+        prepare(folder)
+        ended = not killed_at(lambda folder=folder: act(folder), folder, step)
+        check(folder, step)
+        step += not ended
+    return step
+
+
 def _kill_ahead_of(step: int, folder: str) -> None:
     left = step
 
@@ -68,7 +85,14 @@ def _kill_ahead_of(step: int, folder: str) -> None:
         count(file if isinstance(file, int) else file.fileno())
         sync(file)
 
+    flush = np.memmap.flush
+
+    def flushed(array: np.memmap) -> None:
+        count(array.filename)
+        flush(array)
+
     os.fsync = synced
+    np.memmap.flush = flushed  # type: ignore[method-assign]
     sys.addaudithook(heard)
 
 
