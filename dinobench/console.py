@@ -160,17 +160,20 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         padding=(0, 2, 0, 0),
     )
     for column in columns:
-        shown.add_column(escape(column), justify="right" if column in right else "left", overflow="fold")
+        shown.add_column(escape(inert(column)), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(escape(inert(str(cell))) for cell in row))
     with stdout.capture() as captured:
         stdout.print(shown)
-    text("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))
+    _write("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))  # with our own colours
 
 
 def text(message: str) -> None:
     """Plain text on stdout, as given but for control characters."""
-    message = visible(message)
+    _write(visible(message))
+
+
+def _write(message: str) -> None:
     try:
         sys.stdout.write(message if message.endswith("\n") else message + "\n")
         sys.stdout.flush()

@@ -56,3 +56,15 @@ def test_names_come_out_as_text(tmp_path, capfd):
     console.table(HOSTILE, ["model"], [["::error::no"], [HOSTILE]])
     out, err = capfd.readouterr()
     assert not {"\x1b]", "\x07", "\x9b", "\u202e"} & set(out + err) and "\n::error" not in out
+
+
+def test_a_terminal_gets_our_own_styles_and_nobody_elses(monkeypatch, capfd):
+    from rich.console import Console
+
+    from dinobench import console
+
+    monkeypatch.setattr(console, "stdout", Console(force_terminal=True, width=80, highlight=False))
+    console.table("title", ["model", HOSTILE], [["dino", HOSTILE]])
+    out, _ = capfd.readouterr()
+    assert "\x1b[1m" in out and r"\u001b[1m" not in out and r"\u001b]0;owned" in out
+    assert not {"\x1b]", "\x1b[2J", "\x07", "\x9b"} & {out[i : i + n] for n in (1, 2, 4) for i in range(len(out))}
