@@ -78,7 +78,7 @@ def test_flipping_real_runs(tmp_path, capsys, monkeypatch):
     out = tmp_path / "results"
     same = {"data": "digits", "compute": ComputeOptions(device="cpu"), "out": out}
     (a,) = run_protocols("knn", "pixels:8", settings={"k": "20"}, **same)
-    (b,) = run_protocols("knn", "pixels:4", settings={"k": "20", "n_per_class": 5, "tries": 2}, seed=1, **same)
+    (b,) = run_protocols("knn", "pixels:4", settings={"k": "20", "n_per_class": 20, "tries": 2}, seed=1, **same)
     found = ablation.ablate(explain.explain(a, b), device="cpu", out=tmp_path / "flips")
     assert {f.name for f in found.flips} == {"n_per_class", "tries", "weights", "seed"}
     assert found.base == found.a and found.together == found.b and found.left == 0
