@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,10 @@ _FOLDER = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before torch is imported, and inherited by the processes that tests start."""
+    # A shell's background job, or nohup, has some signals ignored, and every process that a test starts would have too.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     config.stash[_FOLDER] = tempfile.mkdtemp(prefix="dinobench-tests-")
     os.environ["DINOBENCH_CACHE"] = os.path.join(config.stash[_FOLDER], "cache")
     os.environ.pop("DINOBENCH_DATA", None)
