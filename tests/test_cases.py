@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -68,21 +70,38 @@ def test_every_case_has_its_outcome():
 
 
 @pytest.mark.parametrize("case", OUTCOMES)
-def test_case(case, tmp_path):
+def test_case(case, tmp_path, monkeypatch, capfd):
     shutil.copy(CASES / "lib.py", tmp_path)
     here = Path(shutil.copytree(CASES / case, tmp_path / case))
-    subprocess.run([sys.executable, "make.py"], cwd=here, check=True, capture_output=True)
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    runpy.run_path(str(here / "make.py"))
     lines = (here / "args.txt").read_text().splitlines()
     typed = [line.removeprefix("CLI:") for line in lines if line.strip() and not line.startswith("!")]
     for line, (code, words) in zip(typed, OUTCOMES[case], strict=True):
         environment, arguments = re.match(r"((?:[A-Z_0-9]+=\S+ )*)(.*)", line).groups()
-        command = f"env {environment} {sys.executable} -m dinobench {arguments}"
-        done = subprocess.run(
-            command, shell=True, cwd=here, capture_output=True, encoding="utf-8", errors="replace",
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        )  # fmt: skip
-        output = done.stdout + done.stderr
-        assert done.returncode == code and re.search(words, output), f"{line}\n{output[-2000:]}"
-        assert "RuntimeWarning" not in output and not (here / "~").exists()
+        returned, out, err = in_environment(environment, arguments) if environment else called(arguments, capfd)
+        assert returned == code and re.search(words, out + err), f"{line}\n{(out + err)[-2000:]}"
+        assert "RuntimeWarning" not in err and not (here / "~").exists()
         if code == 2:
-            assert sum("error:" in row for row in done.stderr.splitlines()) == 1
+            assert sum("error:" in row for row in err.splitlines()) == 1
+
+
+def called(arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """The command in this process, which has torch imported already."""
+    from dinobench.cli import main
+
+    capfd.readouterr()
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as stopped:
+        patched.setattr(sys, "argv", ["dinobench", *shlex.split(arguments)])
+        main()
+    return int(stopped.value.code or 0), *capfd.readouterr()
+
+
+def in_environment(environment: str, arguments: str) -> tuple[int, str, str]:
+    """The command in a process of its own, with variables set as typed."""
+    done = subprocess.run(
+        f"env {environment} {sys.executable} -m dinobench {arguments}", shell=True, capture_output=True,
+        encoding="utf-8", errors="replace", env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
