@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -50,9 +51,18 @@ def peak_memory_mb() -> float:
     """The most memory this process has held so far, in MB (10^6 bytes): the accelerator's where there is one."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return round(_peak_resident_bytes() / 1e6, 1)
+
+
+def _peak_resident_bytes() -> int:
+    """Linux keeps `VmHWM` of this very program; getrusage's figure starts from that of the process that started it."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[1]) * 1024  # type: ignore[index]
+    except (OSError, TypeError):
+        pass
     try:
         import resource
     except ImportError:  # Windows
-        return 0.0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

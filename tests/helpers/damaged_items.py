@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from dinobench.compare.sanity import flags
 from dinobench.errors import UserError
 from dinobench.results import records
 from dinobench.results.items import contradiction, path_of, read_items
+from dinobench.results.provenance import peak_memory_mb
 from dinobench.types import RunRecord
 
 METRIC = "top1@k20"
@@ -67,7 +67,7 @@ def mutated(folder: Path, seed: int, n: int) -> None:
         read += read_everywhere(folder, unsigned, b)
         assert path.read_bytes() == content or contradiction(folder, a)
     assert 0 < read < n / 2
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20  # KiB
+    assert peak_memory_mb() < 2000
 
 
 def odd_tables(folder: Path) -> None:
@@ -86,11 +86,11 @@ def odd_tables(folder: Path) -> None:
 
 def small_files_of_much(folder: Path) -> None:
     a, b = two_runs(folder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory_mb()
     for file in sorted((folder / "bombs").iterdir()):
         path_of(folder, a.run_id).write_bytes(file.read_bytes())
         assert not read_everywhere(folder, dataclasses.replace(a, items_sha256=None), b)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 << 10  # KiB
+    assert peak_memory_mb() - before < 500
 
 
 def make_bombs(folder: Path) -> None:
