@@ -327,6 +327,8 @@ class LoadOptions:
     key: str | None = None
     heads: int | None = None
     allow_partial: bool = False
+    pool: str | None = None
+    grid: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

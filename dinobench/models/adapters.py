@@ -80,21 +80,26 @@ class ViTBackbone(ModuleBackbone):
     capabilities = frozenset({"features", "layers", "patches", "attention"})
     patch_size: int
 
-    def __init__(self, module: VisionTransformer, info: CheckpointInfo, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, module: VisionTransformer, info: CheckpointInfo, grid: tuple[int, int], pool: str = "cls"
+    ) -> None:
         super().__init__(module, info, int(module.patch_embed.patch_size[0]))
+        if pool == "map":
+            raise UserError(f"{info.name}: has no attention pooling for --pool map; use --pool mean")
         self.size_multiple = self.patch_size
+        self.pool = pool
         self.grid = grid
         self._positions: dict[Any, torch.Tensor] = {}
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
-        """CLS of the last block after the final norm."""
+        """CLS of the last block after the final norm, or what `pool` says."""
         tokens = self._tokens(x)
         for block in self.module.blocks:
             tokens = block(tokens)
-        return self.module.norm(tokens[:, 0])
+        return self.module.norm(tokens[:, 0]) if self.pool == "cls" else self._pooled(self.module.norm(tokens))
 
     def layers(self, x: torch.Tensor, n: int = 1) -> Layers:
-        """(B, 3, H, W) -> the last n blocks, oldest first, (CLS (B, D), patches (B, N, D)) after the final norm."""
+        """(B, 3, H, W) -> the last n blocks, oldest first, (feature (B, D), patches (B, N, D)), normed."""
         check_images(x)
         with self._grad():
             return self._last_layers(x, n)
@@ -135,8 +140,15 @@ class ViTBackbone(ModuleBackbone):
             tokens = block(tokens)
             if index >= depth - n:
                 normed = self.module.norm(tokens).float()
-                outputs.append((normed[:, 0], normed[:, self.module.num_prefix_tokens :]))
+                outputs.append((self._pooled(normed), normed[:, self.module.num_prefix_tokens :]))
         return outputs
+
+    def _pooled(self, normed: torch.Tensor) -> torch.Tensor:
+        """(B, 1 + R + N, D) -> (B, D), or (B, 2 * D) for "cls+mean"."""
+        if self.pool == "cls":
+            return normed[:, 0]
+        mean = normed[:, self.module.num_prefix_tokens :].mean(dim=1)
+        return mean if self.pool == "mean" else torch.cat([normed[:, 0], mean], dim=1)
 
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, 1 + R + N, D): CLS, registers and patches as they enter the first block."""

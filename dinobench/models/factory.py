@@ -17,19 +17,43 @@ import timm
 import torch
 import torchvision
 from timm.layers import Attention, PatchEmbed
+from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
+from timm.models.eva import Eva
 from timm.models.resnet import ResNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dinobench.errors import UserError
 from dinobench.models.adapters import Pixels
-from dinobench.models.architecture import ALIASES, Architecture, build_empty, usual_heads, vit_name
-from dinobench.models.key_mapping import flatten_convnext, weights_digest
+from dinobench.models.architecture import (
+    ALIASES,
+    NORM_EPS,
+    Architecture,
+    build_empty,
+    repool,
+    usual_heads,
+    vit_name,
+)
+from dinobench.models.families import resnet
+from dinobench.models.families.family import ACTIVATIONS
+from dinobench.models.key_mapping import Mapped, flatten_convnext, weights_digest
+from dinobench.models.spec import ModelSpec
 from dinobench.types import CheckpointInfo
 
 # What timm's pretrained tags tell of the method; the longer first
 TAG_METHODS = {"dinov3": "dinov3", "lvd142m": "dinov2", "dino": "dino", "mae": "mae", "clip": "clip"}
+# By timm's module: the option with which its models take images of any size.
+ANY_SIZE: dict[str, dict[str, Any]] = {
+    "vision_transformer": {"dynamic_img_size": True},
+    "eva": {"dynamic_img_size": True},
+}
+ANY_SIZE |= {"deit": {"dynamic_img_size": True}}
+ANY_SIZE |= {"swin_transformer": {"strict_img_size": False}, "swin_transformer_v2": {"strict_img_size": False}}
+# timm's global_pool -> ours
+POOL_NAMES = {"token": "cls", "avg": "mean", "map": "map"}
 
 
 @dataclass(frozen=True)
@@ -43,11 +67,22 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class RequestedArch:
-    """What `--arch` asks for. `anchor` is a tensor to look for when it is no architecture that we can infer."""
+    """What `--arch` asks for: timm's (or torchvision's) very model, or a ViT of DINO's with any patch size.
+
+    `whole` is whether the file's tensors go into that model as it is. A plain ViT's are looked at all the same: they
+    tell its grid, and the architecture asked for what they cannot.
+    """
 
     arch: str
     architecture: Architecture
-    anchor: str | None
+    whole: bool
+    anchors: tuple[str, ...] = ()
+    activation: str | None = None
+    eps: float | None = None
+
+    def tell(self, spec: ModelSpec) -> None:
+        """What is decided by the name."""
+        spec.tell(f"--arch {self.arch}", heads=self.architecture.heads, activation=self.activation, eps=self.eps)
 
     def check(self, architecture: Architecture, path: str) -> None:
         """Raises UserError where the file's tensors are of another architecture."""
@@ -70,11 +105,11 @@ class RequestedArch:
         return shapes[0] != shapes[1]
 
 
-def load_named(kind: str, model: str, seed: int, name: str | None) -> NamedModel:
+def load_named(kind: str, model: str, seed: int, name: str | None, pool: str | None = None) -> NamedModel:
     """`timm:` (pretrained) or `random:` (weights drawn from `seed`). UserError for an unknown or unreachable one."""
     spec = f"{kind}:{model}"
     module = create(model, spec, seed, pretrained=kind == "timm")
-    architecture = describe(module, model)
+    architecture = repool(describe(module, model), pool, spec)
     base, _, tag = model.partition(".")
     tag = tag or str(getattr(module, "pretrained_cfg", {}).get("tag", ""))
     method = "random" if kind == "random" else _tag_method(tag)
@@ -128,13 +163,23 @@ def parse_arch(arch: str) -> RequestedArch:
     if arch in ALIASES:
         width, depth = ALIASES[arch]
         architecture = Architecture("vit", arch, width, nn.Identity, depth=depth, heads=usual_heads(width))
-        return RequestedArch(arch, architecture, None)
+        return RequestedArch(arch, architecture, whole=False)
     spec = f"--arch {arch}"
     module = create(arch, spec, seed=0, pretrained=False)
     build = functools.partial(create, arch, spec, 0, False)
     architecture = replace(describe(module, arch), build=build)
-    anchor = next(iter(module.state_dict())) if architecture.family == "generic" else None
-    return RequestedArch(arch, architecture, anchor)
+    if architecture.family == "vit":
+        inner: Any = module
+        eps = float(inner.norm.eps)
+        return RequestedArch(arch, architecture, False, (), _activation(inner), None if eps == NORM_EPS else eps)
+    names = [n for n in module.state_dict() if not n.endswith("num_batches_tracked")]
+    return RequestedArch(arch, architecture, True, (names[-1], names[0]))
+
+
+def _activation(module: Any) -> str | None:
+    """Our name of a plain ViT's activation where it is not the usual one."""
+    kind = type(module.blocks[0].mlp.act)
+    return next((name for name, known in ACTIVATIONS.items() if known is kind and name not in ("gelu", "silu")), None)
 
 
 def create(model: str, spec: str, seed: int, pretrained: bool) -> nn.Module:
@@ -142,7 +187,7 @@ def create(model: str, spec: str, seed: int, pretrained: bool) -> nn.Module:
     base = model.partition(".")[0]
     if timm.is_model(base):
         make: Callable[[], nn.Module] = functools.partial(
-            timm.create_model, model if pretrained else base, pretrained=pretrained, num_classes=0
+            timm.create_model, model if pretrained else base, pretrained=pretrained, num_classes=0, **_any_size(base)
         )
     elif base in torchvision.models.list_models(module=torchvision.models) and not pretrained:
         make = functools.partial(_torchvision, base)
@@ -161,6 +206,12 @@ def create(model: str, spec: str, seed: int, pretrained: bool) -> nn.Module:
                 f"{spec}: its pretrained weights could not be had ({_line(error)}); check the network and the tag, "
                 "or download the file and give its path"
             ) from None
+
+
+def _any_size(base: str) -> dict[str, Any]:
+    """What makes timm's model take images of other sizes than it was defined for, where it can."""
+    defined = timm.model_entrypoint(base).__module__.rpartition(".")[2]
+    return ANY_SIZE.get(defined, {})
 
 
 @contextlib.contextmanager
@@ -216,8 +267,42 @@ def describe(module: Any, model: str) -> Architecture:
         name = vit_name(width, depth, patch, registers)
         return Architecture("vit", name, width, build, patch, depth, heads, registers, grid, settings)
     width = int(getattr(module, "head_hidden_size", None) or module.num_features)
-    family = "resnet" if type(module) is ResNet else "convnext" if type(module) is ConvNeXt else "generic"
-    return Architecture(family, base, width, build, settings="" if family != "generic" else base)
+    if _is_token_model(module):
+        patch, grid = int(module.patch_embed.patch_size[0]), module.patch_embed.grid_size
+        attention = module.blocks[0].attn
+        return Architecture(
+            "tokens", base, width, build, patch, len(module.blocks), getattr(attention, "num_heads", None),
+            max(0, module.num_prefix_tokens - 1), (int(grid[0]), int(grid[1])), base, POOL_NAMES[module.global_pool],
+        )  # fmt: skip
+    if isinstance(module, SwinTransformer | SwinTransformerV2):
+        return Architecture("maps", base, width, build, settings=base, pool=None)
+    if type(module) is ResNet:
+        return Architecture("resnet", base, width, build, settings=base if _unlike_inferred(module) else "", pool=None)
+    if type(module) is ConvNeXt:
+        return Architecture("convnext", base, width, build, pool=None)
+    return Architecture("generic", base, width, build, settings=base, pool=None)
+
+
+def _unlike_inferred(module: nn.Module) -> bool:
+    """Whether a ResNet's tensors without its name would be taken for another: blurred pooling has no tensors."""
+    try:
+        inferred = resnet.infer(Mapped(_canonical(module)), ModelSpec(""))
+        return _layers(build_empty(inferred)) != _layers(module)
+    except (LookupError, ValueError, ArithmeticError, UserError):
+        return True
+
+
+def _layers(module: nn.Module) -> list[str]:
+    """The modules that compute, in their order, as they describe themselves."""
+    return [repr(m) for m in module.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
+
+
+def _is_token_model(module: Any) -> bool:
+    """Whether timm's model has one grid of patches from block to block, and a pooling that we have too."""
+    if not isinstance(module, VisionTransformer | Eva | Beit):
+        return False
+    square = module.patch_embed.patch_size[0] == module.patch_embed.patch_size[1]
+    return square and getattr(module, "global_pool", None) in POOL_NAMES and hasattr(module, "forward_intermediates")
 
 
 def _is_plain_vit(module: Any) -> bool:

@@ -8,23 +8,15 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dinobench.errors import UserError
+from dinobench.models.families import FAMILIES, Family
 
-ANCHORS: dict[str, tuple[str, ...]] = {
-    "vit": ("patch_embed.proj.weight",),
-    "huggingface": ("embeddings.patch_embeddings.projection.weight",),
-    "resnet": ("layer1.0.conv1.weight", "conv1.weight"),
-    "resnet-sequential": ("4.0.conv1.weight", "0.weight"),
-    "convnext-timm": ("stages.0.blocks.0.conv_dw.weight", "stem.0.weight"),
-    "convnext-original": ("stages.0.0.dwconv.weight", "downsample_layers.0.0.weight"),
-    "convnext-torchvision": ("features.1.0.block.0.weight", "features.0.0.weight"),
-}
 # By preference: DINO's papers evaluate the averaged weights, MoCo's and BYOL's the online ones.
 PREFERENCE: tuple[frozenset[str], ...] = (
     frozenset({"teacher"}),
@@ -33,6 +25,7 @@ PREFERENCE: tuple[frozenset[str], ...] = (
     frozenset({"momentum", "target", "k"}),
 )
 KNOWN_METHODS = ("dinov2", "dino", "ibot", "mocov3", "mocov2", "mae", "swav", "simsiam", "simclr", "barlow", "byol")
+ONLINE = frozenset({"online", "online_encoder", "online_network", "online_backbone", "online_net"})  # BYOL's words
 
 
 @dataclass(frozen=True)
@@ -40,17 +33,18 @@ class Candidate:
     """A place in the file where a backbone stands."""
 
     prefix: str  # with its closing dot, or empty
-    layout: str  # a key of ANCHORS, or "generic"
+    family: Family
 
     @property
     def label(self) -> str:
         """What `--key` takes: the prefix without its closing dot."""
         return self.prefix.rstrip(".") or "(top level)"
 
-    @property
-    def rank(self) -> int:
-        """Its place in PREFERENCE."""
+    def rank(self, averaged: bool = False) -> int:
+        """Its place in PREFERENCE; with `averaged` a target is a teacher."""
         tokens = set(re.split(r"[._]", self.prefix))
+        if averaged and "target" in tokens:
+            return 0
         return next((i for i, words in enumerate(PREFERENCE) if words & tokens), PREFERENCE.index(frozenset()))
 
     def answers(self, key: str) -> bool:
@@ -59,19 +53,20 @@ class Candidate:
         return key == self.label or any(key == p or p.startswith(key + "_") or p.endswith("_" + key) for p in parts)
 
 
-def find_candidates(names: Iterable[str], extra_anchor: str | None = None) -> list[Candidate]:
-    """Every backbone in the file, best first; with `extra_anchor`, wherever that tensor stands instead."""
+def find_candidates(names: Iterable[str], families: Sequence[Family] = FAMILIES) -> list[Candidate]:
+    """Every backbone in the file, best first. The first of `families` whose marks stand under a prefix takes it."""
     present = set(names)
-    anchors = {"generic": (extra_anchor,)} if extra_anchor else ANCHORS
     candidates: dict[str, Candidate] = {}
-    for layout, (anchor, *others) in anchors.items():
+    for family in families:
+        anchor, *others = family.anchors
         for name in present:
             prefix = name.removesuffix(anchor)
-            if prefix == name or (prefix and not prefix.endswith(".")):
+            if prefix == name or (prefix and not prefix.endswith(".")) or prefix in candidates:
                 continue
-            if all(prefix + other in present for other in others):
-                candidates.setdefault(prefix, Candidate(prefix, layout))
-    return sorted(candidates.values(), key=lambda c: (c.rank, c.prefix.count("."), c.prefix))
+            if all(prefix + n in present for n in others) and not any(prefix + n in present for n in family.absent):
+                candidates[prefix] = Candidate(prefix, family)
+    averaged = averaged_is_evaluated(present)
+    return sorted(candidates.values(), key=lambda c: (c.rank(averaged), c.prefix.count("."), c.prefix))
 
 
 def choose(candidates: list[Candidate], key: str | None, path: str) -> Candidate:
@@ -110,14 +105,7 @@ def find_setting(meta: Mapping[str, Any], *names: str) -> Any:
     return next((p[n] for n in names for p in places if p.get(n) is not None), None)
 
 
-def find_image_size(meta: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width of the images it was trained on, where the file states both."""
-    stated = find_setting(meta, "img_size", "image_size")
-    pair = isinstance(stated, list | tuple) and len(stated) == 2 and all(type(side) is int for side in stated)
-    return (stated[0], stated[1]) if pair else None
-
-
-def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candidate) -> str:
+def infer_method(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], candidate: Candidate) -> str:
     """Who trained it, from what only that method leaves in a file; "unknown" rather than a guess.
 
     A file that says it itself (a string `method` at its top or in its args) is believed.
@@ -125,16 +113,17 @@ def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candi
     stated = find_setting(meta, "method")
     if isinstance(stated, str) and stated.isprintable() and 0 < len(stated) <= 40:
         return stated.lower()
-    names = list(names)
+    if candidate.family.method:
+        return candidate.family.method
+    names = list(tensors)
     parts = {part for name in names for part in name.split(".")} | set(meta)
     rest = [n.removeprefix(candidate.prefix) for n in names if n.startswith(candidate.prefix)]
 
     def has(*words: str) -> bool:
         return not parts.isdisjoint(words)
 
-    scaled = has("ls1", "layer_scale1")
-    if has("ibot_head") or (scaled and has("mask_token", "register_tokens", "reg_token")):
-        return "dinov2"
+    if has("ibot_head") or (has("ls1", "layer_scale1") and has("mask_token") and _registers(tensors) in (0, 4)):
+        return "dinov2"  # TIPS has its names, and one register
     if has("ibot_loss", "masked_embed", "last_layer2", "last_layer2_g"):
         return "ibot"
     if has("dino_loss", "dino_head") or (has("student", "teacher") and has("last_layer")):
@@ -143,12 +132,13 @@ def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candi
         return "mocov3"
     if has("decoder_embed", "decoder_blocks", "decoder_pos_embed"):
         return "mae"
+    if averaged_is_evaluated(names):
+        return "msn" if has("prototypes") else "ijepa"
     if has("prototypes", "prototypes0"):
         return "swav"
     if has("encoder_q", "encoder_k", "queue"):
         return "mocov2"
-    online = has("online", "online_encoder", "online_network", "online_backbone", "online_net")
-    if online or (has("prediction_head") and has("backbone_momentum")):
+    if has(*ONLINE) or (has("prediction_head") and has("backbone_momentum")):
         return "byol"
     if has("prediction_head") or (has("predictor") and "encoder" in candidate.prefix.split(".")):
         return "simsiam"
@@ -161,14 +151,32 @@ def infer_method(names: Iterable[str], meta: Mapping[str, Any], candidate: Candi
     return "unknown"
 
 
+def averaged_is_evaluated(names: Iterable[str]) -> bool:
+    """Whether these are MSN's or I-JEPA's files: their own evaluations load `target_encoder`, not `encoder`.
+
+    BYOL's files have a `target` too, whose published scores are those of the network beside it: what tells them apart
+    is MSN's prototypes, and the predictor of I-JEPA, which is a transformer.
+    """
+    parts = {part for name in names for part in name.split(".")}
+    jepa = {"prototypes", "predictor_embed", "predictor_blocks", "predictor_pos_embed"}
+    return "target_encoder" in parts and not parts.isdisjoint(jepa) and parts.isdisjoint(ONLINE)
+
+
+def _registers(tensors: Mapping[str, torch.Tensor]) -> int:
+    """How many register tokens there are."""
+    tokens = (t for n, t in tensors.items() if n.endswith("register_tokens") and t.ndim == 3)
+    return next((int(t.shape[1]) for t in tokens), 0)
+
+
 def describe_format(candidate: Candidate, meta: Mapping[str, Any], method: str, container: str) -> str:
     """Layout and container, such as "dino/zip" or "huggingface/safetensors"."""
-    if candidate.layout == "huggingface":
-        layout = "huggingface"
+    label = candidate.family.label or candidate.family.name
+    if label.startswith("huggingface"):
+        layout = label
     elif "pytorch-lightning_version" in meta or "hyper_parameters" in meta:
         layout = "lightning"
     elif method in KNOWN_METHODS and candidate.prefix:
         layout = method
     else:
-        layout = {"vit": "vit", "resnet": "torchvision"}.get(candidate.layout, candidate.layout)
+        layout = label
     return f"{layout}/{container}"

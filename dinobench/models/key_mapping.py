@@ -2,15 +2,14 @@
 
 The canonical names are timm's. A ViT's position embedding is brought to one form on the way: the row that belongs to
 the CLS token (and those of registers) is added to the token itself, which is what the forward pass does with it anyway,
-so `pos_embed` keeps the patches' rows only. Renaming follows the public sources: facebookresearch/dino, dinov2 (chunked
-block names, SwiGLU `w12`/`w3`), ConvNeXt, torchvision, and Hugging Face transformers' ViT and Dinov2.
+so `pos_embed` keeps the patches' rows only. How each family's names become timm's is in `dinobench.models.families`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,48 +23,6 @@ IGNORED = re.compile(
     r"prototypes|predictor|prediction_head|prediction_mlp|prediction|dino_head|ibot_head|contrastive_head|criterion|bn|"
     r"mask_token|masked_embed|queue\w*|center|decoder|decoder_\w+|lm_head|embeddings\.mask_token)(\.|$)"
 )
-
-VIT_RULES: Rules = (
-    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's chunks repeat the true index inside
-    (r"\.mlp\.w12\.", ".mlp.fc1."),
-    (r"\.mlp\.w3\.", ".mlp.fc2."),
-    (r"^register_tokens$", "reg_token"),
-)
-HF_RULES: Rules = (
-    (r"^embeddings\.cls_token$", "cls_token"),
-    (r"^embeddings\.register_tokens$", "reg_token"),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^layernorm\.", "norm."),
-    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.intermediate\.dense\.|\.mlp\.weights_in\.", ".mlp.fc1."),
-    (r"(?<!attention)\.output\.dense\.|\.mlp\.weights_out\.", ".mlp.fc2."),
-    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
-)
-# lightly and others keep a ResNet as nn.Sequential(*children): 0 conv1, 1 bn1, 4..7 the stages
-RESNET_SEQUENTIAL_RULES: Rules = (
-    (r"^0\.", "conv1."),
-    (r"^1\.", "bn1."),
-    (r"^4\.", "layer1."),
-    (r"^5\.", "layer2."),
-    (r"^6\.", "layer3."),
-    (r"^7\.", "layer4."),
-)
-CONVNEXT_RULES: Rules = (
-    (r"^downsample_layers\.0\.", "stem."),
-    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
-    (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
-    (r"\.dwconv\.", ".conv_dw."),
-    (r"\.pwconv(\d)\.", r".mlp.fc\1."),
-    (r"\.grn\.gamma$", ".mlp.grn.weight"),
-    (r"\.grn\.beta$", ".mlp.grn.bias"),
-    (r"^norm\.", "head.norm."),
-)
-_TV_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
 
 
 @dataclass
@@ -81,65 +38,36 @@ class Mapped:
         return " + ".join(self.sources.get(canonical, (canonical,)))
 
 
-def map_keys(tensors: Mapping[str, torch.Tensor], layout: str, keep: frozenset[str] = frozenset()) -> Mapped:
-    """File names (prefix already taken off) -> canonical names, for one of the layouts of `models.formats.ANCHORS`.
+def map_keys(
+    tensors: Mapping[str, torch.Tensor],
+    canonical: Callable[[str], str],
+    own: str = "",
+    keep: frozenset[str] = frozenset(),
+) -> Mapped:
+    """File names (prefix already taken off) -> canonical names, by a family's `canonical`.
 
-    Nothing is dropped silently: what is not the backbone's by its name is in `ignored`, all else in `tensors`. `keep`
-    are names known to be the backbone's whatever they look like.
+    Nothing is dropped silently: what is not the backbone's by its name is in `ignored`, all else in `tensors`. `own` is
+    a pattern for names that look like a head's and are the backbone's, `keep` names known to be so whatever they look
+    like.
     """
     mapped = Mapped()
     for name, tensor in tensors.items():
-        new = rename(name, layout)
-        # timm's ConvNeXt keeps its final norm in the head; the original's `norm` maps there too
-        head = IGNORED.match(new) and not (layout.startswith("convnext") and new.startswith("head.norm."))
-        if new not in keep and head:
+        new = canonical(name)
+        if new not in keep and IGNORED.match(new) and not (own and re.fullmatch(own, new)):
             mapped.ignored.append(name)
             continue
         if new in mapped.tensors:  # two tensors for one place: the second is left over, which is reported
             new = f"{name} (a second {new})"
         mapped.tensors[new] = tensor
         mapped.sources[new] = (name,)
-    if layout in ("vit", "huggingface"):
-        fuse_qkv(mapped)
-        fold_positions(mapped)
-    elif layout.startswith("convnext"):
-        flatten_convnext(mapped.tensors)
     return mapped
 
 
-def rename(name: str, layout: str) -> str:
-    """The canonical name of one tensor.
-
-    >>> rename("blocks.0.3.mlp.w12.weight", "vit")
-    'blocks.3.mlp.fc1.weight'
-    >>> rename("encoder.layer.0.attention.output.dense.bias", "huggingface")
-    'blocks.0.attn.proj.bias'
-    >>> rename("features.3.1.block.3.weight", "convnext-torchvision")
-    'stages.1.blocks.1.mlp.fc1.weight'
-    """
-    if layout == "convnext-torchvision":
-        return _rename_torchvision_convnext(name)
-    rules = {
-        "vit": VIT_RULES,
-        "huggingface": HF_RULES,
-        "resnet-sequential": RESNET_SEQUENTIAL_RULES,
-        "convnext-original": CONVNEXT_RULES,
-    }.get(layout, ())
+def apply_rules(rules: Rules, name: str) -> str:
+    """The rules in turn, as re.sub."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _rename_torchvision_convnext(name: str) -> str:
-    """torchvision interleaves: features.0 stem, odd ones stages, even ones the downsampling between them."""
-    if match := re.match(r"features\.0\.(\d)\.(\w+)$", name):
-        return f"stem.{match[1]}.{match[2]}"
-    if match := re.match(r"features\.(\d+)\.(\d+)\.(block\.(\d)\.(\w+)|layer_scale)$", name):
-        stage = f"stages.{int(match[1]) // 2}.blocks.{match[2]}"
-        return f"{stage}.gamma" if match[4] is None else f"{stage}.{_TV_BLOCK.get(match[4], match[4])}.{match[5]}"
-    if match := re.match(r"features\.(\d+)\.(\d)\.(\w+)$", name):
-        return f"stages.{int(match[1]) // 2}.downsample.{match[2]}.{match[3]}"
-    return re.sub(r"^classifier\.0\.", "head.norm.", name)
 
 
 def fuse_qkv(mapped: Mapped) -> None:
@@ -153,19 +81,23 @@ def fuse_qkv(mapped: Mapped) -> None:
             mapped.tensors[fused] = torch.cat([mapped.tensors.pop(p) for p in parts])
 
 
-def fold_positions(mapped: Mapped) -> None:
-    """Position rows of CLS and registers move into those tokens, by the number of rows beyond a square grid.
+def fold_positions(mapped: Mapped, grid: tuple[int, int] | None = None) -> None:
+    """Position rows of CLS and registers move into those tokens, by the number of rows beyond a grid.
 
-    `pos_embed` (1, N | 1 + N | 1 + R + N, D) -> (1, N, D). Left as it is when no such reading gives a square.
+    `pos_embed` (1, N | 1 + N | 1 + R + N, D) -> (1, N, D), N = h * w of `grid` or a square. Where no such reading
+    gives one, CLS is taken to have a row, as in every release whose grid is not square.
     """
     tensors, position = mapped.tensors, mapped.tensors.get("pos_embed")
     if position is None or position.ndim != 3 or "cls_token" not in tensors:
         return
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors and tensors["reg_token"].ndim == 3 else 0
     for prefix in dict.fromkeys((0, 1, 1 + registers)):
-        if square_side(position.shape[1] - prefix):
-            fold_prefix(tensors, prefix)
-            return
+        rows = position.shape[1] - prefix
+        if rows == grid[0] * grid[1] if grid else square_side(rows):
+            break
+    else:
+        prefix = 1
+    fold_prefix(tensors, prefix)
 
 
 def fold_prefix(tensors: Tensors, prefix: int) -> None:

@@ -7,30 +7,35 @@ tensors named; `allow_partial` loads all the same and writes what was missing in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from dinobench.errors import UserError
 from dinobench.models import architecture as archs
+from dinobench.models import statements
 from dinobench.models.adapters import ConvBackbone, GenericBackbone, ModuleBackbone, ViTBackbone
 from dinobench.models.architecture import Architecture, Coverage
 from dinobench.models.checkpoint import RawCheckpoint, non_finite, read_checkpoint
-from dinobench.models.factory import load_named, load_pixels, parse_arch
+from dinobench.models.factory import RequestedArch, load_named, load_pixels, parse_arch
+from dinobench.models.families import FAMILIES, GENERIC
 from dinobench.models.formats import (
     Candidate,
     choose,
     describe_format,
     find_candidates,
     find_epoch,
-    find_image_size,
-    find_setting,
     infer_method,
     under,
 )
 from dinobench.models.key_mapping import Mapped, Tensors, map_keys, weights_digest
-from dinobench.types import CheckpointInfo
+from dinobench.models.spec import ModelSpec
+from dinobench.models.token_adapters import MapBackbone, TokenBackbone
+from dinobench.types import CheckpointInfo, LoadOptions
 
 SHOWN = 6  # tensors named in a refusal; the count says how many more there are
 MAX_DRAWN_SHARE = 10  # of a partly loaded model: weights for each that the file has,
@@ -38,7 +43,7 @@ MIN_DRAWN = 100_000_000  # unless they are no more than those of a ViT-B
 MAX_CANDIDATES = 100  # backbones in one file
 # Stems that say nothing of the model: the folder's name is put before them.
 PLAIN_STEMS = ("checkpoint", "last", "model", "latest", "pytorch_model", "weights", "ckpt", "best", "final", "teacher")
-MOCOV3_HEADS = {384: 12}  # facebookresearch/moco-v3 `vits.py`: its ViT-S has 12 heads of 32
+GRID = re.compile(r"(\d{1,5})x(\d{1,5})")  # --grid
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Inspection:
 
     `missing` are canonical names, the other lists the file's own; `ignored` names heads, decoders and the like beside
     the backbone; `keys` is what `--key` can choose, the chosen one first; `non_finite` tensors hold NaN or infinity.
+    `facts` are what decided the model beside its tensors: (name, value, who told it).
     """
 
     info: CheckpointInfo
@@ -56,6 +62,7 @@ class Inspection:
     ignored: tuple[str, ...]
     keys: tuple[str, ...]
     non_finite: tuple[str, ...]
+    facts: tuple[tuple[str, Any, str], ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class _Opened:
     architecture: Architecture
     coverage: Coverage
     method: str
+    spec: ModelSpec
 
 
 def load_backbone(
@@ -76,6 +84,8 @@ def load_backbone(
     key: str | None = None,
     heads: int | None = None,
     allow_partial: bool = False,
+    pool: str | None = None,
+    grid: str | None = None,
     seed: int = 0,
     name: str | None = None,
 ) -> ModuleBackbone:
@@ -83,19 +93,21 @@ def load_backbone(
 
     `spec` is a checkpoint file of any known format, `timm:MODEL` (pretrained), `random:MODEL` (a timm or torchvision
     model with weights drawn from `seed`; the global generators are left alone), or `pixels[:SIDE]`. `arch`, `key` and
-    `heads` override what a file would be taken for; `name` is how the model is called in tables.
+    `heads` override what a file would be taken for, `grid` ("14x28", height by width in patches) that of its positions;
+    `pool` ("cls", "mean", "cls+mean", "map") what the feature is made of; `name` is how the model is called in tables.
 
     Raises UserError, one line, for anything wrong with the spec or the file.
     """
     text = str(spec)
     kind, _, model = text.partition(":")
     if kind in ("timm", "random") and not Path(text).exists():
-        named = load_named(kind, model, seed, name)
+        named = load_named(kind, model, seed, name, pool)
         return _adapter(named.architecture, named.module, named.info)
     if kind == "pixels" and not Path(text).exists():
         named = load_pixels(model, name)
         return GenericBackbone(named.module, named.info, None)
-    opened = _open(Path(spec), arch, key, heads, allow_partial)
+    options = LoadOptions(arch=arch, key=key, heads=heads, allow_partial=allow_partial, pool=pool, grid=grid)
+    opened = _open(Path(spec), options, allow_partial)
     _check_complete(opened, allow_partial)
     tensors = _used(opened)
     info = _info(opened, tensors, name, allow_partial)
@@ -108,10 +120,12 @@ def inspect_checkpoint(
     arch: str | None = None,
     key: str | None = None,
     heads: int | None = None,
+    pool: str | None = None,
+    grid: str | None = None,
     name: str | None = None,
 ) -> Inspection:
     """What a file holds and what would be loaded of it. Raises UserError only for one that cannot be read or placed."""
-    opened = _open(Path(path), arch, key, heads, partial=True)
+    opened = _open(Path(path), LoadOptions(arch=arch, key=key, heads=heads, pool=pool, grid=grid), partial=True)
     others = [c.label for c in opened.candidates if c != opened.chosen]
     coverage, prefix = opened.coverage, opened.chosen.prefix
     return Inspection(
@@ -122,6 +136,7 @@ def inspect_checkpoint(
         ignored=_ignored(opened),
         keys=(opened.chosen.label, *others),
         non_finite=tuple(opened.mapped.names(n) for n in non_finite(opened.mapped.tensors)),
+        facts=tuple((name, told.value, told.origin) for name, told in opened.spec),
     )
 
 
@@ -140,56 +155,90 @@ def default_name(path: Path) -> str:
     return f"{parent}/{stem}" if plain and parent else stem
 
 
-def _open(path: Path, arch: str | None, key: str | None, heads: int | None, partial: bool) -> _Opened:
+def _open(path: Path, options: LoadOptions, partial: bool) -> _Opened:
     """Read the file, find the backbone in it and compare it with what its architecture needs."""
-    wanted = parse_arch(arch) if arch else None
     raw = read_checkpoint(path)
     shown = str(raw.path)
-    candidates = find_candidates(raw.tensors, wanted.anchor if wanted else None)
+    spec = statements.gather(raw, _told_by_user(options))
+    wanted = parse_arch(options.arch) if options.arch else None
+    candidates = _candidates(raw, wanted, shown)
+    chosen = choose(candidates, options.key, shown)
+    tensors = under(raw.tensors, chosen, candidates)
+    if packed := [n for n, t in tensors.items() if t.is_floating_point() and t.dtype.itemsize == 1]:
+        kind = str(tensors[packed[0]].dtype).removeprefix("torch.")
+        raise UserError(f"{shown}: {len(packed)} tensors of {kind} ({chosen.prefix}{packed[0]}); save them as float16")
+    if wanted:
+        wanted.tell(spec)
+    method = infer_method(raw.tensors, raw.meta, chosen)
+    spec.tell("the file's marks", method=None if method == "unknown" else method)
+    whole = archs.build_empty(wanted.architecture).state_dict() if wanted and wanted.whole else {}
+    family = chosen.family
+    mapped = map_keys(tensors, family.canonical, family.own, frozenset(whole))
+    # before anything is added up: positions folded in half precision would be rounded once more
+    mapped.tensors = {n: _widened(t) for n, t in mapped.tensors.items()}
+    family.finish(mapped, spec)
+    if wanted and wanted.whole:
+        architecture, expected = wanted.architecture, whole
+        archs.fit_shapes(expected, mapped)
+    else:
+        architecture = _infer(mapped, chosen, spec, partial)
+        if wanted:
+            wanted.check(architecture, shown)
+        expected = archs.build_empty(architecture).state_dict()
+    coverage = archs.cover(expected, mapped)
+    if wanted and wanted.whole and coverage.missing:
+        _check_family(wanted, mapped, chosen, spec)
+    architecture = archs.repool(architecture, options.pool, shown)
+    spec.tell("the family's", pool=architecture.pool)
+    method = spec.get("method") or "unknown"
+    return _Opened(raw, chosen, candidates, mapped, architecture, coverage, method, spec)
+
+
+def _told_by_user(options: LoadOptions) -> dict[str, Any]:
+    """What the options say of the model. Raises UserError for a grid that is none."""
+    grid = GRID.fullmatch(options.grid) if options.grid else None
+    if options.grid and not (grid and int(grid[1]) and int(grid[2])):
+        raise UserError(f"--grid {options.grid}: must be height x width in patches, as in --grid 14x28")
+    return {
+        "--heads": {"heads": options.heads},
+        "--grid": {"grid": (int(grid[1]), int(grid[2])) if grid else None},
+        "--pool": {"pool": options.pool},
+    }
+
+
+def _candidates(raw: RawCheckpoint, wanted: RequestedArch | None, shown: str) -> list[Candidate]:
+    """Where backbones stand: by the names that `--arch` needs, or by the marks of the families."""
+    candidates = []
+    if wanted and wanted.whole:
+        candidates = find_candidates(raw.tensors, [replace(GENERIC, anchors=wanted.anchors)])
+    candidates = candidates or find_candidates(raw.tensors, FAMILIES)
     if not candidates:
         some = ", ".join(list(raw.tensors)[:3])
         raise UserError(f"{shown}: no known backbone among its {len(raw.tensors)} tensors ({some}, ...); give --arch")
     if len(candidates) > MAX_CANDIDATES:
         raise UserError(f"{shown}: holds {len(candidates)} backbones; save the state_dict() of one of them")
-    chosen = choose(candidates, key, shown)
-    generic = wanted.architecture if wanted and wanted.anchor else None
-    expected = generic.build().state_dict() if generic else {}
-    tensors = under(raw.tensors, chosen, candidates)
-    if packed := [n for n, t in tensors.items() if t.is_floating_point() and t.dtype.itemsize == 1]:
-        kind = str(tensors[packed[0]].dtype).removeprefix("torch.")
-        raise UserError(f"{shown}: {len(packed)} tensors of {kind} ({chosen.prefix}{packed[0]}); save them as float16")
-    mapped = map_keys(tensors, chosen.layout, frozenset(expected))
-    method = infer_method(raw.tensors, raw.meta, chosen)
-    if generic:
-        architecture = generic
-    else:
-        given = heads or (wanted.architecture.heads if wanted else None) or _file_heads(raw, mapped, method)
-        stated = find_setting(raw.meta, "arch")
-        stated = stated if isinstance(stated, str) else None
-        architecture = archs.infer(mapped, chosen.layout, shown, given, stated, partial)
-        _check_square(raw, architecture)
-        if wanted:
-            wanted.check(architecture, shown)
-        expected = archs.build_empty(architecture).state_dict()
-    return _Opened(raw, chosen, candidates, mapped, architecture, archs.cover(expected, mapped), method)
+    return candidates
 
 
-def _check_square(raw: RawCheckpoint, architecture: Architecture) -> None:
-    """A grid of 32 x 8 has as many rows as one of 16 x 16: where the file states unequal sides, they are believed."""
-    stated, patch = find_image_size(raw.meta), architecture.patch_size
-    if stated and stated[0] != stated[1] and patch:
-        rows = (stated[0] // patch) * (stated[1] // patch)
-        if rows == architecture.grid[0] * architecture.grid[1]:
-            raise archs.not_square(str(raw.path), rows)
+def _infer(mapped: Mapped, chosen: Candidate, spec: ModelSpec, partial: bool) -> Architecture:
+    """The family's reading. Raises UserError, with --arch or --heads as the remedy, where it is unclear."""
+    try:
+        return chosen.family.infer(mapped, spec, partial)
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{spec.path}: its architecture is not clear from its tensors ({error}); give --arch") from None
 
 
-def _file_heads(raw: RawCheckpoint, mapped: Mapped, method: str) -> int | None:
-    """Heads as the file states them (`heads` or `num_heads`, also in its args), or as MoCo v3 has them."""
-    stated = find_setting(raw.meta, "num_heads", "heads")
-    if type(stated) is int and stated > 0:
-        return stated
-    projection = mapped.tensors.get("patch_embed.proj.weight")
-    return MOCOV3_HEADS.get(projection.shape[0]) if method == "mocov3" and projection is not None else None
+def _check_family(wanted: RequestedArch, mapped: Mapped, chosen: Candidate, spec: ModelSpec) -> None:
+    """Raises UserError where the tensors are plainly those of another model than the one asked for."""
+    try:
+        found = chosen.family.infer(mapped, ModelSpec(spec.path), True)
+    except (LookupError, ValueError, ArithmeticError, UserError):
+        return  # its coverage will tell
+    wanted.check(found, spec.path)
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 2 else tensor
 
 
 def _check_complete(opened: _Opened, allow_partial: bool) -> None:
@@ -227,11 +276,14 @@ def _fill(opened: _Opened, tensors: Tensors, seed: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = opened.architecture.build()
-            if isinstance(module, archs.VisionTransformer):
+            if isinstance(module, VisionTransformer):
                 module.init_weights("", needs_reset=False)
         module.load_state_dict(tensors, strict=False)
         return module
     module = archs.build_empty(opened.architecture)
+    if archs.has_computed(module):  # tables of positions and the like, which no file holds
+        with torch.random.fork_rng(devices=[]):
+            module = opened.architecture.build()
     # counters of batches, which older files do not have
     counters = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in module.state_dict().items() if n not in tensors}
     module.load_state_dict(tensors | counters, assign=True)
@@ -270,7 +322,7 @@ def _info(opened: _Opened, tensors: Tensors, name: str | None, allow_partial: bo
         registers=a.registers,
         method=opened.method,
         epoch=find_epoch(raw.meta),
-        image_size=a.grid[0] * a.patch_size if a.patch_size else None,
+        image_size=a.grid[0] * a.patch_size if a.patch_size and a.grid[0] == a.grid[1] else None,
         missing=opened.coverage.missing if allow_partial else (),
         unexpected=tuple(opened.chosen.prefix + n for n in opened.coverage.unexpected) if allow_partial else (),
     )
@@ -285,8 +337,12 @@ def _ignored(opened: _Opened) -> tuple[str, ...]:
 
 def _adapter(architecture: Architecture, module: torch.nn.Module, info: CheckpointInfo) -> ModuleBackbone:
     if architecture.family == "vit":
-        assert isinstance(module, archs.VisionTransformer)
-        return ViTBackbone(module, info, architecture.grid)
+        assert isinstance(module, VisionTransformer)
+        return ViTBackbone(module, info, architecture.grid, architecture.pool or "cls")
+    if architecture.family == "tokens":
+        return TokenBackbone(module, info, architecture.pool or "cls")
+    if architecture.family == "maps":
+        return MapBackbone(module, info)
     if architecture.family in ("resnet", "convnext"):
         return ConvBackbone(module, info, archs.conv_stride(module))
     return GenericBackbone(module, info, None)

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinobench.errors import UserError
-from dinobench.models.architecture import infer_resnet
+from dinobench.models.families import resnet as resnets
+from dinobench.models.key_mapping import Mapped
 from dinobench.models.loading import inspect_checkpoint, load_backbone
+from dinobench.models.spec import ModelSpec
 
 SMALL = {
     "vit": vit(depth=1, image=32),
@@ -37,7 +39,7 @@ def test_bottleneck_widths(tmp_path, kwargs):
 def test_resnet_names(name):
     with torch.device("meta"):
         tensors = torchvision.models.get_model(name).state_dict()
-    assert infer_resnet(tensors, "x.pth").arch == name
+    assert resnets.infer(Mapped(tensors), ModelSpec("x.pth")).arch == name
 
 
 def test_a_file_that_says_its_arch_must_have_all_its_blocks(tmp_path):
@@ -82,19 +84,33 @@ def test_heads(tmp_path):
     assert load_backbone(moco, heads=6).info.weights_digest == load_backbone(plain).info.weights_digest
 
 
-def test_grids_that_are_not_square_are_refused_whatever_is_given(tmp_path):
-    tensors = vit(width=192, depth=1)
-    tall = save(tensors | {"pos_embed": torch.ones(1, 129, 192)}, tmp_path / "x.pth")
+def test_grids_that_are_not_square(tmp_path):
+    """16 x 8 patches, and 32 x 8, which are as many as 16 x 16: what tells is the file, or else the user."""
+    position = torch.randn(1, 129, 192, generator=torch.Generator().manual_seed(0))
+    tall = save(vit(width=192, depth=1) | {"pos_embed": position}, tmp_path / "x.pth")
     for arch in (None, "vit_tiny", "vit_tiny_patch16_224"):
-        with pytest.raises(UserError, match=r"129 rows is of no square grid.*not supported.*resample_abs_pos_embed"):
+        with pytest.raises(UserError, match=r"128 rows is of no square grid; .*--grid 8x16 or 16x8, 4x32 or 32x4"):
             load_backbone(tall, arch=arch)
-    # 32 x 8 patches are as many as 16 x 16: only the file can tell
+    backbone = load_backbone(tall, grid="16x8")
+    x = golden_input(1, 256, 128)
+    with torch.random.fork_rng(), torch.no_grad():
+        model = timm.create_model("vit_tiny_patch16_224", img_size=(256, 128), depth=1, num_classes=0).eval()
+        model.load_state_dict(torch.load(tall))
+        torch.testing.assert_close(backbone.features(x), model(x), rtol=1e-4, atol=1e-5)
+    assert load_backbone(tall, grid="8x16").info.weights_digest != backbone.info.weights_digest
     many = vit(depth=1) | {"pos_embed": torch.ones(1, 257, 64)}
-    for said in (args(img_size=(512, 128)), args(image_size=[128, 512])):
-        with pytest.raises(UserError, match="256 rows is of no square grid"):
-            load_backbone(save({"model": many, "args": said}, tmp_path / "said.pth"))
-    for said in (args(img_size=(256, 256)), args(img_size=256), args(img_size=(640, 480))):
-        assert load_backbone(save({"model": many, "args": said}, tmp_path / "said.pth")).info.image_size == 256
+    for said, grid in (
+        (args(img_size=(512, 128)), (32, 8)), (args(image_size=[128, 512]), (8, 32)),
+        (args(img_size=(256, 256)), (16, 16)), (args(img_size=256), (16, 16)), (args(img_size=(640, 480)), (16, 16)),
+    ):  # fmt: skip
+        assert load_backbone(save({"model": many, "args": said}, tmp_path / "said.pth")).grid == grid
+    for grid, words in {
+        "7x7": "256 rows, a grid of 7x7 .--grid. needs 49",
+        "7": "must be height x width",
+        "0x9": "must",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            load_backbone(tmp_path / "said.pth", grid=grid)
 
 
 def test_a_square_grid_made_of_another_is_read(tmp_path):

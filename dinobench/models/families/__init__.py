@@ -1,0 +1,22 @@
+"""Families of backbones, one file each: what marks their files, how their names become timm's, what their authors do.
+
+The first family in the list whose marks stand under a prefix takes it, so that the particular come before the plain.
+"""
+
+from __future__ import annotations
+
+from dinobench.models.families import convnext, huggingface, resnet, vit
+from dinobench.models.families.family import GENERIC, Family
+
+FAMILIES: tuple[Family, ...] = (
+    huggingface.VIT,
+    resnet.TORCHVISION,
+    resnet.SEQUENTIAL,
+    convnext.TIMM,
+    convnext.ORIGINAL,
+    convnext.TORCHVISION,
+    vit.VIT,
+)
+BY_NAME: dict[str, Family] = {family.name: family for family in (*FAMILIES, GENERIC)}
+
+__all__ = ["BY_NAME", "FAMILIES", "GENERIC", "Family"]

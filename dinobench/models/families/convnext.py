@@ -1,0 +1,94 @@
+"""ConvNeXt and ConvNeXt V2 in timm's names, the original's and torchvision's."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from timm.models.convnext import ConvNeXt
+
+from dinobench.models.architecture import Architecture
+from dinobench.models.families.family import Family, count, first
+from dinobench.models.key_mapping import Mapped, Rules, flatten_convnext
+from dinobench.models.spec import ModelSpec
+
+CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
+    ((2, 2, 6, 2), 40): "atto",
+    ((2, 2, 6, 2), 48): "femto",
+    ((2, 2, 6, 2), 64): "pico",
+    ((2, 2, 8, 2), 80): "nano",
+    ((3, 3, 9, 3), 96): "tiny",
+    ((3, 3, 27, 3), 96): "small",
+    ((3, 3, 27, 3), 128): "base",
+    ((3, 3, 27, 3), 192): "large",
+    ((3, 3, 27, 3), 256): "xlarge",
+}
+RULES: Rules = (
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.pwconv(\d)\.", r".mlp.fc\1."),
+    (r"\.grn\.gamma$", ".mlp.grn.weight"),
+    (r"\.grn\.beta$", ".mlp.grn.bias"),
+    (r"^norm\.", "head.norm."),
+)
+_TV_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
+OWN = r"head\.norm\..*"  # timm's ConvNeXt keeps its final norm in the head; the original's `norm` maps there too
+
+
+def rename_torchvision(name: str) -> str:
+    """torchvision interleaves: features.0 stem, odd ones stages, even ones the downsampling between them.
+
+    >>> rename_torchvision("features.3.1.block.3.weight")
+    'stages.1.blocks.1.mlp.fc1.weight'
+    """
+    if match := re.match(r"features\.0\.(\d)\.(\w+)$", name):
+        return f"stem.{match[1]}.{match[2]}"
+    if match := re.match(r"features\.(\d+)\.(\d+)\.(block\.(\d)\.(\w+)|layer_scale)$", name):
+        stage = f"stages.{int(match[1]) // 2}.blocks.{match[2]}"
+        return f"{stage}.gamma" if match[4] is None else f"{stage}.{_TV_BLOCK.get(match[4], match[4])}.{match[5]}"
+    if match := re.match(r"features\.(\d+)\.(\d)\.(\w+)$", name):
+        return f"stages.{int(match[1]) // 2}.downsample.{match[2]}.{match[3]}"
+    return re.sub(r"^classifier\.0\.", "head.norm.", name)
+
+
+def finish(mapped: Mapped, spec: ModelSpec) -> None:
+    """1 x 1 convolutions to matrices."""
+    flatten_convnext(mapped.tensors)
+
+
+def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architecture:
+    """Depths, widths, LayerScale and global response norm (arXiv 2301.00808) of a ConvNeXt with a patch stem."""
+    tensors = mapped.tensors
+    depths = tuple(count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.") for i in range(4))
+    kernels = [first(tensors, rf"stages\.{i}\.blocks\.\d+\.conv_dw\.weight") for i in range(4)]
+    dims = tuple(k.shape[0] for k in kernels)
+    v2 = any(".grn." in n for n in tensors)
+    build = functools.partial(
+        ConvNeXt,
+        depths=depths,
+        dims=dims,
+        kernel_sizes=tuple(k.shape[-1] for k in kernels),
+        patch_size=tensors["stem.0.weight"].shape[-1],
+        ls_init_value=1e-6 if any(n.endswith(".gamma") for n in tensors) else None,
+        use_grn=v2,
+        head_norm_first="norm_pre.weight" in tensors,
+        num_classes=0,
+    )
+    name = ("convnextv2_" if v2 else "convnext_") + CONVNEXTS.get((depths, dims[0]), f"w{dims[0]}")
+    return Architecture("convnext", name, dims[-1], build)
+
+
+TIMM = Family(
+    "convnext-timm", ("stages.0.blocks.0.conv_dw.weight", "stem.0.weight"), infer, finish=finish, own=OWN,
+    label="convnext-timm",
+)  # fmt: skip
+ORIGINAL = Family(
+    "convnext-original", ("stages.0.0.dwconv.weight", "downsample_layers.0.0.weight"), infer, rules=RULES,
+    finish=finish, own=OWN, label="convnext-original",
+)  # fmt: skip
+TORCHVISION = Family(
+    "convnext-torchvision", ("features.1.0.block.0.weight", "features.0.0.weight"), infer, rename=rename_torchvision,
+    finish=finish, own=OWN, label="convnext-torchvision",
+)  # fmt: skip

@@ -1,0 +1,142 @@
+"""What files say of their model besides the tensors: our own header, training arguments, `config.json` beside them.
+
+Everything read here may have been written by anybody: a value of another kind or size than expected is no statement,
+and a `config.json` that cannot be read as one is an error, because ignoring it would change numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dinobench.errors import UserError
+from dinobench.models.checkpoint import RawCheckpoint
+from dinobench.models.formats import find_setting
+from dinobench.models.spec import ModelSpec
+
+MAX_CONFIG = 1 << 20  # bytes of a config.json; transformers' longest, with 21,841 labels, take 1 MB
+MAX_NUMBER = 1 << 20
+#: Hugging Face's names (transformers' configurations of vision models) -> ours, with the kind that each must be.
+CONFIG_NUMBERS = {
+    "num_attention_heads": "heads",
+    "layer_norm_eps": "eps",
+    "layer_norm_epsilon": "eps",
+    "rope_theta": "rope_theta",
+    "num_register_tokens": "registers",
+}
+WHOLE = frozenset({"heads", "registers"})
+
+
+def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
+    """The facts stated, most trusted first: the user's (`told`, by option), our header, the arguments, the folder."""
+    spec = ModelSpec(str(raw.path))
+    for option, facts in told.items():
+        spec.tell(option, **facts)
+    tell_header(spec, raw.meta)
+    tell_arguments(spec, raw.meta)
+    tell_folder(spec, raw.path.parent)
+    return spec
+
+
+def tell_header(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
+    """`dinobench.model`, which `dinobench pretrain` writes."""
+    own = meta.get("dinobench")
+    header = own.get("model") if isinstance(own, Mapping) else None
+    if isinstance(header, Mapping):
+        spec.tell(
+            "dinobench's header", arch=_word(header.get("arch")), heads=_number(header.get("heads"), whole=True),
+            activation=_word(header.get("activation")), eps=_number(header.get("eps")),
+            image_size=_sides(header.get("image_size")), mean=_channels(header.get("mean"), least=-1.0),
+            std=_channels(header.get("std")), method=_word(header.get("method")),
+        )  # fmt: skip
+
+
+def tell_arguments(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
+    """The file's `args`, `config` or `hyper_parameters`, or its top."""
+    stated = find_setting(meta, "img_size", "image_size")
+    spec.tell(
+        "the file's arguments", arch=_word(find_setting(meta, "arch")),
+        heads=_number(find_setting(meta, "num_heads", "heads"), whole=True),
+        image_size=_sides(stated) if isinstance(stated, list | tuple) else None,
+    )  # fmt: skip
+
+
+def tell_folder(spec: ModelSpec, folder: Path) -> None:
+    """`config.json` and `preprocessor_config.json` of Hugging Face, where they lie beside the file.
+
+    Raises UserError for one that is no JSON object.
+    """
+    config = read_json(folder / "config.json")
+    if "architecture" in config or "pretrained_cfg" in config:  # timm's own
+        own = config.get("pretrained_cfg")
+        own = own if isinstance(own, Mapping) else {}
+        spec.tell(
+            "config.json (timm)", timm=_word(config.get("architecture")), mean=_channels(own.get("mean"), least=-1.0),
+            std=_channels(own.get("std")),
+        )  # fmt: skip
+    vision = config.get("vision_config")
+    vision = {**config, **vision} if isinstance(vision, Mapping) else config
+    spec.tell("config.json", model_type=_word(vision.get("model_type")), activation=_word(vision.get("hidden_act")))
+    for name, fact in CONFIG_NUMBERS.items():
+        spec.tell("config.json", **{fact: _number(vision.get(name), whole=fact in WHOLE)})
+    rope = vision.get("rope_parameters")
+    if isinstance(rope, Mapping):  # transformers 5
+        spec.tell("config.json", rope_theta=_number(rope.get("rope_theta")))
+    if isinstance(vision.get("image_size"), list | tuple):
+        spec.tell("config.json", image_size=_sides(vision["image_size"]))
+    processor = read_json(folder / "preprocessor_config.json")
+    if processor.get("do_normalize") is False:
+        spec.tell("preprocessor_config.json", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    spec.tell(
+        "preprocessor_config.json", mean=_channels(processor.get("image_mean"), least=-1.0),
+        std=_channels(processor.get("image_std")),
+    )  # fmt: skip
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file. Raises UserError for anything else."""
+    try:
+        if not path.is_file():
+            return {}
+        if path.stat().st_size > MAX_CONFIG:
+            raise UserError(f"{path}: is larger than {MAX_CONFIG:,} bytes; a model's {path.name} is a few thousand")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: is no JSON object, so what it says of the model is not known; copy it again or move it away"
+        )
+    return content
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 80 else None
+
+
+def _number(value: Any, whole: bool = False) -> int | float | None:
+    """A positive number (also 0 where it need not be whole); None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if whole:
+        return value if isinstance(value, int) and 0 < value <= MAX_NUMBER else None
+    return float(value) if 0 <= value <= MAX_NUMBER else None
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    """(height, width)."""
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    return (value[0], value[1]) if pair and all(type(s) is int and 0 < s <= MAX_NUMBER for s in value) else None
+
+
+def _channels(value: Any, least: float = 0.0) -> tuple[float, float, float] | None:
+    """Three numbers, one a channel, above `least`."""
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return None
+    usable = all(isinstance(v, int | float) and not isinstance(v, bool) and least < v < 1000 for v in value)
+    return (float(value[0]), float(value[1]), float(value[2])) if usable else None
