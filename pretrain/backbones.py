@@ -7,7 +7,7 @@ to other resolutions as they do and as the evaluation does.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from dinobench.errors import UserError
 from dinobench.models.architecture import ALIASES, NORM_EPS, usual_heads, vit_name
 from dinobench.models.factory import create
+from dinobench.models.families.family import activation_name
 from dinobench.models.pos_embed import resample_abs_pos_embed
 
 #: Deviation of the truncated normal that weights are drawn from (facebookresearch/dino, `vision_transformer.py`).
@@ -95,6 +97,22 @@ def choose(arch: str, image_size: int, patch_size: int | None = None, depth: int
         arch, functools.partial(_timm, arch, image_size, patch_size), width, is_vit, patch,
         type(probe) is VisionTransformer or arch.startswith(("resnet", "convnext")),
     )  # fmt: skip
+
+
+def header(backbone: Any, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its backbone, because no tensor does; read by `dinobench.models.statements`.
+
+    `args` are those of the training: `arch` and `image_size` are taken from them. Images are normalised with
+    ImageNet's mean and std in every method.
+    """
+    model: dict[str, Any] = {"arch": args.get("arch"), "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    if size := args.get("image_size"):
+        model["image_size"] = [size, size]
+    blocks = getattr(backbone, "blocks", None)
+    if blocks is not None and hasattr(blocks[0], "attn"):
+        model |= {"heads": blocks[0].attn.num_heads, "eps": getattr(backbone.norm, "eps", None)}
+        model["activation"] = activation_name(getattr(blocks[0].mlp, "act", None))
+    return model
 
 
 def _vit(arch: str, image_size: int, patch: int, depth: int | None) -> Chosen:

@@ -2,8 +2,8 @@
 
 `student` (`module.backbone.*`, `module.head.*`), `teacher` (`backbone.*`, `head.*`), `optimizer`, `epoch` (epochs
 done), `args` and `dino_loss` are what facebookresearch/dino writes and reads. `dinobench` is ours: the step, the
-method's other buffers, the metrics of the last epoch. Learning rates, order, views and dropout are functions of the
-step, so that no random state needs to be kept.
+method's other buffers, the metrics of the last epoch, and what the backbone's tensors do not tell. Learning rates,
+order, views and dropout are functions of the step, so that no random state needs to be kept.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from dinobench.errors import UserError
 from dinobench.models import checkpoint
+from dinobench.pretrain import backbones
 from dinobench.pretrain.method import Method
 from dinobench.pretrain.optim import load_optimizer
 
@@ -67,6 +68,7 @@ def save(
             "row": progress.row,
             "method": others,
             "meters": progress.meters,
+            "model": backbones.header(method.student.backbone, args),
         },
     }
     if CENTER in others:

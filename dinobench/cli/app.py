@@ -25,10 +25,12 @@ from dinobench.cli.options import (
     Arch,
     Device,
     Devices,
+    Grid,
     Heads,
     Json,
     Key,
     Out,
+    Pool,
     RamCache,
     Results,
     Settings,
@@ -122,6 +124,8 @@ def run(
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
+    pool: Pool = None,
+    grid: Grid = None,
     allow_partial: AllowPartial = False,
     device: Device = "auto",
     devices: Devices = 1,
@@ -160,7 +164,7 @@ def run(
         protocol, ckpt, _default_data(protocol) if data is None else data,
         profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
         force=force, skip_broken=skip_broken, finished=show,
-        loading=LoadOptions(arch=arch, key=key, heads=heads, allow_partial=allow_partial),
+        loading=LoadOptions(arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial),
         compute=ComputeOptions(
             device=device, devices=devices, precision=precision, batch_size=batch_size, workers=workers,
             ram_gb=ram_cache, cache=not no_cache,
@@ -201,12 +205,14 @@ def inspect(
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
+    pool: Pool = None,
+    grid: Grid = None,
     json: Json = False,
 ) -> None:
     """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
     from dinobench.models.loading import inspect_checkpoint
 
-    inspection = inspect_checkpoint(checkpoint, arch=arch, key=key, heads=heads)
+    inspection = inspect_checkpoint(checkpoint, arch=arch, key=key, heads=heads, pool=pool, grid=grid)
     console.text(runs.inspection_json(inspection)) if json else runs.inspection(inspection)
 
 

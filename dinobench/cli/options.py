@@ -23,6 +23,13 @@ Arch = Annotated[
 ]
 Key = Annotated[str | None, typer.Option(help="Network of the file to read: student, teacher, ...")]
 Heads = Annotated[int | None, typer.Option(help="Number of attention heads, which a file of weights cannot tell.")]
+Pool = Annotated[
+    str | None,
+    typer.Option(help="The feature: cls, mean (of the patches), cls+mean or map; else as published."),
+]
+Grid = Annotated[
+    str | None, typer.Option(help="Height x width in patches of a position embedding that is not square: 14x28.")
+]
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Load in spite of missing or left-over tensors; records say so.")
 ]

@@ -11,7 +11,20 @@ import typer
 
 from dinobench import console
 from dinobench.cli.display import runs as display
-from dinobench.cli.options import AllowPartial, Arch, Ckpt, Film, Heads, Json, Key, Picture, Settings, finite
+from dinobench.cli.options import (
+    AllowPartial,
+    Arch,
+    Ckpt,
+    Film,
+    Grid,
+    Heads,
+    Json,
+    Key,
+    Picture,
+    Pool,
+    Settings,
+    finite,
+)
 from dinobench.errors import UserError
 
 score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
@@ -67,6 +80,8 @@ def visualize_attention(
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
+    pool: Pool = None,
+    grid: Grid = None,
     allow_partial: AllowPartial = False,
 ) -> None:
     """Each head's attention of the last block, and over the image the patches that hold most of it."""
@@ -80,7 +95,7 @@ def visualize_attention(
     from dinobench.report import figures
 
     kind = _format(output, figures.FIGURES)
-    backbone = load_backbone(ckpt, arch=arch, key=key, heads=heads, allow_partial=allow_partial)
+    backbone = load_backbone(ckpt, arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial)
     try:
         original = decode(image)
     except BROKEN_IMAGE as error:
@@ -91,9 +106,9 @@ def visualize_attention(
     with LocalContext().inference():
         attention = backbone.cls_attention(transform.normalise(pixels))[0].numpy()
     seen = np.moveaxis(pixels[0].numpy(), 0, -1)
-    grid = seen.shape[0] // patch, seen.shape[1] // patch
+    patches = seen.shape[0] // patch, seen.shape[1] // patch
     title = f"{backbone.info.name} ({backbone.info.arch}), {image.name}"
-    _write(output, figures.figure_file(figures.attention_figure(seen, attention, grid, title, keep), kind))
+    _write(output, figures.figure_file(figures.attention_figure(seen, attention, patches, title, keep), kind))
 
 
 @visualize_app.command("davis")
@@ -107,6 +122,8 @@ def visualize_davis(
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
+    pool: Pool = None,
+    grid: Grid = None,
     allow_partial: AllowPartial = False,
 ) -> None:
     """The first frame's mask carried through a video, beside the annotation, as GIF or MP4."""
@@ -122,7 +139,9 @@ def visualize_davis(
     config = resolve_config(protocol, None, parse_settings(set_ or [])).config
     [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
     device = runtime.start().device
-    backbone = load_backbone(ckpt, arch=arch, key=key, heads=heads, allow_partial=allow_partial).to(device)
+    backbone = load_backbone(
+        ckpt, arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial
+    ).to(device)
     if lacks := sorted(protocol.requires - backbone.capabilities):
         raise UserError(
             f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to propagate masks with"

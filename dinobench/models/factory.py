@@ -38,7 +38,7 @@ from dinobench.models.architecture import (
     vit_name,
 )
 from dinobench.models.families import resnet
-from dinobench.models.families.family import ACTIVATIONS
+from dinobench.models.families.family import activation_name
 from dinobench.models.key_mapping import Mapped, flatten_convnext, weights_digest
 from dinobench.models.spec import ModelSpec
 from dinobench.types import CheckpointInfo
@@ -76,19 +76,20 @@ class RequestedArch:
     arch: str
     architecture: Architecture
     whole: bool
+    origin: str = "--arch"
     anchors: tuple[str, ...] = ()
     activation: str | None = None
     eps: float | None = None
 
     def tell(self, spec: ModelSpec) -> None:
         """What is decided by the name."""
-        spec.tell(f"--arch {self.arch}", heads=self.architecture.heads, activation=self.activation, eps=self.eps)
+        spec.tell(f"{self.origin} {self.arch}", heads=self.architecture.heads, activation=self.activation, eps=self.eps)
 
     def check(self, architecture: Architecture, path: str) -> None:
         """Raises UserError where the file's tensors are of another architecture."""
         if self._differs(architecture):
             raise UserError(
-                f"{path}: holds {_brief(architecture)}, not --arch {self.arch} ({_brief(self.architecture)})"
+                f"{path}: holds {_brief(architecture)}, not {self.origin} {self.arch} ({_brief(self.architecture)})"
             )
 
     def _differs(self, architecture: Architecture) -> bool:
@@ -158,36 +159,45 @@ def load_pixels(side: str, name: str | None) -> NamedModel:
     return NamedModel(Pixels(n), architecture, info)
 
 
-def parse_arch(arch: str) -> RequestedArch:
-    """`--arch`: a timm model's name, or DINO's vit_tiny, vit_small ... with any patch size. UserError if unknown."""
+def parse_arch(arch: str, origin: str, image_size: tuple[int, int] | None = None) -> RequestedArch:
+    """A timm model's name, or DINO's vit_tiny, vit_small ... with any patch size. UserError if unknown.
+
+    `origin` is who names it, `image_size` what it is built for where that is not its usual one.
+    """
     if arch in ALIASES:
         width, depth = ALIASES[arch]
         architecture = Architecture("vit", arch, width, nn.Identity, depth=depth, heads=usual_heads(width))
-        return RequestedArch(arch, architecture, whole=False)
-    spec = f"--arch {arch}"
-    module = create(arch, spec, seed=0, pretrained=False)
-    build = functools.partial(create, arch, spec, 0, False)
+        return RequestedArch(arch, architecture, whole=False, origin=origin)
+    spec = f"{origin} {arch}"
+    build = functools.partial(create, arch, spec, 0, False, image_size)
+    module = build()
     architecture = replace(describe(module, arch), build=build)
     if architecture.family == "vit":
         inner: Any = module
         eps = float(inner.norm.eps)
-        return RequestedArch(arch, architecture, False, (), _activation(inner), None if eps == NORM_EPS else eps)
+        return RequestedArch(
+            arch, architecture, False, origin, (), _activation(inner), eps if eps != NORM_EPS else None
+        )
     names = [n for n in module.state_dict() if not n.endswith("num_batches_tracked")]
-    return RequestedArch(arch, architecture, True, (names[-1], names[0]))
+    return RequestedArch(arch, architecture, True, origin, (names[-1], names[0]))
 
 
 def _activation(module: Any) -> str | None:
     """Our name of a plain ViT's activation where it is not the usual one."""
-    kind = type(module.blocks[0].mlp.act)
-    return next((name for name, known in ACTIVATIONS.items() if known is kind and name not in ("gelu", "silu")), None)
+    name = activation_name(module.blocks[0].mlp.act)
+    return None if name in ("gelu", "silu") else name
 
 
-def create(model: str, spec: str, seed: int, pretrained: bool) -> nn.Module:
-    """A timm model without classifier, or a torchvision one; random weights come from `seed` alone."""
+def create(model: str, spec: str, seed: int, pretrained: bool, image_size: tuple[int, int] | None = None) -> nn.Module:
+    """A timm model without classifier, or a torchvision one; random weights come from `seed` alone.
+
+    `image_size` (height, width) is for models whose tensors depend on it.
+    """
     base = model.partition(".")[0]
     if timm.is_model(base):
+        options = _any_size(base) | ({"img_size": image_size} if image_size else {})
         make: Callable[[], nn.Module] = functools.partial(
-            timm.create_model, model if pretrained else base, pretrained=pretrained, num_classes=0, **_any_size(base)
+            timm.create_model, model if pretrained else base, pretrained=pretrained, num_classes=0, **options
         )
     elif base in torchvision.models.list_models(module=torchvision.models) and not pretrained:
         make = functools.partial(_torchvision, base)

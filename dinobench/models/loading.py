@@ -8,10 +8,12 @@ tensors named; `allow_partial` loads all the same and writes what was missing in
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -23,6 +25,7 @@ from dinobench.models.architecture import Architecture, Coverage
 from dinobench.models.checkpoint import RawCheckpoint, non_finite, read_checkpoint
 from dinobench.models.factory import RequestedArch, load_named, load_pixels, parse_arch
 from dinobench.models.families import FAMILIES, GENERIC
+from dinobench.models.families.family import grid_of
 from dinobench.models.formats import (
     Candidate,
     choose,
@@ -160,7 +163,7 @@ def _open(path: Path, options: LoadOptions, partial: bool) -> _Opened:
     raw = read_checkpoint(path)
     shown = str(raw.path)
     spec = statements.gather(raw, _told_by_user(options))
-    wanted = parse_arch(options.arch) if options.arch else None
+    wanted = _named(options.arch, spec)
     candidates = _candidates(raw, wanted, shown)
     chosen = choose(candidates, options.key, shown)
     tensors = under(raw.tensors, chosen, candidates)
@@ -178,7 +181,9 @@ def _open(path: Path, options: LoadOptions, partial: bool) -> _Opened:
     mapped.tensors = {n: _widened(t) for n, t in mapped.tensors.items()}
     family.finish(mapped, spec)
     if wanted and wanted.whole:
-        architecture, expected = wanted.architecture, whole
+        wanted = _at_its_grid(wanted, mapped, whole, spec)
+        architecture = wanted.architecture
+        expected = archs.build_empty(architecture).state_dict()
         archs.fit_shapes(expected, mapped)
     else:
         architecture = _infer(mapped, chosen, spec, partial)
@@ -192,6 +197,18 @@ def _open(path: Path, options: LoadOptions, partial: bool) -> _Opened:
     spec.tell("the family's", pool=architecture.pool)
     method = spec.get("method") or "unknown"
     return _Opened(raw, chosen, candidates, mapped, architecture, coverage, method, spec)
+
+
+def _named(arch: str | None, spec: ModelSpec) -> RequestedArch | None:
+    """The model that the user names, or else a header or `config.json` of timm's, where tensors alone would not do."""
+    if arch:
+        return parse_arch(arch, "--arch")
+    if timm_name := spec.get("timm"):
+        return parse_arch(timm_name, spec.origin("timm"))
+    stated = spec.get("arch")
+    if spec.get("ours") and stated and timm.is_model(stated):
+        return parse_arch(stated, spec.origin("arch"))
+    return None
 
 
 def _told_by_user(options: LoadOptions) -> dict[str, Any]:
@@ -218,6 +235,17 @@ def _candidates(raw: RawCheckpoint, wanted: RequestedArch | None, shown: str) ->
     if len(candidates) > MAX_CANDIDATES:
         raise UserError(f"{shown}: holds {len(candidates)} backbones; save the state_dict() of one of them")
     return candidates
+
+
+def _at_its_grid(wanted: RequestedArch, mapped: Mapped, whole: Mapping[str, Any], spec: ModelSpec) -> RequestedArch:
+    """The model asked for, built for the images that the file's position embedding is for."""
+    patch, rows = wanted.architecture.patch_size, mapped.tensors.get("pos_embed")
+    usual = whole.get("pos_embed")
+    if not patch or rows is None or usual is None or rows.ndim != 3 or usual.ndim != 3 or rows.shape == usual.shape:
+        return wanted
+    prefix = usual.shape[1] - wanted.architecture.grid[0] * wanted.architecture.grid[1]
+    h, w = grid_of(rows.shape[1] - prefix, patch, spec)
+    return parse_arch(wanted.arch, wanted.origin, (h * patch, w * patch))
 
 
 def _infer(mapped: Mapped, chosen: Candidate, spec: ModelSpec, partial: bool) -> Architecture:

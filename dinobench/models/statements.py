@@ -44,6 +44,7 @@ def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSp
 def tell_header(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
     """`dinobench.model`, which `dinobench pretrain` writes."""
     own = meta.get("dinobench")
+    spec.tell("dinobench's header", ours=True if isinstance(own, Mapping) else None)
     header = own.get("model") if isinstance(own, Mapping) else None
     if isinstance(header, Mapping):
         spec.tell(

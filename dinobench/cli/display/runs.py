@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dinobench import console
 from dinobench.cli.display import layout
@@ -87,6 +87,15 @@ def inspection(result: Inspection) -> None:
         "not finite": _names(result.non_finite),
     }
     layout.table("", ["", ""], [[k, "-" if v is None else v] for k, v in facts.items()])
+    told = [[name, _fact(value), origin] for name, value, origin in result.facts]
+    layout.table("what no tensor tells", ["", "", "who says so"], told)
+
+
+def _fact(value: Any) -> str:
+    """A fact of a model in a cell: (14, 28) as 14 x 28, the numbers of channels with commas."""
+    if isinstance(value, tuple):
+        return (" x " if len(value) == 2 else ", ").join(f"{v:g}" for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _names(names: Sequence[str], shown: int = 8) -> str:

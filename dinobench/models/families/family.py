@@ -103,6 +103,11 @@ def activation(spec: ModelSpec, usual: str = "gelu") -> Callable[..., nn.Module]
     return ACTIVATIONS[name]
 
 
+def activation_name(module: Any) -> str | None:
+    """Our name of an activation, None for one that we do not know."""
+    return next((name for name, known in ACTIVATIONS.items() if known is type(module)), None)
+
+
 def grid_of(rows: int, patch: int, spec: ModelSpec, partial: bool = False) -> tuple[int, int]:
     """(h, w) of a position embedding with that many rows: as told, else a square. Raises UserError where it is none."""
     grid: tuple[int, int] | None = spec.get("grid")

@@ -101,7 +101,7 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
 
 def settle_heads(width: int, spec: ModelSpec) -> int:
     """Heads as told, as MoCo v3 has them, or as is usual for the width. Raises UserError when neither settles it."""
-    if spec.get("method") == "mocov3":
+    if spec.get("method") == "mocov3" and not spec.get("ours"):  # ours have the usual ones, whatever trains them
         spec.tell("MoCo v3's", heads=MOCOV3_HEADS.get(width))
     origin = "the released models' of this width" if width in HEADS else "assumed: 64 numbers a head"
     spec.tell(origin, heads=usual_heads(width))
