@@ -80,10 +80,14 @@ class RequestedArch:
     anchors: tuple[str, ...] = ()
     activation: str | None = None
     eps: float | None = None
+    stem: str | None = None
 
     def tell(self, spec: ModelSpec) -> None:
         """What is decided by the name."""
-        spec.tell(f"{self.origin} {self.arch}", heads=self.architecture.heads, activation=self.activation, eps=self.eps)
+        spec.tell(
+            f"{self.origin} {self.arch}", heads=self.architecture.heads, activation=self.activation, eps=self.eps,
+            stem=self.stem,
+        )  # fmt: skip
 
     def check(self, architecture: Architecture, path: str) -> None:
         """Raises UserError where the file's tensors are of another architecture."""
@@ -169,6 +173,13 @@ def parse_arch(arch: str, origin: str, image_size: tuple[int, int] | None = None
         architecture = Architecture("vit", arch, width, nn.Identity, depth=depth, heads=usual_heads(width))
         return RequestedArch(arch, architecture, whole=False, origin=origin)
     spec = f"{origin} {arch}"
+    base, _, stem = arch.partition("_cifar")
+    if arch != base and f"cifar{stem}" in resnet.STEMS:
+        small = functools.partial(resnet.small_stem, functools.partial(create, base, spec, 0, False), f"cifar{stem}")
+        architecture = replace(describe(create(base, spec, 0, False), arch), build=small)
+        if architecture.family != "resnet":
+            raise UserError(f"{spec}: only a ResNet has a stem for small images; take the model's own name, {base}")
+        return RequestedArch(arch, architecture, whole=False, origin=origin, stem=f"cifar{stem}")
     build = functools.partial(create, arch, spec, 0, False, image_size)
     module = build()
     architecture = replace(describe(module, arch), build=build)

@@ -26,8 +26,9 @@ CONFIG_NUMBERS = {
     "layer_norm_epsilon": "eps",
     "rope_theta": "rope_theta",
     "num_register_tokens": "registers",
+    "window_size": "window",
 }
-WHOLE = frozenset({"heads", "registers"})
+WHOLE = frozenset({"heads", "registers", "window"})
 
 
 def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
@@ -37,8 +38,16 @@ def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSp
         spec.tell(option, **facts)
     tell_header(spec, raw.meta)
     tell_arguments(spec, raw.meta)
+    tell_solo_learn(spec, raw)
     tell_folder(spec, raw.path.parent)
     return spec
+
+
+def tell_solo_learn(spec: ModelSpec, raw: RawCheckpoint) -> None:
+    """vturrisi/solo-learn's ResNets for small images pad by 2; its files have a classifier beside the backbone."""
+    lightning = "pytorch-lightning_version" in raw.meta
+    if lightning and {"state_dict.backbone.conv1.weight", "state_dict.classifier.weight"} <= raw.tensors.keys():
+        spec.tell("solo-learn's marks", stem="cifar_pad2")
 
 
 def tell_header(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
@@ -86,8 +95,11 @@ def tell_folder(spec: ModelSpec, folder: Path) -> None:
     rope = vision.get("rope_parameters")
     if isinstance(rope, Mapping):  # transformers 5
         spec.tell("config.json", rope_theta=_number(rope.get("rope_theta")))
-    if isinstance(vision.get("image_size"), list | tuple):
-        spec.tell("config.json", image_size=_sides(vision["image_size"]))
+    size = vision.get("image_size")
+    spec.tell("config.json", image_size=_sides(size if isinstance(size, list | tuple) else [size, size]))
+    windows = vision.get("pretrained_window_sizes")
+    if isinstance(windows, list) and all(type(w) is int and 0 <= w < 1000 for w in windows) and any(windows):
+        spec.tell("config.json", pretrained_windows=tuple(windows))
     processor = read_json(folder / "preprocessor_config.json")
     if processor.get("do_normalize") is False:
         spec.tell("preprocessor_config.json", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

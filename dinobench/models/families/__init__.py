@@ -5,11 +5,17 @@ The first family in the list whose marks stand under a prefix takes it, so that 
 
 from __future__ import annotations
 
-from dinobench.models.families import convnext, huggingface, resnet, vit
+from dinobench.models.families import convnext, efficientnet, huggingface, resnet, swin, vit
 from dinobench.models.families.family import GENERIC, Family
 
 FAMILIES: tuple[Family, ...] = (
+    *swin.FAMILIES,
+    resnet.HUGGINGFACE,
+    convnext.HUGGINGFACE,
     huggingface.VIT,
+    efficientnet.LITE,
+    resnet.LIGHTLY,
+    resnet.LIGHTLY_SEQUENTIAL,
     resnet.TORCHVISION,
     resnet.SEQUENTIAL,
     convnext.TIMM,

@@ -33,6 +33,18 @@ RULES: Rules = (
     (r"\.grn\.beta$", ".mlp.grn.bias"),
     (r"^norm\.", "head.norm."),
 )
+HF_RULES: Rules = (
+    (r"^embeddings\.patch_embeddings\.", "stem.0."),
+    (r"^embeddings\.layernorm\.", "stem.1."),
+    (r"^encoder\.stages\.(\d+)\.downsampling_layer\.", r"stages.\1.downsample."),
+    (r"^encoder\.stages\.(\d+)\.layers\.", r"stages.\1.blocks."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.layernorm\.", ".norm."),
+    (r"\.pwconv(\d)\.", r".mlp.fc\1."),
+    (r"\.layer_scale_parameter$", ".gamma"),
+    (r"\.grn\.", ".mlp.grn."),
+    (r"^layernorm\.", "head.norm."),
+)
 _TV_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
 OWN = r"head\.norm\..*"  # timm's ConvNeXt keeps its final norm in the head; the original's `norm` maps there too
 
@@ -91,4 +103,8 @@ ORIGINAL = Family(
 TORCHVISION = Family(
     "convnext-torchvision", ("features.1.0.block.0.weight", "features.0.0.weight"), infer, rename=rename_torchvision,
     finish=finish, own=OWN, label="convnext-torchvision",
+)  # fmt: skip
+HUGGINGFACE = Family(
+    "huggingface-convnext", ("encoder.stages.0.layers.0.dwconv.weight", "embeddings.patch_embeddings.weight"), infer,
+    rules=HF_RULES, finish=finish, own=OWN, label="huggingface",
 )  # fmt: skip
