@@ -31,6 +31,13 @@ class Setting:
     type: Any
     doc: str
     source: str
+    added: bool = False
+    default: Any = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether records and hashes hold it: not one that was added later while it stands at its default."""
+        return not self.added or self.value != self.default
 
 
 def settings_of(config: Any) -> dict[str, Setting]:
@@ -53,13 +60,14 @@ def _walk(config: Any) -> Iterator[Setting]:
         if dataclasses.is_dataclass(value):
             yield from _walk(value)
         else:
-            doc, source = field.metadata.get("doc", ""), field.metadata.get("source", "")
-            yield Setting(field.name, value, hints[field.name], doc, source)
+            said = {name: field.metadata.get(name, "") for name in ("doc", "source")}
+            added = bool(field.metadata.get("added"))
+            yield Setting(field.name, value, hints[field.name], **said, added=added, default=field.default)
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """The values of all settings by name, without the groups: what is hashed, and what a record holds."""
-    return {name: setting.value for name, setting in settings_of(config).items()}
+    """The values of the recorded settings by name, without the groups: what is hashed, and what a record holds."""
+    return {name: setting.value for name, setting in settings_of(config).items() if setting.recorded}
 
 
 def replace_settings(config: C, /, **changes: Any) -> C:
@@ -172,6 +180,11 @@ def parse(value: Any, hint: Any, what: str) -> Any:
         return ()
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        if arguments[-1] is not Ellipsis:
+            if len(parts) != len(arguments):
+                example = ",".join(["0.5"] * len(arguments))
+                raise UserError(f"{what} takes {len(arguments)} numbers, as in {example}, not {value!r}")
+            return tuple(parse(p, kind, what) for p, kind in zip(parts, arguments, strict=True))
         parts = [p for p in parts if p != ""]
         if not parts:
             raise UserError(f"{what} needs at least one value, as in 10,20")

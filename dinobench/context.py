@@ -5,6 +5,7 @@ Both are `dinobench.types.Context`.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from dinobench import console
+from dinobench.data.transforms import for_backbone
 from dinobench.errors import UserError
 from dinobench.features.extraction import forward_batches, load_by_id, refuse_unreadable
 from dinobench.features.service import BATCH, FeatureService, compute_features
@@ -162,6 +164,7 @@ class LocalContext:
     def _extracted(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         broken: list[int] = []
         parts, rows = [], []
+        request = dataclasses.replace(request, transform=for_backbone(request.transform, backbone))
 
         def load(row: int) -> np.ndarray:
             return np.asarray(request.transform(split.load(row)))

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from dinobench import console
-from dinobench.config import flat
+from dinobench.config import settings_of
 from dinobench.data.layouts import KINDS
 from dinobench.errors import PluginFault, UserError, unknown_name
 from dinobench.hashing import canonical_json
@@ -157,7 +157,7 @@ def _faults(protocol: Any, name: str) -> Iterator[str]:
         if not dataclasses.is_dataclass(config) or isinstance(config, type):
             yield f"profile {profile!r} is {shortened(config)}, not a dataclass's instance"
         yield from config_faults(config, f"profile {profile!r}")
-        values = flat(config)
+        values = settings_of(config)
         if values.keys() != (settings := settings or values).keys():
             yield f"profile {profile!r} has other settings than the first one"
         if hasattr(protocol, "version_of") and not _whole(version := protocol.version_of(config)):
@@ -170,7 +170,7 @@ def config_faults(config: Any, what: str) -> Iterator[str]:
     if "__dataclass_fields__" not in vars(kind) and vars(kind).get("__annotations__"):
         yield f"{what}: {kind.__qualname__} has settings of its own and lacks @dataclass"
     try:
-        canonical_json(flat(config))
+        canonical_json({name: setting.value for name, setting in settings_of(config).items()})
     except (TypeError, ValueError, NameError) as error:
         yield f"the settings of {what} cannot be read: {said(error)}"
 

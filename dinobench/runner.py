@@ -32,6 +32,7 @@ from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.service import FeatureService
 from dinobench.files import cache_root, file_name, writable_folder
 from dinobench.hashing import digest
+from dinobench.inputs import input_lines, reading_of, recorded
 from dinobench.models.loading import load_backbone
 from dinobench.results import leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
@@ -66,9 +67,10 @@ class Evaluation:
     def run_id(self) -> str:
         """The same for the same thing run twice: names for people, then a digest of all that decides the numbers."""
         info = self.backbone.info
+        read = reading_of(info)
         identity = digest(
             self.resolved.hash(self.protocol), self.data.fingerprint, info.weights_digest, info.arch, info.heads,
-            info.missing, info.name, self.data.name, self.seed, self.precision,
+            info.missing, info.name, self.data.name, self.seed, self.precision, *([read] if read else []),
         )  # fmt: skip
         readable = "-".join([self.protocol.name, info.name, self.data.name])
         return f"{file_name(readable)}-{identity[:10]}"
@@ -195,6 +197,8 @@ def _run_all(
             pending.append(evaluation)
     for name in dict.fromkeys(e.protocol.name for e in pending if ctx.saves and not getattr(e.protocol, "saves", "")):
         console.note(f"--save: {name} makes no files to keep")
+    for line in input_lines([e.backbone.info for e in pending]):
+        console.note(line)
     ctx.service.prepare([(e.backbone, split, request) for e in pending for split, request in e.requests()])
     for position, evaluation in enumerate(pending):
         own = dataclasses.replace(
@@ -268,7 +272,7 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
         dataset=evaluation.data.name,
         dataset_layout=evaluation.data.layout,
         dataset_fingerprint=evaluation.data.fingerprint,
-        checkpoint=evaluation.backbone.info,
+        checkpoint=recorded(evaluation.backbone.info),
         seed=evaluation.seed,
         precision=evaluation.precision,
         metrics=values,

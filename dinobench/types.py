@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from dinobench.inputs import ModelInput
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -21,9 +23,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def setting(default: Any, doc: str, source: str = "") -> Any:
-    """A Config field: its default, its meaning, and the paper or public source of the default."""
-    return field(default=default, metadata={"doc": doc, "source": source})
+def setting(default: Any, doc: str, source: str = "", added: bool = False) -> Any:
+    """A Config field: its default, its meaning, and the paper or public source of the default.
+
+    `added`: it came when records of the protocol were about already. While it stands at its default it is in no record
+    and no hash, so that runs that do without it keep their names.
+    """
+    return field(default=default, metadata={"doc": doc, "source": source, "added": added})
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class CheckpointInfo:
 
     `sha256` is of the file, `weights_digest` of the backbone's tensors by canonical name, so that one set of weights
     in two file formats has one digest. `missing` and `unexpected` are empty unless partial loading was allowed.
+    `input` None is ImageNet's, assumed; `pool` None is the architecture's usual feature: CLS of a ViT, the average of a
+    ConvNet.
     """
 
     name: str
@@ -72,6 +80,8 @@ class CheckpointInfo:
     image_size: int | None = None
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
+    input: ModelInput | None = field(default=None, metadata={"added": True})
+    pool: str | None = field(default=None, metadata={"added": True})
 
 
 class Backbone(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput
 from dinobench.pretrain.colour import grayscale, jitter_, solarize
 from dinobench.pretrain.method import View
 from dinobench.pretrain.resample import ImageBatch, blur, crop_and_resize, on
@@ -56,6 +56,17 @@ def normalise(view: torch.Tensor) -> torch.Tensor:
         on(np.array(values, np.float32), view.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return view.float().div_(255).sub_(mean).div_(std)
+
+
+def renormalised(view: torch.Tensor, own: ModelInput) -> torch.Tensor:
+    """A view as `normalise` made it -> as a model of another input takes it; itself where that is ImageNet's too."""
+    if own.usual:
+        return view
+    mean, std, own_mean, own_std = (
+        on(np.array(values, np.float32), view.device).view(3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD, own.mean, own.std)
+    )
+    return (view * std + mean - own_mean) / own_std
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ author in facebookresearch/dino, thread 54, or is a setting here. Naseer et al. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from dinobench.data.masks import MaskSet
-from dinobench.data.transforms import ImageTransform
+from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
 from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range, refuse_unreadable
 from dinobench.metrics.segmentation import sorted_mass
@@ -44,6 +44,7 @@ class Config:
     sweep: tuple[float, ...] = setting(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), "other shares to report as jaccard@share, from the same pass"
     )
+    input: Input = field(default_factory=Input)
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -54,7 +55,7 @@ class Config:
 
     def transform(self) -> ImageTransform:
         size = (self.image_size, self.image_size)
-        return ImageTransform(resize=size, crop=None, interpolation=self.interpolation)
+        return ImageTransform(size, None, self.interpolation, self.input.mean, self.input.std)
 
 
 name = "attention"
@@ -127,7 +128,7 @@ def attention_maps(
 ) -> Iterator[tuple[int, np.ndarray, PatchCounts]]:
     """Of every image (its index, attention (heads, N) float64, annotation per patch); `broken` gets the unreadable."""
     patch = backbone.patch_size or 1
-    transform = config.transform()
+    transform = for_backbone(config.transform(), backbone)
 
     def load(index: int) -> tuple[torch.Tensor, PatchCounts]:
         image = data.load(ids[index])

@@ -7,7 +7,7 @@ protocol Caron et al. 2021, arXiv 2104.14294, section 4.2, follow and `dino2021`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from dinobench.algorithms.descriptors import Whitening, gem, unit_rows
 from dinobench.algorithms.nearest_neighbours import search
 from dinobench.data.layouts.copydays import Copies, with_side
 from dinobench.data.subsets import Subset
-from dinobench.data.transforms import ImageTransform
+from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
 from dinobench.features.extraction import cut_to_multiple, extract
 from dinobench.metrics.retrieval import average_precision, micro_average_precision, micro_average_precision_interval
@@ -41,6 +41,7 @@ class Config:
         "auto", "folder of images to learn whitening from; auto: the data's own whitening/ if any; none", DINO
     )
     whitening_power: float = setting(0.5, "directions are divided by their eigenvalue to this power", DINO)
+    input: Input = field(default_factory=Input)
 
     def __post_init__(self) -> None:
         if self.image_size < 1 or self.ranks < 1:
@@ -51,7 +52,8 @@ class Config:
             raise ValueError("distractors and whitening are a folder, auto or none")
 
     def transform(self) -> ImageTransform:
-        return ImageTransform(resize=(self.image_size, self.image_size), crop=None, interpolation="bicubic")
+        size = (self.image_size, self.image_size)
+        return ImageTransform(size, None, "bicubic", self.input.mean, self.input.std)
 
 
 name = "copydetect"
@@ -130,7 +132,7 @@ def descriptors(backbone: Backbone, split: ImageSplit, config: Config, ctx: Cont
 
     Beside them the indices (n,) of the images that could be read.
     """
-    transform, multiple = config.transform(), backbone.size_multiple
+    transform, multiple = for_backbone(config.transform(), backbone), backbone.size_multiple
 
     def prepare(index: int, image: Image.Image) -> np.ndarray:
         return transform(image)

@@ -22,10 +22,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dinobench.algorithms.label_propagation import propagate
-from dinobench.data.transforms import IMAGENET_MEAN
+from dinobench.data.transforms import ImageTransform, for_backbone
 from dinobench.data.video import Video, VideoSet, label_png, read_prediction
 from dinobench.errors import BrokenImage, UserError
 from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range
+from dinobench.inputs import IMAGENET_MEAN, Channels, check_channels, input_of
 from dinobench.metrics.segmentation import frame_scores
 from dinobench.metrics.video import METRICS, STATISTICS, averages, object_statistics, object_table, scored_frames
 from dinobench.types import Backbone, Context, Metric, Result, setting
@@ -41,9 +42,15 @@ class Config:
 
     short_side: int = setting(480, "pixels of the frames' shorter side, bilinear", DINO)
     multiple: int = setting(64, "number that the longer side is floored to a multiple of (854 -> 832)", DINO)
-    mean: tuple[float, ...] = setting(IMAGENET_MEAN, "mean subtracted per RGB channel, on the scale 0..1", DINO)
-    std: tuple[float, ...] = setting(
-        (0.228, 0.224, 0.225), "standard deviation divided by per RGB channel; .228 is the release's", DINO
+    mean: Channels | None = setting(
+        IMAGENET_MEAN,
+        "mean subtracted per RGB channel, on the scale 0..1; the release's for every model, none is a model's own",
+        DINO,
+    )
+    std: Channels | None = setting(
+        (0.228, 0.224, 0.225),
+        "deviation divided by per RGB channel; .228 is the release's, for every model, none is a model's own",
+        DINO,
     )
     context: int = setting(7, "frames before the current one to take masks from, besides the first", DINO)
     window: int = setting(12, "patches up, down, left and right in which to look for neighbours", DINO)
@@ -59,8 +66,7 @@ class Config:
             raise ValueError(f"context = {self.context} and window = {self.window} must not be negative")
         if self.temperature <= 0:
             raise ValueError(f"temperature = {self.temperature} must be above 0")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError("mean and std take one number per RGB channel, std above 0")
+        check_channels(self.mean, self.std)
 
 
 name = "davis"
@@ -115,7 +121,15 @@ def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Res
     table = object_table(
         [(video.name, video.objects) for video in kept], ctx.gather(torch.from_numpy(np.concatenate(values))).numpy()
     )
-    return Result(averages(table), table, cluster="video")
+    return Result(averages(table), table, cluster="video", notes=_of_another_input(backbone, config))
+
+
+def _of_another_input(backbone: Backbone, config: Config) -> list[str]:
+    """A note where the release's normalisation, which the profile fixes, is not what the model was trained on."""
+    own, release = input_of(backbone.info), profiles["dino2021"]
+    if own.usual or (config.mean, config.std) != (release.mean, release.std):
+        return []
+    return [f"normalised as the release does, though the model takes {own}; --set mean=none --set std=none takes that"]
 
 
 def label_maps(backbone: Backbone, video: Video, config: Config, ctx: Context) -> Iterator[np.ndarray]:
@@ -144,6 +158,7 @@ def features(backbone: Backbone, video: Video, config: Config, ctx: Context) -> 
     Raises BrokenImage for the first frame that cannot be read.
     """
     patch = backbone.patch_size or 1
+    config = for_backbone(config, backbone)
     broken: list[int] = []
 
     def load(index: int) -> torch.Tensor:
@@ -179,9 +194,8 @@ def network_input(frame: np.ndarray, config: Config) -> torch.Tensor:
     """An RGB frame (H, W, 3) uint8 -> (3, h, w) float32, resized on 8 bits by OpenCV and normalised."""
     height, width = network_size(frame.shape[0], frame.shape[1], config)
     resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-    pixels = torch.from_numpy(resized).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-    mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
-    return pixels.div_(255).sub_(mean).div_(std)
+    pixels = torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+    return ImageTransform(mean=config.mean, std=config.std).normalise(pixels)
 
 
 def first_masks(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:

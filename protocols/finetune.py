@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dinobench.data.transforms import ImageTransform
+from dinobench.data.transforms import ImageTransform, Input
 from dinobench.training.augment import CropAndFlip, TrainView
 from dinobench.training.finetuning import FineTuning
 from dinobench.training.mixup import Mixing
@@ -147,11 +147,12 @@ class Config:
     regularisation: Regularisation = field(default_factory=Regularisation)
     augmentation: Augmentation = field(default_factory=Augmentation)
     transform: Transform = field(default_factory=Transform)
+    input: Input = field(default_factory=Input)
 
     def test_transform(self) -> ImageTransform:
         """What a test image goes through."""
         own = self.transform
-        return ImageTransform(resize=own.resize, crop=own.crop, interpolation=own.interpolation)
+        return ImageTransform(own.resize, own.crop, own.interpolation, self.input.mean, self.input.std)
 
     def train_view(self, uniforms: int) -> TrainView:
         """What a train image goes through; `uniforms` numbers are drawn beside it, for the model's dropped blocks."""

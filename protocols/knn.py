@@ -7,7 +7,7 @@ section 3.4; Caron et al. 2021, arXiv 2104.14294, section 4.1, whose evaluation 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from dinobench.algorithms.nearest_neighbours import search
-from dinobench.data.transforms import ImageTransform
+from dinobench.data.transforms import ImageTransform, Input
 from dinobench.metrics.classification import first_argmax, label_rank
 from dinobench.types import (
     Backbone,
@@ -46,6 +46,7 @@ class Config:
     resize: int = setting(256, "shorter side of the image in pixels before the crop", DINO)
     crop: int = setting(224, "side of the centre crop in pixels", DINO)
     interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "interpolation of the resize, by PIL", DINO)
+    input: Input = field(default_factory=Input)
 
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1 or len(set(self.k)) < len(self.k):
@@ -68,7 +69,7 @@ class Config:
         return tuple(sorted({k for k in self.k if k < few} | {few})) if few else self.k
 
     def transform(self) -> ImageTransform:
-        return ImageTransform(resize=self.resize, crop=self.crop, interpolation=self.interpolation)
+        return ImageTransform(self.resize, self.crop, self.interpolation, self.input.mean, self.input.std)
 
 
 name = "knn"

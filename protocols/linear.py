@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from dinobench.data.transforms import ImageTransform
+from dinobench.data.transforms import ImageTransform, Input
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout
 from dinobench.training.linear_probe import Probe, ProbeConfig
@@ -71,6 +71,7 @@ class Config:
     )
     min_scale: float = setting(0.08, "smallest share of the image's area in a random crop; the largest is 1", DINO)
     flip: float = setting(0.5, "probability of a horizontal flip in training", DINO)
+    input: Input = field(default_factory=Input)
     head: str | None = setting(None, "a file with a trained linear head to test instead of training one", DINO)
     interleaved: bool = setting(
         False, "the file's head reads cls0, mean0, cls1, mean1, … as the released heads of DINO's ViT-B do", DINO
@@ -98,10 +99,13 @@ class Config:
         return FeatureLayout(max(self.blocks), any(self.mean_patch), dim)
 
     def transform(self) -> ImageTransform:
-        return ImageTransform(resize=self.resize, crop=self.crop, interpolation=self.interpolation)
+        return ImageTransform(self.resize, self.crop, self.interpolation, self.input.mean, self.input.std)
 
     def augment(self) -> CropAndFlip:
-        return CropAndFlip(self.crop, (self.min_scale, 1.0), interpolation=self.train_interpolation, flip=self.flip)
+        return CropAndFlip(
+            self.crop, (self.min_scale, 1.0), interpolation=self.train_interpolation, flip=self.flip,
+            mean=self.input.mean, std=self.input.std,
+        )  # fmt: skip
 
     def request(self) -> FeatureRequest:
         return FeatureRequest(self.transform(), max(self.blocks), any(self.mean_patch))

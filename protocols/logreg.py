@@ -7,7 +7,7 @@ on a part of train that is held out, and the regression fitted anew on all of it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dinobench.algorithms.logistic_regression import Fit, fit_path
 from dinobench.data.subsets import draw_digest, hold_out, low_shot
-from dinobench.data.transforms import ImageTransform
+from dinobench.data.transforms import ImageTransform, Input
 from dinobench.metrics.classification import first_argmax, label_rank
 from dinobench.types import (
     Backbone,
@@ -54,6 +54,7 @@ class Config:
     resize: int = setting(256, "shorter side of the image in pixels before the crop", DINOV2)
     crop: int = setting(224, "side of the centre crop in pixels", DINOV2)
     interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", "interpolation of the resize, by PIL", DINOV2)
+    input: Input = field(default_factory=Input)
 
     def __post_init__(self) -> None:
         if not 0 < self.c_min <= self.c_max or self.c_count < 1:
@@ -75,7 +76,8 @@ class Config:
         return np.geomspace(self.c_min, self.c_max, self.c_count).tolist() if self.c_count > 1 else [self.c_min]
 
     def request(self) -> FeatureRequest:
-        return FeatureRequest(ImageTransform(self.resize, self.crop, self.interpolation))
+        own = self.input
+        return FeatureRequest(ImageTransform(self.resize, self.crop, self.interpolation, own.mean, own.std))
 
 
 name = "logreg"

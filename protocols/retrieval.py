@@ -7,7 +7,7 @@ others of its class. `dino2021` reproduces Caron et al. 2021, arXiv 2104.14294, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dinobench.algorithms.descriptors import unit_rows
 from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, LandmarkSets
 from dinobench.data.subsets import Subset
-from dinobench.data.transforms import ImageTransform
+from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError, unknown_name
 from dinobench.features.extraction import cut_to_multiple, extract
 from dinobench.metrics.retrieval import DIFFICULTIES, leave_one_out, revisited_scores
@@ -50,6 +50,7 @@ class Config:
     trapezoid: bool = setting(
         True, "average precision by trapezoids, as the benchmark; off: in steps, as scikit-learn and metric learning"
     )
+    input: Input = field(default_factory=Input)
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
@@ -146,7 +147,8 @@ def _descriptors(
     """
     side, scales = size_and_scales(config, data.key if isinstance(data, Landmarks) else "")
     multiple = backbone.size_multiple
-    transform = ImageTransform(resize=None, crop=None)
+    own = config.input
+    transform = for_backbone(ImageTransform(resize=None, crop=None, mean=own.mean, std=own.std), backbone)
 
     def prepare(index: int, image: Image.Image) -> np.ndarray:
         if boxes is not None and not np.isnan(boxes[index]).any():

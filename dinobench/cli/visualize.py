@@ -89,7 +89,7 @@ def visualize_attention(
 
     from dinobench.context import LocalContext
     from dinobench.data.decoding import BROKEN_IMAGE, decode
-    from dinobench.data.transforms import ImageTransform
+    from dinobench.data.transforms import ImageTransform, for_backbone
     from dinobench.features.extraction import cut_to_multiple
     from dinobench.models.loading import load_backbone
     from dinobench.report import figures
@@ -100,7 +100,7 @@ def visualize_attention(
         original = decode(image)
     except BROKEN_IMAGE as error:
         raise UserError(f"{image}: cannot be read as an image ({error}); give a picture file") from error
-    transform = ImageTransform(resize=size, crop=None)
+    transform = for_backbone(ImageTransform(resize=size, crop=None), backbone)
     patch = backbone.patch_size or 1
     pixels = cut_to_multiple(torch.from_numpy(transform(original))[None], patch)
     with LocalContext().inference():

@@ -145,7 +145,10 @@ def _changes(explanation: Explanation, ckpt_b: str | None) -> list[_Change]:
     """The factors that a run can be started with, of those that differ."""
     a, b = explanation.a, explanation.b
     known = settings_of(next(iter(load(a.protocol).profiles.values())))
-    changes = [_setting(d.name, d.a, d.b) for d in explanation.differences if d.name in known and d.name in b.config]
+    changes = []
+    for d in explanation.differences:
+        if d.name in known and (d.name in b.config or known[d.name].added):
+            changes.append(_setting(d.name, d.a, d.b if d.name in b.config else known[d.name].default))
     if a.checkpoint.weights_digest != b.checkpoint.weights_digest and (
         ckpt_b or a.checkpoint.path != b.checkpoint.path
     ):

@@ -1,22 +1,29 @@
 """Evaluation transforms: PIL image -> uint8 array in the worker, uint8 batch -> normalised float32 on the device.
 
 Sending bytes and normalising on the device moves a quarter of the data and gives the same values as torchvision's
-Resize, CenterCrop, ToTensor and Normalize in a row.
+Resize, CenterCrop, ToTensor and Normalize in a row. By what they are normalised is the model's own affair, unless the
+user or a protocol's profile decides it (`for_backbone`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from dinobench.errors import UserError
+from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channels, input_of
+from dinobench.types import setting
 
-# Of ImageNet's training images, as used by torchvision's and DINO's published weights.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+if TYPE_CHECKING:
+    from dinobench.types import Backbone
+
+T = TypeVar("T")
+
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -37,14 +44,15 @@ class ImageTransform:
 
     `resize`: pixels of the shorter side, or (height, width) regardless of the aspect ratio, or None.
     `crop`: side of the square cut from the centre, padded with black where the image is smaller, or None.
-    `mean`, `std`: per RGB channel, on the scale 0..1.
+    `mean`, `std`: per RGB channel, on the scale 0..1. None is the model's own, which `for_backbone` puts in its place;
+    where nobody does, ImageNet's.
     """
 
     resize: int | tuple[int, int] | None = 256
     crop: int | None = 224
     interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Channels | None = None
+    std: Channels | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -68,9 +76,41 @@ class ImageTransform:
         """(B, 3, H, W) uint8 -> float32 of the same shape, on the same device."""
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
-            for values in (self.mean, self.std)
+            for values in (self.mean or IMAGENET_MEAN, self.std or IMAGENET_STD)
         )
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class Input:
+    """The settings `mean` and `std`, a group that every protocol's Config has."""
+
+    mean: Channels | None = setting(
+        None, "mean subtracted per RGB channel, on the scale 0..1; none: the model's own input", added=True
+    )
+    std: Channels | None = setting(
+        None, "standard deviation divided by per RGB channel; none: the model's own input", added=True
+    )
+
+    def __post_init__(self) -> None:
+        check_channels(self.mean, self.std)
+
+
+def for_backbone(transform: T, backbone: Backbone) -> T:
+    """`transform`, a dataclass with `mean` and `std`, with the backbone's own in the place of each that is None.
+
+    What has no such fields is returned as it is: its normalisation is its own.
+    """
+    either: Any = transform
+    if not {"mean", "std"} <= getattr(either, "__dataclass_fields__", {}).keys():
+        return transform
+    own = input_of(getattr(backbone, "info", None))
+    replaced: T = dataclasses.replace(
+        either,
+        mean=own.mean if either.mean is None else either.mean,
+        std=own.std if either.std is None else either.std,
+    )
+    return replaced
 
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:

@@ -14,16 +14,18 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import PIL
 import torch
 
 from dinobench import console
+from dinobench.data.transforms import ImageTransform, for_backbone
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, hold, locked
 from dinobench.features.extraction import forward_batches, in_range, load_by_id, out_of_range, unreadable
+from dinobench.inputs import reading_of
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
@@ -80,12 +82,13 @@ class FeatureService:
 
     def entry(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Entry:
         """The cache entry of a request: everything that decides its numbers, and the shapes of its arrays."""
-        info = backbone.info
+        info, transform = backbone.info, for_backbone(request.transform, backbone)
+        read = reading_of(info)  # of which the transform has the input
         decides = ("arch", "patch_size", "embed_dim", "depth", "heads", "registers", "weights_digest", "missing")
         identity = {
             "version": VERSION,
-            "backbone": {name: getattr(info, name) for name in decides},
-            "transform": {"kind": type(request.transform).__name__, **dataclasses.asdict(request.transform)},
+            "backbone": {name: getattr(info, name) for name in decides} | {n: read[n] for n in ("pool",) if n in read},
+            "transform": {"kind": type(transform).__name__, **dataclasses.asdict(transform)},
             "images": split.fingerprint,
             "count": len(split),
             "layers": request.layers,
@@ -101,12 +104,12 @@ class FeatureService:
         return Entry(self.root, identity, label, dict.fromkeys(arrays, shape))
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
-        """Fill the cache with everything `wanted`, in one pass for each pair of images and transform."""
-        keyed = {self.entry(*w).key: w for w in wanted}
+        """Fill the cache with everything `wanted`, in one pass for each pair of images and what is cut out of them."""
+        keyed = {self.entry(*w).key: w for w in map(_resolved, wanted)}
 
         def one_pass(item: tuple[str, Wanted]) -> str:
             _, split, request = item[1]
-            return f"{split.fingerprint} {request.transform!r}"
+            return f"{split.fingerprint} {_pixels(request.transform)!r}"
 
         problems: list[str] = []
         for _, group in groupby(sorted(keyed.items(), key=one_pass), key=one_pass):
@@ -116,7 +119,7 @@ class FeatureService:
             raise UserError("; ".join(dict.fromkeys(problems)))
 
     def _fill(self, wanted: list[Wanted], compute: bool) -> list[str]:
-        """Extract for entries that share images and transform; every process does its part and all return together.
+        """Extract for entries that share images and pixels; every process does its part and all return together.
 
         Returns what is wrong with the images or features, the same on every process.
         """
@@ -202,14 +205,29 @@ class FeatureService:
 
     def _computed(self, pixels: torch.Tensor, wanted: list[Wanted]) -> list[Computed]:
         """The features of each request for one batch (B, 3, H, W) uint8; one forward pass serves all of a backbone."""
-        x = wanted[0][2].transform.normalise(pixels.to(self.device))
-        done: dict[int, Computed] = {}
-        for backbone, _, _ in wanted:
-            if id(backbone) not in done:
-                own = [request for other, _, request in wanted if other is backbone]
+        pixels = pixels.to(self.device)
+        seen: dict[str, torch.Tensor] = {}  # normalised, by the transform that did it
+        done: dict[tuple[int, str], Computed] = {}
+        keys = [(id(backbone), repr(request.transform)) for backbone, _, request in wanted]
+        for key, (backbone, _, request) in zip(keys, wanted, strict=True):
+            if key not in done:
+                own = [request for other, (_, _, request) in zip(keys, wanted, strict=True) if other == key]
                 widest = max(r.layers for r in own), any(r.mean_patches for r in own)
-                done[id(backbone)] = compute_features(backbone, x, *widest)
-        return [done[id(backbone)] for backbone, _, _ in wanted]
+                if key[1] not in seen:
+                    seen[key[1]] = request.transform.normalise(pixels)
+                done[key] = compute_features(backbone, seen[key[1]], *widest)
+        return [done[key] for key in keys]
+
+
+def _resolved(wanted: Wanted) -> Wanted:
+    """The same, normalised by the backbone's own input where the request leaves that open."""
+    backbone, split, request = wanted
+    return backbone, split, dataclasses.replace(request, transform=for_backbone(request.transform, backbone))
+
+
+def _pixels(transform: Any) -> Any:
+    """The transform up to its normalisation: models that differ in that alone share the decoded images."""
+    return dataclasses.replace(transform, mean=None, std=None) if type(transform) is ImageTransform else transform
 
 
 def _write(writer: Writer, rows: np.ndarray, computed: Computed, request: FeatureRequest) -> None:

@@ -41,7 +41,7 @@ from dinobench.models.families import resnet
 from dinobench.models.families.family import activation_name
 from dinobench.models.key_mapping import Mapped, flatten_convnext, weights_digest
 from dinobench.models.spec import ModelSpec
-from dinobench.types import CheckpointInfo
+from dinobench.types import CheckpointInfo, ModelInput
 
 # What timm's pretrained tags tell of the method; the longer first
 TAG_METHODS = {"dinov3": "dinov3", "lvd142m": "dinov2", "dino": "dino", "mae": "mae", "clip": "clip"}
@@ -134,8 +134,24 @@ def load_named(kind: str, model: str, seed: int, name: str | None, pool: str | N
         method=method,
         epoch=None,
         image_size=architecture.grid[0] * architecture.patch_size if architecture.patch_size else None,
+        input=_pretrained_input(module, spec) if kind == "timm" else None,
+        pool=None if architecture.family == "vit" and architecture.pool == "cls" else architecture.pool,
     )
     return NamedModel(module, architecture, info)
+
+
+def _pretrained_input(module: Any, spec: str) -> ModelInput | None:
+    """What timm's configuration of the weights says that they were trained on; None where it does not say.
+
+    Raises UserError for numbers that cannot be.
+    """
+    stated = getattr(module, "pretrained_cfg", {})
+    if not stated.get("mean") or not stated.get("std"):
+        return None
+    try:
+        return ModelInput(tuple(stated["mean"]), tuple(stated["std"]), "timm's pretrained_cfg")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{spec}: its pretrained_cfg is of no use here: {_line(error)}; give the file's path") from None
 
 
 def load_pixels(side: str, name: str | None) -> NamedModel:

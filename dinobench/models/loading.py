@@ -18,6 +18,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from dinobench.errors import UserError
+from dinobench.inputs import ModelInput
 from dinobench.models import architecture as archs
 from dinobench.models import statements
 from dinobench.models.adapters import ConvBackbone, GenericBackbone, ModuleBackbone, ViTBackbone
@@ -353,7 +354,21 @@ def _info(opened: _Opened, tensors: Tensors, name: str | None, allow_partial: bo
         image_size=a.grid[0] * a.patch_size if a.patch_size and a.grid[0] == a.grid[1] else None,
         missing=opened.coverage.missing if allow_partial else (),
         unexpected=tuple(opened.chosen.prefix + n for n in opened.coverage.unexpected) if allow_partial else (),
+        input=_input(opened.spec),
+        pool=None if a.family == "vit" and a.pool == "cls" else a.pool,
     )
+
+
+def _input(spec: ModelSpec) -> ModelInput | None:
+    """How the model takes its images, as told; None where nobody told. Raises UserError for numbers that cannot be."""
+    mean, std = spec.get("mean"), spec.get("std")
+    if mean is None or std is None:
+        return None
+    origin = spec.origin("std")
+    try:
+        return ModelInput(mean, std, origin)
+    except ValueError as error:
+        raise UserError(f"{spec.path}: its input, by {origin}: {error}; correct it there") from None
 
 
 def _ignored(opened: _Opened) -> tuple[str, ...]:

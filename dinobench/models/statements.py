@@ -59,7 +59,7 @@ def tell_header(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
         spec.tell(
             "dinobench's header", arch=_word(header.get("arch")), heads=_number(header.get("heads"), whole=True),
             activation=_word(header.get("activation")), eps=_number(header.get("eps")),
-            image_size=_sides(header.get("image_size")), mean=_channels(header.get("mean"), least=-1.0),
+            image_size=_sides(header.get("image_size")), mean=_channels(header.get("mean"), least=-0.001),
             std=_channels(header.get("std")), method=_word(header.get("method")),
         )  # fmt: skip
 
@@ -84,7 +84,7 @@ def tell_folder(spec: ModelSpec, folder: Path) -> None:
         own = config.get("pretrained_cfg")
         own = own if isinstance(own, Mapping) else {}
         spec.tell(
-            "config.json (timm)", timm=_word(config.get("architecture")), mean=_channels(own.get("mean"), least=-1.0),
+            "config.json (timm)", timm=_word(config.get("architecture")), mean=_channels(own.get("mean"), least=-0.001),
             std=_channels(own.get("std")),
         )  # fmt: skip
     vision = config.get("vision_config")
@@ -104,7 +104,7 @@ def tell_folder(spec: ModelSpec, folder: Path) -> None:
     if processor.get("do_normalize") is False:
         spec.tell("preprocessor_config.json", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     spec.tell(
-        "preprocessor_config.json", mean=_channels(processor.get("image_mean"), least=-1.0),
+        "preprocessor_config.json", mean=_channels(processor.get("image_mean"), least=-0.001),
         std=_channels(processor.get("image_std")),
     )  # fmt: skip
 

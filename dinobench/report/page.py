@@ -22,6 +22,7 @@ from dinobench.report.charts import Group, bars_of, groups, over_k, over_mass, p
 from dinobench.report.files import curves, evaluation_charts, named, owner, pictures, trainings
 from dinobench.report.svg import number, percent, scale
 from dinobench.results.comparability import read_results
+from dinobench.results.records import as_dict
 from dinobench.types import MetricValue, RunRecord
 
 #: Of all pictures together: a page of this size still goes by mail.
@@ -110,7 +111,7 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
         pictures=shown,
         left_out=named(left_out),
         data={
-            "records": [_finite(dataclasses.asdict(r)) for r in records],
+            "records": [_finite(as_dict(r)) for r in records],
             "docs": _docs(protocols),
             "pictures": [p.rows for p in shown],
             "trainings": [owner(t.name, records)[1] for t in trained[:TRAININGS]],

@@ -38,6 +38,9 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("checkpoint.patch_size", "side of a patch in pixels"),
     ("checkpoint.missing", "tensors that the file lacked"),
     ("checkpoint.unexpected", "tensors of the file that were not used"),
+    ("checkpoint.input.mean", "what the model's pixels are less, on the scale 0..1; none: ImageNet's"),
+    ("checkpoint.input.std", "what they are divided by; none: ImageNet's"),
+    ("checkpoint.pool", "what of the network is the feature; none: CLS of a ViT, the average of a ConvNet"),
     ("seed", "seed of random weights, draws and intervals"),
     ("precision", "precision of the arithmetic"),
     ("versions", "versions of Python and the libraries that can move a number"),
@@ -48,6 +51,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("checkpoint.key", "which network of the file"),
     ("checkpoint.epoch", "epoch of the training"),
     ("checkpoint.format", "format of the file"),
+    ("checkpoint.input.origin", "where the model's input is known from"),
     ("checkpoint.path", "where the file was"),
     ("checkpoint.name", "what the model is called"),
     ("git_commit", "commit of dinobench's source"),
@@ -134,7 +138,7 @@ def reasons(a: RunRecord, b: RunRecord) -> list[str]:
 def _value(record: RunRecord, name: str) -> Any:
     value: Any = record
     for part in name.split("."):
-        value = getattr(value, part)
+        value = None if value is None else getattr(value, part)
     return value
 
 

@@ -36,7 +36,20 @@ SCHEMA = 1
 
 def to_json(record: RunRecord) -> str:
     """The record as JSON text: two-space indentation, field order of the type, full precision, final newline."""
-    return json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(as_dict(record), indent=2, ensure_ascii=False) + "\n"
+
+
+def as_dict(record: RunRecord) -> dict[str, Any]:
+    """`dataclasses.asdict` less the fields that came later, where they stand at their defaults.
+
+    So records of runs that do without them read as they always did.
+    """
+    whole = dataclasses.asdict(record)
+    for fields, holder in ((record, whole), (record.checkpoint, whole["checkpoint"])):
+        for field in dataclasses.fields(fields):
+            if field.metadata.get("added") and holder[field.name] == field.default:
+                del holder[field.name]
+    return whole
 
 
 #: What makes an object of a schema one of the next. Any change of the fields adds its step here, so that what was
@@ -107,6 +120,9 @@ def _reader(hint: Any) -> Callable[[Any, str], Any]:
     if hint is Any:
         return _plain
     accepted = arguments if origin in (Union, UnionType) else (hint,)
+    if kinds := [kind for kind in accepted if dataclasses.is_dataclass(kind)]:
+        inner = _dataclass_reader(kinds[0])
+        return lambda value, name: None if value is None else inner(value, name)
     exact = frozenset([*accepted, int] if float in accepted else accepted)
 
     def scalar(value: Any, name: str) -> Any:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinobench.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, ImageTransform
+from dinobench.data.transforms import INTERPOLATIONS, ImageTransform
 from dinobench.errors import UserError
+from dinobench.inputs import Channels
 from dinobench.training.crop_box import crop_box
 from dinobench.training.randaugment import RandAugment
 from dinobench.training.random_erasing import ERASING, Erasing
@@ -25,7 +26,7 @@ class CropAndFlip:
     """RandomResizedCrop and horizontal flip (Szegedy et al. 2015, arXiv 1409.4842, with torchvision's defaults).
 
     `size`: side of the view in pixels. `scale`: the box's share of the image's area. `ratio`: its width to height.
-    PIL's resize is antialiased, which is what the reference training met.
+    PIL's resize is antialiased, which is what the reference training met. `mean`, `std`: as of an `ImageTransform`.
     """
 
     size: int = 224
@@ -33,8 +34,8 @@ class CropAndFlip:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bilinear"
     flip: float = 0.5
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Channels | None = None
+    std: Channels | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:

@@ -14,9 +14,11 @@ from timm.utils import ModelEmaV3
 
 from dinobench.config import flat
 from dinobench.data.decoding import ram_budget
+from dinobench.data.transforms import for_backbone
 from dinobench.distributed import sum_gradients
 from dinobench.errors import UserError
 from dinobench.hashing import digest
+from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput, reading_of
 from dinobench.metrics.classification import first_argmax, label_rank
 from dinobench.signals import StopRequest
 from dinobench.training.drop_path import Draws, add_drop_path
@@ -75,7 +77,7 @@ class FineTuning:
         self.criterion = SoftTargetCrossEntropy()
         self.mixing = config.regularisation.mixing()
         self.view = config.train_view(uniforms)
-        self.transform = config.test_transform()
+        self.transform = for_backbone(config.test_transform(), backbone)
         self.train_images = self._loader(data.train, self.view)
         self.test_images = self._loader(data.test, lambda image, rng: self.transform(image))
         self.tested: dict[str, torch.Tensor] = {}
@@ -256,7 +258,11 @@ class FineTuning:
     def _identity(self) -> str:
         """What decides the training: another configuration finds no state of this one."""
         info = self.info
-        return digest(flat(self.config), self.data.fingerprint, info.weights_digest, info.arch, self.ctx.seed)
+        read = reading_of(info)
+        return digest(
+            flat(self.config), self.data.fingerprint, info.weights_digest, info.arch, self.ctx.seed,
+            *([read] if read else []),
+        )  # fmt: skip
 
     def _state(self, steps: int) -> dict[str, Any]:
         return {
@@ -294,6 +300,9 @@ class FineTuning:
         }  # fmt: skip
         if info.heads:
             content["heads"] = info.heads
+        seen = ModelInput(self.transform.mean or IMAGENET_MEAN, self.transform.std or IMAGENET_STD)
+        if not seen.usual:  # what it was trained on, it is to be scored on
+            content["input"] = {"mean": list(seen.mean), "std": list(seen.std)}
         file = io.BytesIO()
         torch.save(content, file)
         return file.getvalue()

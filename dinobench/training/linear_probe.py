@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dinobench.data.subsets import Subset, hold_out
+from dinobench.data.transforms import for_backbone
 from dinobench.errors import UserError
 from dinobench.hashing import digest
 from dinobench.metrics.classification import first_argmax
@@ -105,7 +106,9 @@ class Probe:
         ctx: Context,
     ) -> None:
         self.backbone, self.data, self.layout = backbone, data, layout
-        self.request, self.augment, self.config, self.ctx = request, augment, config, ctx
+        self.request = request = dataclasses.replace(request, transform=for_backbone(request.transform, backbone))
+        self.augment = augment = for_backbone(augment, backbone)
+        self.config, self.ctx = config, ctx
         self.choosing = len(config.classifiers) > 1
         if augment is None:
             self._from_features(ctx.features(backbone, data.train, request))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dinobench.errors import UserError
+from dinobench.inputs import input_of
 from dinobench.models.checkpoint import read_checkpoint
 from dinobench.models.loading import load_backbone
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput, Network, NetworkSpec, StepInfo, View
@@ -27,6 +28,7 @@ from dinobench.pretrain.methods.dino_head import DinoHead
 from dinobench.pretrain.methods.dino_loss import Center, entropy
 from dinobench.pretrain.methods.losses import accuracy
 from dinobench.pretrain.sync_batch_norm import sync_batch_norms
+from dinobench.pretrain.views import renormalised
 from dinobench.types import setting
 
 
@@ -108,7 +110,8 @@ class Distill(Method):
     def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor | None, now: StepInfo) -> MethodOutput:
         """Views: one of (B, 3, S, S)."""
         with torch.no_grad():
-            outputs = self._outputs[0](self._frozen.features(views[0])).float()
+            seen = renormalised(views[0], input_of(self._frozen.info))
+            outputs = self._outputs[0](self._frozen.features(seen)).float()
             self.centering.add(outputs)
             targets = ((outputs - self.centering.center) / self.config.teacher_temperature).softmax(dim=1)
         predicted, features = self.student(views)

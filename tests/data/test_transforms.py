@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from dinobench.data.transforms import INTERPOLATIONS, ImageTransform, resized_size
 from dinobench.errors import UserError
 from dinobench.hashing import digest
+from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 
 def photo(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -27,7 +28,9 @@ def theirs(transform: ImageTransform, image: Image.Image) -> torch.Tensor:
         steps.append(tv.Resize(transform.resize, interpolation=mode))
     if transform.crop is not None:
         steps.append(tv.CenterCrop(transform.crop))
-    return tv.Compose([*steps, tv.ToTensor(), tv.Normalize(transform.mean, transform.std)])(image)
+    return tv.Compose(
+        [*steps, tv.ToTensor(), tv.Normalize(transform.mean or IMAGENET_MEAN, transform.std or IMAGENET_STD)]
+    )(image)
 
 
 def ours(transform: ImageTransform, image: Image.Image) -> torch.Tensor:

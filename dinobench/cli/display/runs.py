@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dinobench import console
 from dinobench.cli.display import layout
 from dinobench.errors import PluginFault, UserError
+from dinobench.inputs import input_of
 from dinobench.types import MetricValue, RunRecord
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ T = TypeVar("T")
 
 def records_json(runs: Sequence[RunRecord]) -> str:
     """The records as one JSON array."""
-    return json.dumps([dataclasses.asdict(r) for r in runs], indent=2, ensure_ascii=False)
+    from dinobench.results.records import as_dict
+
+    return json.dumps([as_dict(r) for r in runs], indent=2, ensure_ascii=False)
 
 
 def records(runs: Sequence[RunRecord], out: Path | None) -> None:
@@ -77,6 +80,8 @@ def inspection(result: Inspection) -> None:
         "width, depth, heads": f"{info.embed_dim}, {info.depth}, {info.heads}",
         "registers": info.registers,
         "image size": info.image_size,
+        "input": input_of(info),
+        **({} if info.pool is None else {"pool": info.pool}),
         "epoch": info.epoch,
         "file sha256": info.sha256,
         "weights digest": info.weights_digest,
@@ -104,7 +109,8 @@ def _names(names: Sequence[str], shown: int = 8) -> str:
 
 
 def inspection_json(result: Inspection) -> str:
-    return json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False)
+    info = dataclasses.replace(result.info, input=input_of(result.info))
+    return json.dumps(dataclasses.asdict(dataclasses.replace(result, info=info)), indent=2, ensure_ascii=False)
 
 
 def scores(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
