@@ -47,6 +47,7 @@ MIN_DRAWN = 100_000_000  # unless they are no more than those of a ViT-B
 MAX_CANDIDATES = 100  # backbones in one file
 # Stems that say nothing of the model: the folder's name is put before them.
 PLAIN_STEMS = ("checkpoint", "last", "model", "latest", "pytorch_model", "weights", "ckpt", "best", "final", "teacher")
+WEAK = ("unknown", "supervised")  # labels that what a family sees in the tensors goes before
 GRID = re.compile(r"(\d{1,5})x(\d{1,5})")  # --grid
 
 
@@ -174,13 +175,14 @@ def _open(path: Path, options: LoadOptions, partial: bool) -> _Opened:
     if wanted:
         wanted.tell(spec)
     method = infer_method(raw.tensors, raw.meta, chosen)
-    spec.tell("the file's marks", method=None if method == "unknown" else method)
+    spec.tell("the file's marks", method=None if method in WEAK else method)
     whole = archs.build_empty(wanted.architecture).state_dict() if wanted and wanted.whole else {}
     family = chosen.family
     mapped = map_keys(tensors, family.canonical, family.own, frozenset(whole))
     # before anything is added up: positions folded in half precision would be rounded once more
     mapped.tensors = {n: _widened(t) for n, t in mapped.tensors.items()}
     family.finish(mapped, spec)
+    spec.tell("the file's marks", method=method)
     if wanted and wanted.whole:
         wanted = _at_its_grid(wanted, mapped, whole, spec)
         architecture = wanted.architecture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from dinobench.models.formats import find_setting
 from dinobench.models.spec import ModelSpec
 
 MAX_CONFIG = 1 << 20  # bytes of a config.json; transformers' longest, with 21,841 labels, take 1 MB
+# what transformers, timm and open_clip call the weights in a model's folder
+HUB_NAME = re.compile(r"(open_clip_)?(pytorch_)?model([.-][\w.-]+)?\.(safetensors|bin|index\.json)")
 MAX_NUMBER = 1 << 20
 #: Hugging Face's names (transformers' configurations of vision models) -> ours, with the kind that each must be.
 CONFIG_NUMBERS = {
@@ -39,7 +42,8 @@ def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSp
     tell_header(spec, raw.meta)
     tell_arguments(spec, raw.meta)
     tell_solo_learn(spec, raw)
-    tell_folder(spec, raw.path.parent)
+    if HUB_NAME.fullmatch(raw.path.name):  # a config.json beside any other file may be anything's
+        tell_folder(spec, raw.path.parent)
     return spec
 
 
