@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from dinobench.errors import UserError, unknown_name
 from dinobench.hashing import canonical_json, digest
+from dinobench.inputs import Channels
 from dinobench.types import EvalProtocol
 
 C = TypeVar("C")
@@ -176,14 +177,15 @@ def parse(value: Any, hint: Any, what: str) -> Any:
         if not chosen:
             raise unknown_name(f"value of {what}", str(value), [str(a) for a in arguments])
         return chosen[0]
-    if origin is tuple and value == "none":
+    if origin is tuple and value == "none" and arguments[-1] is Ellipsis:
         return ()
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         if arguments[-1] is not Ellipsis:
             if len(parts) != len(arguments):
+                each = ", one per RGB channel" if hint == Channels else ""
                 example = ",".join(["0.5"] * len(arguments))
-                raise UserError(f"{what} takes {len(arguments)} numbers, as in {example}, not {value!r}")
+                raise UserError(f"{what} takes {len(arguments)} numbers{each}, as in {example}, not {value!r}")
             return tuple(parse(p, kind, what) for p, kind in zip(parts, arguments, strict=True))
         parts = [p for p in parts if p != ""]
         if not parts:

@@ -25,7 +25,7 @@ def check_channels(mean: Channels | None, std: Channels | None) -> None:
         if values is None:
             continue
         if len(values) != 3:
-            raise ValueError(f"{name} takes 3 numbers, for red, green and blue, as in 0.5,0.5,0.5")
+            raise ValueError(f"{name} takes 3 numbers, one per RGB channel, as in 0.5,0.5,0.5")
         if not all(math.isfinite(v) and least <= v <= 1 for v in values):
             scale = "; on the scale 0..255, divide by 255" if max(values) > 1 else ""
             raise ValueError(f"{name} = {','.join(f'{v:g}' for v in values)}: each is {least:g} to 1{scale}")

@@ -175,3 +175,41 @@ def test_every_built_in_setting_is_documented():
                 assert not declared.doc.startswith("of "), f"{name}: {declared.name} says not what it is"
             shown = {s: plain(value) for s, value in flat(config).items() if value != ""}
             assert resolve_config(load(name), profile, shown) == resolve_config(load(name), profile, {})
+
+
+@dataclass(frozen=True)
+class Later(Config):
+    mean: tuple[float, float, float] | None = setting(None, "mean", added=True)
+    extra: int = setting(3, "extra", added=True)
+
+
+def test_settings_added_later_are_named_where_they_are_changed():
+    """At their defaults they are in no record and no hash, so that runs from before them keep their names."""
+    first, halves = Later(), Later(mean=(0.5, 0.5, 0.5))
+    later = SimpleNamespace(name="sample", version=1, profiles={"first": first, "halves": halves})
+    before, now = resolve_config(PROTOCOL, None, {}), resolve_config(later, None, {})
+    assert flat(now.config) == flat(before.config) and now.hash(later) == before.hash(PROTOCOL)
+    assert resolve_config(later, None, {"extra": "3", "mean": "none"}) == now
+    changed = resolve_config(later, None, {"mean": ".5,.25,1"})
+    assert changed.profile == "first+mean=0.5,0.25,1.0" and flat(changed.config)["mean"] == (0.5, 0.25, 1.0)
+    assert "extra" not in flat(changed.config) and changed.hash(later) != now.hash(later)
+    assert flat(halves)["mean"] == (0.5, 0.5, 0.5)  # a profile's own value decides too
+    assert {"mean", "extra"} <= settings_of(first).keys()
+
+
+@pytest.mark.parametrize("value", [".5,.5", "1,2,3,4", "", ",", ".5", 0.5, (0.5, 0.5), "none,none"])
+def test_one_number_per_channel(value):
+    with pytest.raises(UserError, match=r"mean takes 3 numbers, one per RGB channel, as in 0.5,0.5,0.5, not "):
+        parse(value, tuple[float, float, float] | None, "mean")
+
+
+@pytest.mark.parametrize("value", [".5,,.5", "a,b,c", "nan,0,0", "inf,0,0"])
+def test_numbers_of_channels_are_numbers(value):
+    with pytest.raises(UserError, match="mean is a number, not"):
+        parse(value, tuple[float, float, float] | None, "mean")
+
+
+@given(st.tuples(*[st.floats(0, 1)] * 3))
+def test_channels_as_they_are_shown_can_be_typed(value):
+    hint = tuple[float, float, float] | None
+    assert parse(plain(value), hint, "it") == value == parse(list(value), hint, "it")

@@ -86,10 +86,10 @@ class Input:
     """The settings `mean` and `std`, a group that every protocol's Config has."""
 
     mean: Channels | None = setting(
-        None, "mean subtracted per RGB channel, on the scale 0..1; none: the model's own input", added=True
+        None, "mean subtracted per RGB channel, on the scale 0..1; none: the model's own input", "ours", added=True
     )
     std: Channels | None = setting(
-        None, "standard deviation divided by per RGB channel; none: the model's own input", added=True
+        None, "standard deviation divided by per RGB channel; none: the model's own input", "ours", added=True
     )
 
     def __post_init__(self) -> None:

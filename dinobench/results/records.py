@@ -158,6 +158,8 @@ def _dataclass_reader(kind: Any) -> Callable[[Any, str], Any]:
     fields = [(f.name, _reader(hints[f.name]), f.default is dataclasses.MISSING) for f in dataclasses.fields(kind)]
 
     def whole(value: Any, name: str) -> Any:
+        if not isinstance(value, dict):
+            raise TypeError(f"{name} is {value!r:.100}")
         return kind(
             **{field: reader(value[field], field) for field, reader, required in fields if required or field in value}
         )

@@ -16,10 +16,12 @@ from helpers.fakes import FakeBackbone, FakeSplit
 from helpers.paths import TESTS
 from helpers.requests import ALL, CLS, SMALL, Stop, expected, stop_after
 
+from dinobench.context import LocalContext
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features import service as features
 from dinobench.features.service import FeatureService
+from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput
 from dinobench.models.loading import load_backbone
 from dinobench.types import FeatureRequest
 
@@ -68,6 +70,33 @@ def test_everything_that_decides_the_numbers_is_in_the_key(service, cpu, monkeyp
             assert service().entry(backbone, split, CLS).key not in keys
     monkeypatch.setattr(features, "VERSION", 0)
     assert service().entry(backbone, split, CLS).key not in keys
+
+
+def test_the_models_input_and_feature_are_in_the_key_where_they_are_not_the_usual(service):
+    split, half = FakeSplit(10), ModelInput((0.5,) * 3, (0.5,) * 3, "a test")
+    usual, own = FakeBackbone(), FakeBackbone(input=half)
+    by_hand = dataclasses.replace(CLS, transform=dataclasses.replace(SMALL, mean=half.mean, std=half.std))
+    imagenet = dataclasses.replace(CLS, transform=dataclasses.replace(SMALL, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+
+    def key(backbone, request=CLS):
+        return service().entry(backbone, split, request).key
+
+    assert key(usual) == key(FakeBackbone(input=ModelInput(origin="known"))) == key(usual, imagenet)
+    assert key(own) == key(usual, by_hand) == key(own, by_hand) != key(usual)
+    assert key(own, imagenet) == key(usual)  # what is set by hand decides
+    assert key(FakeBackbone(pool="mean")) not in (key(usual), key(own))
+
+
+def test_models_of_different_input_share_the_decoded_images(service):
+    half = ModelInput((0.5,) * 3, (0.5,) * 3, "a test")
+    usual, own, split = FakeBackbone(name="a"), FakeBackbone(name="b", input=half), FakeSplit(10)
+    both = service()
+    both.prepare([(usual, split, CLS), (own, split, CLS), (own, split, ALL)])
+    assert set(split.loads.values()) == {1} and usual.images == own.images == 10
+    colors = both.get(own, split, CLS).cls[:, 0] * 0.5 + 0.5
+    np.testing.assert_allclose(colors, split.colors / 255, atol=1e-5)
+    np.testing.assert_allclose(both.get(usual, split, CLS).cls[:, 0], expected(split), atol=1e-5)
+    np.testing.assert_array_equal(LocalContext().features(own, split, CLS).cls, both.get(own, split, CLS).cls)
 
 
 def test_what_decides_nothing_is_not_in_the_key(service):

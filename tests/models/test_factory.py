@@ -12,6 +12,7 @@ from dinobench.errors import UserError
 from dinobench.models.adapters import ViTBackbone
 from dinobench.models.factory import describe
 from dinobench.models.loading import load_backbone
+from dinobench.types import ModelInput
 
 
 def test_arch_opens_what_cannot_be_inferred(tmp_path):
@@ -99,3 +100,22 @@ def test_unknown_and_unreachable_names(monkeypatch):
     with pytest.raises(UserError, match=r"timm:vit_small_patch16_224\.dino: .*unreachable.*path") as error:
         load_backbone("timm:vit_small_patch16_224.dino")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tag", "own"),
+    [("tf_efficientnet_lite0.in1k", (0.5, 0.5, 0.5)), ("vit_tiny_patch16_224.augreg_in21k", (0.5, 0.5, 0.5)),
+     ("resnet18.a1_in1k", (0.485, 0.456, 0.406)), ("vit_tiny_patch16_224", (0.5, 0.5, 0.5))],
+)  # fmt: skip
+def test_pretrained_models_take_the_input_of_their_weights(monkeypatch, tag, own):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, pretrained=False, **rest))
+    taken = load_backbone(f"timm:{tag}").info.input
+    assert (taken.mean, taken.origin) == (own, "timm's pretrained_cfg")
+    assert load_backbone(f"random:{tag.partition('.')[0]}").info.input is None  # trained on nothing
+
+
+def test_every_input_that_timm_states_is_one():
+    for tag in timm.list_pretrained():
+        stated = timm.get_pretrained_cfg(tag)
+        assert ModelInput(stated.mean, stated.std).mean == stated.mean

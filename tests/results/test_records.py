@@ -13,9 +13,10 @@ from helpers.samples import record
 from helpers.writers import write_twice
 
 from dinobench import registry
-from dinobench.config import flat, resolve_config
+from dinobench.config import flat, resolve_config, settings_of
 from dinobench.errors import UserError
 from dinobench.hashing import canonical_json
+from dinobench.inputs import ModelInput
 from dinobench.results import records
 from dinobench.results.items import read_items
 from dinobench.runner import Evaluation
@@ -60,7 +61,7 @@ def test_committed_records_keep_their_names(committed):
     Records of an earlier version of their protocol stay what they are: numbers of that version.
     """
     protocol, (profile, *_) = registry.load(committed.protocol), committed.profile.split("+")
-    known = flat(protocol.profiles[profile])
+    known = settings_of(protocol.profiles[profile])
     settings = {name: value for name, value in committed.config.items() if name in known}
     resolved = resolve_config(protocol, profile, {n: "none" if v == [] else v for n, v in settings.items()})
     assert json.loads(canonical_json(flat(resolved.config))) == settings
@@ -78,9 +79,26 @@ def test_settings_that_are_gone_decided_nothing():
     gone = {
         (r.protocol, name)
         for r in COMMITTED
-        for name in r.config.keys() - flat(registry.load(r.protocol).profiles[r.profile.split("+")[0]]).keys()
+        for name in r.config.keys() - settings_of(registry.load(r.protocol).profiles[r.profile.split("+")[0]]).keys()
     }
     assert gone <= {("finetune", "save")}  # where the weights were kept, before `--save`
+
+
+def test_fields_added_later_are_written_where_they_say_something(tmp_path):
+    """A record of a model with ImageNet's input and the usual feature reads as before there were others."""
+    assert {"input", "pool"}.isdisjoint(json.loads(records.to_json(record()))["checkpoint"])
+    own = ModelInput((0.5, 0.5, 0.5), (0.25, 0.5, 0.5), "a file")
+    told = record(checkpoint=dataclasses.replace(record().checkpoint, input=own, pool="mean"))
+    data = json.loads(records.write(tmp_path, told, None).read_text())
+    assert data["checkpoint"]["input"] == {"mean": [0.5] * 3, "std": [0.25, 0.5, 0.5], "origin": "a file"}
+    assert records.read(tmp_path, told.run_id) == told
+    for name, wrong in [("mean", [0.5] * 2), ("mean", "half"), ("std", [0, 1, 1]), ("std", [None] * 3), ("origin", 3)]:
+        damaged = {**data["checkpoint"], "input": {**data["checkpoint"]["input"], name: wrong}}
+        with pytest.raises(ValueError):
+            records.from_dict({**data, "checkpoint": damaged})
+    for wrong in ([], "x", 1):
+        with pytest.raises(ValueError):
+            records.from_dict({**data, "checkpoint": {**data["checkpoint"], "input": wrong}})
 
 
 def test_files_are_for_sharing(tmp_path):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.methods import batch, fit, make, now, vit
 
 from dinobench.errors import UserError
+from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput
 from dinobench.models.loading import load_backbone
 from dinobench.pretrain.methods.dino_head import DinoHead
 from dinobench.pretrain.methods.distill import Prototypes
+from dinobench.pretrain.views import renormalised
 
 
 def test_distillation_needs_a_teacher_that_fits():
@@ -67,3 +71,18 @@ def test_prototypes_are_the_same_for_every_run():
     assert torch.equal(one.directions, Prototypes(8, 5).directions)
     x = torch.randn(3, 8)
     torch.testing.assert_close(one(x), F.cosine_similarity(x[:, None], one.directions[None], dim=2))
+
+
+def test_a_teacher_of_another_input_sees_its_own():
+    method = make("distill")
+    (view,), _ = batch(6, views=1)
+    own = ModelInput((0.5, 0.5, 0.5), (0.5, 0.25, 0.5), "a test")
+    pixels = view * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    want = (pixels - 0.5) / torch.tensor(own.std).view(3, 1, 1)
+    torch.testing.assert_close(renormalised(view, own), want)
+    assert renormalised(view, ModelInput()) is view
+    seen = []
+    method._frozen.info = dataclasses.replace(method._frozen.info, input=own)
+    method._frozen.features = lambda x: (seen.append(x), type(method._frozen).features(method._frozen, x))[1]
+    method([view], None, now())
+    torch.testing.assert_close(seen[0], want)
