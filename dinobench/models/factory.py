@@ -86,7 +86,7 @@ class RequestedArch:
         """What is decided by the name."""
         spec.tell(
             f"{self.origin} {self.arch}", heads=self.architecture.heads, activation=self.activation, eps=self.eps,
-            stem=self.stem,
+            stem=self.stem, **_usual_input(self.arch, self.whole),
         )  # fmt: skip
 
     def check(self, architecture: Architecture, path: str) -> None:
@@ -138,6 +138,22 @@ def load_named(kind: str, model: str, seed: int, name: str | None, pool: str | N
         pool=None if architecture.family == "vit" and architecture.pool == "cls" else architecture.pool,
     )
     return NamedModel(module, architecture, info)
+
+
+def _usual_input(arch: str, whole: bool) -> dict[str, Any]:
+    """Mean and std of timm's pretrained weights of an architecture, where all of them agree, or those of the tag given.
+
+    A plain ViT's name without a tag decides nothing: most files of that kind are of self-supervised trainings, which
+    take ImageNet's, while timm's own weights may take others.
+    """
+    base, _, tag = arch.partition(".")
+    if not timm.is_model(base) or not (whole or tag):
+        return {}
+    configs = timm.models.get_arch_pretrained_cfgs(base)
+    if tag in configs:
+        configs = {tag: configs[tag]}
+    inputs = {(tuple(c.mean), tuple(c.std)) for c in configs.values() if c.mean and c.std and c.has_weights}
+    return dict(zip(("mean", "std"), inputs.pop(), strict=True)) if len(inputs) == 1 else {}
 
 
 def _pretrained_input(module: Any, spec: str) -> ModelInput | None:

@@ -40,6 +40,7 @@ def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSp
     for option, facts in told.items():
         spec.tell(option, **facts)
     tell_header(spec, raw.meta)
+    tell_input(spec, raw.meta)
     tell_arguments(spec, raw.meta)
     tell_solo_learn(spec, raw)
     if HUB_NAME.fullmatch(raw.path.name):  # a config.json beside any other file may be anything's
@@ -66,6 +67,15 @@ def tell_header(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
             image_size=_sides(header.get("image_size")), mean=_channels(header.get("mean"), least=-0.001),
             std=_channels(header.get("std")), method=_word(header.get("method")),
         )  # fmt: skip
+
+
+def tell_input(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
+    """`input`, which a fine-tuned model of ours states where its images are not normalised as usual."""
+    stated = meta.get("input")
+    if isinstance(stated, Mapping):
+        spec.tell(
+            "the file's input", mean=_channels(stated.get("mean"), least=-0.001), std=_channels(stated.get("std"))
+        )
 
 
 def tell_arguments(spec: ModelSpec, meta: Mapping[str, Any]) -> None:

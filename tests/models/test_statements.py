@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from helpers.checkpoints import VIT
 from helpers.families_plain import timm_vit
@@ -66,6 +67,20 @@ def test_what_the_images_are_normalised_with(tmp_path):
     assert load_backbone(folder(tmp_path / "d", {})).info.input is None
     with pytest.raises(UserError, match=r"model\.safetensors: its input, by preprocessor_config\.json: std"):
         load_backbone(folder(tmp_path / "e", {}, preprocessor_config=half | {"image_std": [0.0001] * 3}))
+
+
+def test_an_architecture_s_name_tells_its_input_where_that_is_one(tmp_path):
+    """A plain ViT's does not: self-supervised trainings take ImageNet's, timm's own weights of the name others."""
+    half = (0.5,) * 3
+    lite = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    path = save(lite.state_dict(), tmp_path / "lite.pth")
+    told = load_backbone(path, arch="tf_efficientnet_lite0").info.input
+    assert (told.mean, told.std, told.origin) == (half, half, "--arch tf_efficientnet_lite0")
+    tiny = save(vit(width=192, depth=12, image=224), tmp_path / "tiny.pth")
+    assert load_backbone(tiny, arch="vit_tiny_patch16_224").info.input is None
+    assert load_backbone(tiny, arch="vit_tiny_patch16_224.augreg_in21k").info.input.mean == half
+    own = {"input": {"mean": list(half), "std": list(half)}, "model": VIT}
+    assert load_backbone(save(own, tmp_path / "own.pth")).info.input.origin == "the file's input"
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", "null", "[" * 100_000, "\xff"])
