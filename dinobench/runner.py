@@ -34,6 +34,7 @@ from dinobench.files import cache_root, file_name, writable_folder
 from dinobench.hashing import digest
 from dinobench.inputs import input_lines, reading_of, recorded
 from dinobench.models.loading import load_backbone
+from dinobench.models.sources.references import split_name
 from dinobench.results import leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.stats import intervals
@@ -113,11 +114,12 @@ def run(
 ) -> list[RunRecord]:
     """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
 
-    ckpt: a path, `timm:<model>`, `random:<model>`, `pixels`, any of them as `name=...`, or several. data: a path,
-    `name=path` or an embedded set. settings change the profile's values by name, as `--set` does. Records, per-item
-    scores and the leaderboard are written to `out` (nowhere when None); a run found there is not repeated unless
-    `force`. save: a folder for the files that runs make, such as DAVIS's masks or a fine-tuned model; asking for them
-    runs again what is finished. skip_broken: leave out images that cannot be read, and count them in the record.
+    ckpt: a path, `hf:<owner>/<model>`, `timm:<model>`, `random:<model>`, `pixels` or another reference, any of them as
+    `name=...`, or several. data: a path, `name=path` or an embedded set. settings change the profile's values by name,
+    as `--set` does. Records, per-item scores and the leaderboard are written to `out` (nowhere when None); a run found
+    there is not repeated unless `force`. save: a folder for the files that runs make, such as DAVIS's masks or a
+    fine-tuned model; asking for them runs again what is finished. skip_broken: leave out images that cannot be read,
+    and count them in the record.
     finished: called with each protocol's records as soon as they are all there.
     Evaluations that a backbone cannot fill (attention of a ResNet) are left out with a note.
 
@@ -131,7 +133,9 @@ def run(
         raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1 is needed")
     specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
     if not specs:
-        raise UserError("no checkpoint given: --ckpt takes a path, timm:<model>, random:<model> or pixels")
+        raise UserError(
+            "no checkpoint given: --ckpt takes a path, hf:<owner>/<model>, timm:<model>, random:<model> or pixels"
+        )
     started = runtime.start(compute.device, compute.devices, compute.precision)
     console.silent = started.rank > 0
     runtime.seed_everything(seed)
@@ -335,11 +339,8 @@ def with_intervals(protocol: str, declared: Sequence[Metric], result: Result, se
 
 def _load(spec: str | Path, loading: LoadOptions, seed: int) -> Backbone:
     """`name=spec` gives the backbone a name; a path that itself holds `=` is taken as it is when it exists."""
-    text = str(spec)
-    name, equals, rest = text.partition("=")
-    if equals and name and "/" not in name and not Path(text).exists():
-        return load_backbone(rest, name=name, seed=seed, **dataclasses.asdict(loading))
-    return load_backbone(text, seed=seed, **dataclasses.asdict(loading))
+    name, reference = split_name(str(spec))
+    return load_backbone(reference, name=name, seed=seed, **dataclasses.asdict(loading))
 
 
 def _refuse_doubles(backbones: Sequence[Backbone]) -> None:

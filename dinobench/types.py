@@ -339,6 +339,7 @@ class LoadOptions:
     allow_partial: bool = False
     pool: str | None = None
     grid: str | None = None
+    trust_repo: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ from dinobench.cli.options import (
     RamCache,
     Results,
     Settings,
+    TrustRepo,
     finite,
 )
 from dinobench.errors import PluginFault, UserError
@@ -68,6 +69,8 @@ VIEWS = {
     "methods": runs.methods,
     "layouts": runs.layouts,
 }
+#: The listing that takes a pattern.
+MODELS = "models"
 
 
 def _protocols() -> list[str]:
@@ -80,7 +83,7 @@ def _protocols() -> list[str]:
 def _listings() -> list[str]:
     from dinobench.registry import available
 
-    return list(dict.fromkeys([*VIEWS, *_protocols(), *available("dinobench.methods")]))
+    return list(dict.fromkeys([*VIEWS, MODELS, *_protocols(), *available("dinobench.methods")]))
 
 
 @app.callback(invoke_without_command=True)
@@ -106,7 +109,10 @@ def _help_if_alone(context: typer.Context) -> None:
 def run(
     ckpt: Annotated[
         list[str],
-        typer.Option(help="A file, timm:<model>, random:<model> or pixels, optionally as name=...; may be repeated."),
+        typer.Option(
+            help="A file, hf:<owner>/<model>, timm:<model>, random:<model> or pixels, optionally as name=...; may be "
+            "repeated. All kinds: `dinobench list models`."
+        ),
     ],
     protocol: Annotated[
         list[str],
@@ -127,6 +133,7 @@ def run(
     pool: Pool = None,
     grid: Grid = None,
     allow_partial: AllowPartial = False,
+    trust_repo: TrustRepo = False,
     device: Device = "auto",
     devices: Devices = 1,
     precision: Annotated[
@@ -164,7 +171,9 @@ def run(
         protocol, ckpt, _default_data(protocol) if data is None else data,
         profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
         force=force, skip_broken=skip_broken, finished=show,
-        loading=LoadOptions(arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial),
+        loading=LoadOptions(
+            arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
+        ),
         compute=ComputeOptions(
             device=device, devices=devices, precision=precision, batch_size=batch_size, workers=workers,
             ram_gb=ram_cache, cache=not no_cache,
@@ -201,18 +210,23 @@ for command in (compare.compare, compare.gate, compare.report, compare.explain, 
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint file.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint file, or any other reference that --ckpt takes.")],
     arch: Arch = None,
     key: Key = None,
     heads: Heads = None,
     pool: Pool = None,
     grid: Grid = None,
+    trust_repo: TrustRepo = False,
     json: Json = False,
 ) -> None:
     """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
     from dinobench.models.loading import inspect_checkpoint
+    from dinobench.models.sources.references import split_name
 
-    inspection = inspect_checkpoint(checkpoint, arch=arch, key=key, heads=heads, pool=pool, grid=grid)
+    name, reference = split_name(checkpoint)
+    inspection = inspect_checkpoint(
+        reference, arch=arch, key=key, heads=heads, pool=pool, grid=grid, trust_repo=trust_repo, name=name
+    )
     console.text(runs.inspection_json(inspection)) if json else runs.inspection(inspection)
 
 
@@ -221,13 +235,23 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help=f"What to list: {', '.join(VIEWS)}; or one protocol or method by its name.", autocompletion=_listings
+            help=f"What to list: {', '.join([*VIEWS, MODELS])}; or one protocol or method by its name.",
+            autocompletion=_listings,
         ),
     ] = "protocols",
+    pattern: Annotated[
+        str | None, typer.Argument(help="Of models: only those whose reference holds this, or matches it (*, ?).")
+    ] = None,
 ) -> None:
-    """What there is: protocols, their profiles, pretraining methods, with every setting, or layouts of data sets."""
+    """What there is: protocols, their profiles, pretraining methods, with every setting, layouts of data sets, models
+    that can be had by name."""
+    from dinobench.cli.display import models
     from dinobench.errors import unknown_name
 
+    if what == MODELS:
+        return models.models(pattern)
+    if pattern is not None:
+        raise UserError(f"list {what} takes no pattern; `dinobench list models {pattern}` does")
     if what in VIEWS:
         return VIEWS[what]()
     if what not in _listings():

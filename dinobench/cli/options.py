@@ -17,7 +17,7 @@ def finite(value: float | None) -> float | None:
 
 
 # How a checkpoint is read
-Ckpt = Annotated[str, typer.Option(help="A file, timm:<model> or random:<model>.")]
+Ckpt = Annotated[str, typer.Option(help="A file, hf:<owner>/<model>, timm:<model> or another reference to a model.")]
 Arch = Annotated[
     str | None, typer.Option(help="Architecture, where the file does not tell: a timm or torchvision name.")
 ]
@@ -32,6 +32,9 @@ Grid = Annotated[
 ]
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Load in spite of missing or left-over tensors; records say so.")
+]
+TrustRepo = Annotated[
+    bool, typer.Option("--trust-repo", help="Let torchhub: references run the Python code of their repositories.")
 ]
 
 # Settings

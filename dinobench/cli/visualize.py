@@ -23,6 +23,7 @@ from dinobench.cli.options import (
     Picture,
     Pool,
     Settings,
+    TrustRepo,
     finite,
 )
 from dinobench.errors import UserError
@@ -83,6 +84,7 @@ def visualize_attention(
     pool: Pool = None,
     grid: Grid = None,
     allow_partial: AllowPartial = False,
+    trust_repo: TrustRepo = False,
 ) -> None:
     """Each head's attention of the last block, and over the image the patches that hold most of it."""
     import torch
@@ -92,10 +94,22 @@ def visualize_attention(
     from dinobench.data.transforms import ImageTransform, for_backbone
     from dinobench.features.extraction import cut_to_multiple
     from dinobench.models.loading import load_backbone
+    from dinobench.models.sources.references import split_name
     from dinobench.report import figures
 
     kind = _format(output, figures.FIGURES)
-    backbone = load_backbone(ckpt, arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial)
+    name, reference = split_name(ckpt)
+    backbone = load_backbone(
+        reference,
+        name=name,
+        arch=arch,
+        key=key,
+        heads=heads,
+        pool=pool,
+        grid=grid,
+        allow_partial=allow_partial,
+        trust_repo=trust_repo,
+    )
     try:
         original = decode(image)
     except BROKEN_IMAGE as error:
@@ -125,6 +139,7 @@ def visualize_davis(
     pool: Pool = None,
     grid: Grid = None,
     allow_partial: AllowPartial = False,
+    trust_repo: TrustRepo = False,
 ) -> None:
     """The first frame's mask carried through a video, beside the annotation, as GIF or MP4."""
     from dinobench import registry, runtime
@@ -132,6 +147,7 @@ def visualize_davis(
     from dinobench.context import LocalContext
     from dinobench.data import load_dataset
     from dinobench.models.loading import load_backbone
+    from dinobench.models.sources.references import split_name
     from dinobench.report import figures
 
     kind = _format(output, figures.VIDEOS)
@@ -139,8 +155,17 @@ def visualize_davis(
     config = resolve_config(protocol, None, parse_settings(set_ or [])).config
     [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
     device = runtime.start().device
+    name, reference = split_name(ckpt)
     backbone = load_backbone(
-        ckpt, arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial
+        reference,
+        name=name,
+        arch=arch,
+        key=key,
+        heads=heads,
+        pool=pool,
+        grid=grid,
+        allow_partial=allow_partial,
+        trust_repo=trust_repo,
     ).to(device)
     if lacks := sorted(protocol.requires - backbone.capabilities):
         raise UserError(

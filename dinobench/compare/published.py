@@ -108,6 +108,41 @@ FIGURES: tuple[PublishedScore, ...] = (
     *_classification(), *_davis(), *_attention(), *_copies(), *_landmarks(), *_transfer(),
 )  # fmt: skip
 
+#: References under which the models of these figures can be had: timm's names, Hugging Face's, torch.hub's.
+RELEASES: dict[str, str] = {
+    "timm:vit_small_patch16_224.dino": "DINO ViT-S/16",
+    "timm:vit_small_patch8_224.dino": "DINO ViT-S/8",
+    "timm:vit_base_patch16_224.dino": "DINO ViT-B/16",
+    "timm:vit_base_patch8_224.dino": "DINO ViT-B/8",
+    "timm:vit_small_patch14_dinov2.lvd142m": "DINOv2 ViT-S/14",
+    "timm:vit_base_patch14_dinov2.lvd142m": "DINOv2 ViT-B/14",
+    "timm:vit_large_patch14_dinov2.lvd142m": "DINOv2 ViT-L/14",
+    "timm:vit_giant_patch14_dinov2.lvd142m": "DINOv2 ViT-g/14",
+    "hf:facebook/dino-vits16": "DINO ViT-S/16",
+    "hf:facebook/dino-vits8": "DINO ViT-S/8",
+    "hf:facebook/dino-vitb16": "DINO ViT-B/16",
+    "hf:facebook/dino-vitb8": "DINO ViT-B/8",
+    "hf:facebook/dinov2-small": "DINOv2 ViT-S/14",
+    "hf:facebook/dinov2-base": "DINOv2 ViT-B/14",
+    "hf:facebook/dinov2-large": "DINOv2 ViT-L/14",
+    "hf:facebook/dinov2-giant": "DINOv2 ViT-g/14",
+    "torchhub:facebookresearch/dino:main:dino_vits16": "DINO ViT-S/16",
+    "torchhub:facebookresearch/dino:main:dino_vits8": "DINO ViT-S/8",
+    "torchhub:facebookresearch/dino:main:dino_vitb16": "DINO ViT-B/16",
+    "torchhub:facebookresearch/dino:main:dino_vitb8": "DINO ViT-B/8",
+    "torchhub:facebookresearch/dino:main:dino_resnet50": "DINO ResNet-50",
+}
+
+
+def figures_of(reference: str) -> list[PublishedScore]:
+    """The headline figures of the model that a reference stands for.
+
+    >>> [(f.protocol, f.value) for f in figures_of("hf:facebook/dinov2-base")]
+    [('knn', 82.1), ('linear', 84.5)]
+    """
+    model = RELEASES.get(reference)
+    return [f for f in FIGURES if f.model == model and f.headline]
+
 
 def published_scores(protocols: Iterable[str], metrics: Iterable[str] = ()) -> list[PublishedScore]:
     """The figures of these protocols: the headline ones, or those of metrics that match one of the patterns.

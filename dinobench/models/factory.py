@@ -6,10 +6,7 @@ import contextlib
 import difflib
 import functools
 import hashlib
-import socket
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +37,7 @@ from dinobench.models.architecture import (
 from dinobench.models.families import resnet
 from dinobench.models.families.family import activation_name
 from dinobench.models.key_mapping import Mapped, flatten_convnext, weights_digest
+from dinobench.models.sources.hub import cache_only_if_offline, one_line
 from dinobench.models.spec import ModelSpec
 from dinobench.types import CheckpointInfo, ModelInput
 
@@ -114,16 +112,25 @@ def load_named(kind: str, model: str, seed: int, name: str | None, pool: str | N
     """`timm:` (pretrained) or `random:` (weights drawn from `seed`). UserError for an unknown or unreachable one."""
     spec = f"{kind}:{model}"
     module = create(model, spec, seed, pretrained=kind == "timm")
-    architecture = repool(describe(module, model), pool, spec)
     base, _, tag = model.partition(".")
     tag = tag or str(getattr(module, "pretrained_cfg", {}).get("tag", ""))
-    method = "random" if kind == "random" else _tag_method(tag)
+    method = "random" if kind == "random" else tag_method(tag)
+    shown = name or (f"random_{base}" if kind == "random" else model)
+    return named(module, model, shown, spec, source=kind, method=method, pool=pool)
+
+
+def named(
+    module: nn.Module, model: str, name: str, path: str, *, sha256: str = "", source: str, method: str,
+    pool: str | None = None,
+) -> NamedModel:  # fmt: skip
+    """A ready module and what is to be said of it; a plain ViT is brought to our form in place."""
+    architecture = repool(describe(module, model), pool, path)
     info = CheckpointInfo(
-        name=name or (f"random_{base}" if kind == "random" else model),
-        path=spec,
-        sha256="",
+        name=name,
+        path=path,
+        sha256=sha256,
         weights_digest=weights_digest(_canonical(module), architecture.settings),
-        format=kind,
+        format=source,
         key="",
         arch=architecture.arch,
         patch_size=architecture.patch_size,
@@ -134,7 +141,7 @@ def load_named(kind: str, model: str, seed: int, name: str | None, pool: str | N
         method=method,
         epoch=None,
         image_size=architecture.grid[0] * architecture.patch_size if architecture.patch_size else None,
-        input=_pretrained_input(module, spec) if kind == "timm" else None,
+        input=_pretrained_input(module, path) if source == "timm" else None,
         pool=None if architecture.family == "vit" and architecture.pool == "cls" else architecture.pool,
     )
     return NamedModel(module, architecture, info)
@@ -167,7 +174,9 @@ def _pretrained_input(module: Any, spec: str) -> ModelInput | None:
     try:
         return ModelInput(tuple(stated["mean"]), tuple(stated["std"]), "timm's pretrained_cfg")
     except (TypeError, ValueError) as error:
-        raise UserError(f"{spec}: its pretrained_cfg is of no use here: {_line(error)}; give the file's path") from None
+        raise UserError(
+            f"{spec}: its pretrained_cfg is of no use here: {one_line(error)}; give the file's path"
+        ) from None
 
 
 def load_pixels(side: str, name: str | None) -> NamedModel:
@@ -248,15 +257,15 @@ def create(model: str, spec: str, seed: int, pretrained: bool, image_size: tuple
         known = timm.list_models() + ([] if pretrained else torchvision.models.list_models(module=torchvision.models))
         near = difflib.get_close_matches(base, known, n=3) or known[:3]
         raise UserError(f"{spec}: there is no model of that name; near it: {', '.join(near)}")
-    with torch.random.fork_rng(devices=[]), _cache_only_if_offline() if pretrained else contextlib.nullcontext():
+    with torch.random.fork_rng(devices=[]), cache_only_if_offline() if pretrained else contextlib.nullcontext():
         torch.manual_seed(seed)
         try:
             return make()
         except Exception as error:  # whatever a download raises: its kinds differ by version of the hub's client
             if not pretrained:
-                raise UserError(f"{spec}: cannot be built: {_line(error)}") from None
+                raise UserError(f"{spec}: cannot be built: {one_line(error)}") from None
             raise UserError(
-                f"{spec}: its pretrained weights could not be had ({_line(error)}); check the network and the tag, "
+                f"{spec}: its pretrained weights could not be had ({one_line(error)}); check the network and the tag, "
                 "or download the file and give its path"
             ) from None
 
@@ -265,35 +274,6 @@ def _any_size(base: str) -> dict[str, Any]:
     """What makes timm's model take images of other sizes than it was defined for, where it can."""
     defined = timm.model_entrypoint(base).__module__.rpartition(".")[2]
     return ANY_SIZE.get(defined, {})
-
-
-@contextlib.contextmanager
-def _cache_only_if_offline() -> Iterator[None]:
-    """Without a network, let the hub's client look into its cache only: it would retry for a minute, loudly."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reachable(url: str) -> bool:
-    if "https" in urllib.request.getproxies():
-        return True  # the proxy knows, we cannot
-    try:
-        with socket.create_connection((urllib.parse.urlsplit(url).hostname or "", 443), timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-def _line(error: Exception) -> str:
-    """An exception in one short line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _torchvision(base: str) -> nn.Module:
@@ -388,7 +368,8 @@ def _canonical(module: nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _tag_method(tag: str) -> str:
+def tag_method(tag: str) -> str:
+    """The method that a pretrained tag of timm's tells of, or "unknown"."""
     method = next((m for part, m in TAG_METHODS.items() if part in tag), None)
     return method or ("supervised" if any(s in tag for s in ("in1k", "in12k", "in21k", "in22k")) else "unknown")
 

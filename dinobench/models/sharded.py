@@ -42,6 +42,11 @@ def refuse_part(path: Path) -> None:
     )
 
 
+def parts(index: Path) -> list[str]:
+    """The names of the files beside an index that hold its tensors. Raises UserError for JSON that is no index."""
+    return sorted(set(_weight_map(index).values()))
+
+
 def read(index: Path) -> tuple[str, dict[str, torch.Tensor], str]:
     """(container of the parts, all tensors by name, SHA-256) of a sharded save.
 
@@ -50,12 +55,12 @@ def read(index: Path) -> tuple[str, dict[str, torch.Tensor], str]:
     Raises UserError for an index that is none, and where a part is missing or holds other tensors than listed.
     """
     places = _weight_map(index)
-    parts = sorted(set(places.values()))
+    names = sorted(set(places.values()))
     tensors: dict[str, torch.Tensor] = {}
     container = ""
-    for part in parts:
+    for part in names:
         if not index.with_name(part).is_file():
-            raise UserError(f"{index}: its part {part} is not beside it; copy or download all {len(parts)} parts")
+            raise UserError(f"{index}: its part {part} is not beside it; copy or download all {len(names)} parts")
         container, value = read_file(index.with_name(part))
         held = value if isinstance(value, Mapping) else {}
         listed = {name for name, place in places.items() if place == part}
@@ -66,7 +71,7 @@ def read(index: Path) -> tuple[str, dict[str, torch.Tensor], str]:
                 "copy or download all of them again"
             )
         tensors |= {str(name): held[name] for name in listed}
-    lines = [f"{sha256_file(index.with_name(name))}  {name}\n" for name in sorted({index.name, *parts})]
+    lines = [f"{sha256_file(index.with_name(name))}  {name}\n" for name in sorted({index.name, *names})]
     return container, tensors, hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -21,8 +21,8 @@ from torch import nn
 
 from dinobench.errors import UserError
 from dinobench.inputs import input_of
-from dinobench.models.checkpoint import read_checkpoint
 from dinobench.models.loading import load_backbone
+from dinobench.models.sources.references import Weights, kind, resolve
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput, Network, NetworkSpec, StepInfo, View
 from dinobench.pretrain.methods.dino_head import DinoHead
 from dinobench.pretrain.methods.dino_loss import Center, entropy
@@ -79,7 +79,9 @@ class Distill(Method):
     def __init__(self, config: Config, spec: NetworkSpec) -> None:
         super().__init__(config, spec)
         if not config.teacher:
-            raise UserError("distill needs a teacher: give its checkpoint with --set teacher=FILE (or timm:MODEL)")
+            raise UserError(
+                "distill needs a teacher: give its checkpoint with --set teacher=FILE (or hf:OWNER/MODEL, timm:MODEL)"
+            )
         self._frozen = load_backbone(config.teacher)  # no nn.Module itself, so that it is no part of this one
         patch = self._frozen.patch_size if "attention" in self._frozen.capabilities else None
         if patch and spec.image_size % patch:
@@ -131,10 +133,12 @@ def teacher_head(spec: str, key: str) -> DinoHead | None:
 
     Raises UserError for a head of another form.
     """
-    if spec.startswith(("timm:", "random:", "pixels")) or not key.endswith("backbone"):
+    if not key.endswith("backbone") or kind(spec) in ("timm", "random", "pixels"):
         return None
+    source = resolve(spec)
+    assert isinstance(source, Weights)  # what the others come as
     prefix = f"{key.removesuffix('backbone')}head."
-    inside = {n.removeprefix(prefix): t for n, t in read_checkpoint(spec).tensors.items() if n.startswith(prefix)}
+    inside = {n.removeprefix(prefix): t for n, t in source.read().tensors.items() if n.startswith(prefix)}
     names = {"last_layer.parametrizations.weight.original0": "last_layer.weight_g",
              "last_layer.parametrizations.weight.original1": "last_layer.weight_v"}  # fmt: skip
     tensors = {names.get(n, n): t.float() if t.is_floating_point() else t for n, t in inside.items()}

@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.command_lines import command_line
+from helpers.hub import go_online, serving
 from helpers.pickles import START, archive
 from helpers.runs import run
 from helpers.typed import assert_one_line
-from helpers.weights import save, vit
+from helpers.weights import huggingface, save, vit
 from PIL import Image
+from safetensors.torch import save as safetensors
 
 from dinobench import __version__, console, registry
 from dinobench.cli import app
@@ -185,6 +187,35 @@ def test_inspect(command, checkpoint):
     assert code == 0 and "weights digest" in out and "missing" in out
     code, out, _ = command("inspect", checkpoint, "--json")
     assert code == 0 and json.loads(out)["info"]["embed_dim"] == 64 and json.loads(out)["missing"] == []
+
+
+@pytest.mark.parametrize("reference", ["pixels:4", "random:vit_tiny_patch16_224", "mine=random:resnet18"])
+def test_inspect_takes_models_by_name(command, reference):
+    code, out, _ = command("inspect", reference)
+    assert code == 0 and re.search(r"loaded from +the whole model\n", out) and "weights digest" in out
+    code, out, _ = command("inspect", reference, "--json")
+    info = json.loads(out)["info"]
+    assert info["path"] == reference.removeprefix("mine=") and (info["name"] == "mine") == ("=" in reference)
+
+
+def test_a_run_with_a_model_of_the_hub(command, images, monkeypatch, tmp_path):
+    with serving() as hub:
+        go_online(monkeypatch, hub.url, tmp_path / "hub")
+        sha = hub.add("us/vit-tiny", {"config.json": b"{}", "model.safetensors": safetensors(huggingface(vit()))})
+        code, out, err = command(
+            *KNN, "--data", images, "--ckpt", "hf:us/vit-tiny", "--ckpt", "ours=hf:us/vit-tiny@main"
+        )
+        assert code == 0 and re.search(r"^vit-tiny +vit_w64_d2_patch16 ", out, re.M) and "ours" in out, err
+        [one, two] = sorted((r.checkpoint for r in read_all(Path("results"))[0]), key=lambda c: c.name)
+        assert (
+            one.path == two.path == f"hf:us/vit-tiny@{sha}" and one.sha256 and one.weights_digest == two.weights_digest
+        )
+        hub.gated["us/vit-tiny"] = 401
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "other"))
+        for line in ((*KNN, "--data", images, "--ckpt", "hf:us/vit-tiny"), ("inspect", "hf:us/vit-tiny")):
+            assert_one_line(
+                *command(*line), "hf:us/vit-tiny: its owners ask for consent: accept their terms on http://"
+            )
 
 
 def test_list(command):
