@@ -16,6 +16,7 @@ import torchvision
 from timm.layers import Attention, PatchEmbed
 from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
@@ -27,7 +28,6 @@ from dinobench.errors import UserError
 from dinobench.models.adapters import Pixels
 from dinobench.models.architecture import (
     ALIASES,
-    NORM_EPS,
     Architecture,
     build_empty,
     repool,
@@ -35,7 +35,7 @@ from dinobench.models.architecture import (
     vit_name,
 )
 from dinobench.models.families import resnet
-from dinobench.models.families.family import activation_name
+from dinobench.models.families.family import activation_name, settings_of
 from dinobench.models.key_mapping import Mapped, flatten_convnext, weights_digest
 from dinobench.models.sources.hub import cache_only_if_offline, one_line
 from dinobench.models.spec import ModelSpec
@@ -98,14 +98,19 @@ class RequestedArch:
         wanted = self.architecture
         if wanted.family == "vit" and architecture.family == "vit":
             same = (wanted.embed_dim, wanted.depth) == (architecture.embed_dim, architecture.depth)
-            loose = wanted.patch_size is None  # an alias names no patch size
-            return not same or (
-                not loose and (wanted.patch_size, wanted.registers) != (architecture.patch_size, architecture.registers)
-            )
+            if not same or wanted.patch_size is None:  # an alias names no patch size
+                return not same
+            finer = [(a.patch_size, a.registers, _pre_norm(a)) for a in (wanted, architecture)]
+            return finer[0] != finer[1]
         if wanted.family != architecture.family:
             return True
         shapes = [{n: t.shape for n, t in _canonical(build_empty(a)).items()} for a in (wanted, architecture)]
         return shapes[0] != shapes[1]
+
+
+def _pre_norm(architecture: Architecture) -> bool:
+    """Whether a ViT has a norm before its first block, as CLIP's have."""
+    return "norm_pre.weight" in build_empty(architecture).state_dict()
 
 
 def load_named(kind: str, model: str, seed: int, name: str | None, pool: str | None = None) -> NamedModel:
@@ -227,17 +232,9 @@ def parse_arch(arch: str, origin: str, image_size: tuple[int, int] | None = None
     if architecture.family == "vit":
         inner: Any = module
         eps = float(inner.norm.eps)
-        return RequestedArch(
-            arch, architecture, False, origin, (), _activation(inner), eps if eps != NORM_EPS else None
-        )
+        return RequestedArch(arch, architecture, False, origin, (), activation_name(inner.blocks[0].mlp.act), eps)
     names = [n for n in module.state_dict() if not n.endswith("num_batches_tracked")]
     return RequestedArch(arch, architecture, True, origin, (names[-1], names[0]))
-
-
-def _activation(module: Any) -> str | None:
-    """Our name of a plain ViT's activation where it is not the usual one."""
-    name = activation_name(module.blocks[0].mlp.act)
-    return None if name in ("gelu", "silu") else name
 
 
 def create(model: str, spec: str, seed: int, pretrained: bool, image_size: tuple[int, int] | None = None) -> nn.Module:
@@ -296,7 +293,13 @@ def describe(module: Any, model: str) -> Architecture:
         width, depth, heads = module.embed_dim, len(module.blocks), module.blocks[0].attn.num_heads
         patch, registers = int(module.patch_embed.patch_size[0]), module.num_reg_tokens
         grid = (int(module.patch_embed.grid_size[0]), int(module.patch_embed.grid_size[1]))
-        settings = "" if heads == usual_heads(width) else f"heads={heads}"
+        act = activation_name(module.blocks[0].mlp.act)
+        settings = settings_of(
+            (
+                "" if heads == usual_heads(width) else f"heads={heads}",
+                "" if act in ("gelu", "silu") else f"activation={act}",
+            )
+        )
         name = vit_name(width, depth, patch, registers)
         return Architecture("vit", name, width, build, patch, depth, heads, registers, grid, settings)
     width = int(getattr(module, "head_hidden_size", None) or module.num_features)
@@ -305,7 +308,8 @@ def describe(module: Any, model: str) -> Architecture:
         attention = module.blocks[0].attn
         return Architecture(
             "tokens", base, width, build, patch, len(module.blocks), getattr(attention, "num_heads", None),
-            max(0, module.num_prefix_tokens - 1), (int(grid[0]), int(grid[1])), base, POOL_NAMES[module.global_pool],
+            max(0, module.num_prefix_tokens - 1), (int(grid[0]), int(grid[1])), base,
+            "cls&dist" if isinstance(module, VisionTransformerDistilled) else POOL_NAMES[module.global_pool],
         )  # fmt: skip
     if isinstance(module, SwinTransformer | SwinTransformerV2):
         return Architecture("maps", base, width, build, settings=base, pool=None)

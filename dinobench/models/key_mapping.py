@@ -17,6 +17,8 @@ import torch
 Tensors = dict[str, torch.Tensor]
 Rules = Sequence[tuple[str, str]]
 
+PREFIX_TOKENS = ("cls_token", "dist_token", "reg_token")  # in the order in which they stand before the patches
+
 # What stands beside a backbone in the files met in the wild: heads, predictors, decoders, queues, mask tokens.
 IGNORED = re.compile(
     r"(fc|head|heads|head_dist|classifier|linear|pooler|projector|projection|projection_head|projection_mlp|proj_head|"
@@ -32,6 +34,12 @@ class Mapped:
     tensors: Tensors = field(default_factory=dict)
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+    folded: int = 0  # rows of `pos_embed` that were added to CLS and the tokens beside it
+
+    def set_aside(self, canonical: str) -> None:
+        """A tensor that turns out not to be the backbone's."""
+        if self.tensors.pop(canonical, None) is not None:
+            self.ignored += self.sources.pop(canonical, (canonical,))
 
     def names(self, canonical: str) -> str:
         """The file's own name (or names) of a canonical tensor, for messages."""
@@ -82,35 +90,55 @@ def fuse_qkv(mapped: Mapped) -> None:
 
 
 def fold_positions(mapped: Mapped, grid: tuple[int, int] | None = None) -> None:
-    """Position rows of CLS and registers move into those tokens, by the number of rows beyond a grid.
+    """Position rows of CLS, distillation token and registers move into those tokens, by the rows beyond a grid.
 
     `pos_embed` (1, N | 1 + N | 1 + R + N, D) -> (1, N, D), N = h * w of `grid` or a square. Where no such reading
     gives one, CLS is taken to have a row, as in every release whose grid is not square.
     """
     tensors, position = mapped.tensors, mapped.tensors.get("pos_embed")
-    if position is None or position.ndim != 3 or "cls_token" not in tensors:
+    present = [(n, tensors[n].shape[1]) for n in PREFIX_TOKENS if n in tensors and tensors[n].ndim == 3]
+    if position is None or position.ndim != 3 or not present:
         return
-    registers = tensors["reg_token"].shape[1] if "reg_token" in tensors and tensors["reg_token"].ndim == 3 else 0
-    for prefix in dict.fromkeys((0, 1, 1 + registers)):
+    counts = [0]
+    for _, count in present:
+        counts.append(counts[-1] + count)
+    for prefix in counts:
         rows = position.shape[1] - prefix
         if rows == grid[0] * grid[1] if grid else square_side(rows):
             break
     else:
-        prefix = 1
-    fold_prefix(tensors, prefix)
+        prefix = next((counts[i + 1] for i, (n, _) in reversed(list(enumerate(present))) if n != "reg_token"), 0)
+    if fold_prefix(tensors, prefix):
+        mapped.folded = prefix
 
 
-def fold_prefix(tensors: Tensors, prefix: int) -> None:
-    """Add the first `prefix` rows of `pos_embed` to CLS (the first) and the registers (the others)."""
-    position = tensors["pos_embed"]
-    rows = (tensors["cls_token"], *((tensors["reg_token"],) if prefix > 1 else ()))
-    if any(t.shape[:1] + t.shape[2:] != position[:, 0].shape or t.dtype != position.dtype for t in rows):
-        return  # a wrong width or kind, which the comparison with the architecture reports
-    if prefix:
-        tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
-    if prefix > 1:
-        tensors["reg_token"] = tensors["reg_token"] + position[:, 1:prefix]
-    tensors["pos_embed"] = position[:, prefix:]
+def fold_prefix(tensors: Tensors, prefix: int) -> bool:
+    """Add the first `prefix` rows of `pos_embed` to the tokens that stand before the patches; False if they do not fit.
+
+    The order is that of PREFIX_TOKENS, as in every program that has more than one.
+    """
+    position, start, sums = tensors["pos_embed"], 0, {}
+    for name in (n for n in PREFIX_TOKENS if n in tensors and start < prefix):
+        token = tensors[name]
+        if (
+            token.ndim != 3
+            or token.shape[:1] + token.shape[2:] != position[:, 0].shape
+            or token.dtype != position.dtype
+        ):
+            return False  # a wrong width or kind, which the comparison with the architecture reports
+        sums[name] = token + position[:, start : start + token.shape[1]]
+        start += token.shape[1]
+    tensors.update(sums)
+    tensors["pos_embed"] = position[:, start:]
+    return True
+
+
+def unfold_positions(mapped: Mapped) -> None:
+    """The rows of the tokens before the patches come back as zeros, for a module that keeps such rows."""
+    if mapped.folded:
+        position = mapped.tensors["pos_embed"]
+        zeros = torch.zeros(position.shape[0], mapped.folded, position.shape[2], dtype=position.dtype)
+        mapped.tensors["pos_embed"], mapped.folded = torch.cat([zeros, position], dim=1), 0
 
 
 def square_side(n: int) -> int:

@@ -76,8 +76,8 @@ def load_backbone(
 
     `spec` is a reference of any kind in `dinobench.models.sources.references.FORMS`, such as a checkpoint file of any
     known format, `hf:OWNER/MODEL`, `timm:MODEL` or `random:MODEL` (weights drawn from `seed`; the global generators
-    are left alone). `arch`, `key` and `heads` override what a file would be taken for, `grid` ("14x28", height by width in
-    patches) that of its positions; `pool` ("cls", "mean", "cls+mean", "map") what the feature is made of; `trust_repo`
+    are left alone). `arch`, `key` and `heads` override what a file would be taken for, `grid` ("14x28", height by
+    width in patches) that of its positions; `pool` ("cls", "mean", "cls+mean", "map") what the feature is made of; `trust_repo`
     lets `torchhub:` run its repository's code; `name` is how the model is called in tables.
 
     Raises UserError, one line, for anything wrong with the spec or the file.

@@ -19,7 +19,7 @@ from dinobench.models.factory import RequestedArch, parse_arch
 from dinobench.models.families import FAMILIES, GENERIC
 from dinobench.models.families.family import grid_of
 from dinobench.models.formats import Candidate, choose, find_candidates, infer_method, under
-from dinobench.models.key_mapping import Mapped, map_keys
+from dinobench.models.key_mapping import Mapped, map_keys, unfold_positions
 from dinobench.models.sources.references import Weights
 from dinobench.models.spec import ModelSpec
 from dinobench.types import LoadOptions
@@ -68,6 +68,9 @@ def open_weights(source: Weights, options: LoadOptions, partial: bool) -> Opened
     family.finish(mapped, spec)
     spec.tell("the file's marks", method=method)
     if wanted and wanted.whole:
+        grid, rows = wanted.architecture.grid, whole.get("pos_embed")
+        if rows is not None and rows.ndim == 3 and rows.shape[1] != grid[0] * grid[1]:
+            unfold_positions(mapped)
         wanted = _at_its_grid(wanted, mapped, whole, spec)
         architecture = wanted.architecture
         expected = archs.build_empty(architecture).state_dict()

@@ -33,12 +33,30 @@ CONFIG_NUMBERS = {
 }
 WHOLE = frozenset({"heads", "registers", "window"})
 
+#: Whole numbers beside the weights of OpenAI's CLIP (openai/CLIP `model.py`, `build_model`), and of no other.
+OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+#: transformers' defaults of vision configurations by `model_type`: heads, eps, activation; and whose method it is.
+CONFIG_USUAL: dict[str, tuple[int, float, str, str | None]] = {
+    "clip_vision_model": (12, 1e-5, "quick_gelu", "clip"),
+    "siglip_vision_model": (12, 1e-6, "gelu_pytorch_tanh", "siglip"),
+    "siglip2_vision_model": (12, 1e-6, "gelu_pytorch_tanh", "siglip2"),
+    "vit": (12, 1e-12, "gelu", None),
+    "deit": (12, 1e-12, "gelu", None),
+    "vit_mae": (12, 1e-12, "gelu", "mae"),
+    "vit_msn": (12, 1e-6, "gelu", "msn"),
+    "ijepa": (12, 1e-12, "gelu", "ijepa"),
+    "dinov2": (12, 1e-6, "gelu", "dinov2"),
+    "dinov2_with_registers": (12, 1e-6, "gelu", "dinov2"),
+}
+
 
 def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
     """The facts stated, most trusted first: the user's (`told`, by option), our header, the arguments, the folder."""
     spec = ModelSpec(str(raw.path))
     for option, facts in told.items():
         spec.tell(option, **facts)
+    if all(mark in raw.tensors or mark in raw.meta for mark in OPENAI_MARKS):
+        spec.tell("the file's marks", openai=True)
     tell_header(spec, raw.meta)
     tell_input(spec, raw.meta)
     tell_arguments(spec, raw.meta)
@@ -111,6 +129,11 @@ def tell_folder(spec: ModelSpec, folder: Path) -> None:
         spec.tell("config.json", rope_theta=_number(rope.get("rope_theta")))
     size = vision.get("image_size")
     spec.tell("config.json", image_size=_sides(size if isinstance(size, list | tuple) else [size, size]))
+    usual = CONFIG_USUAL.get(spec.get("model_type") or "")
+    if usual:  # what a config.json leaves out is as its class has it
+        heads, eps, activation, method = usual
+        spec.tell(f"transformers' {spec.get('model_type')}", heads=heads, eps=eps, activation=activation, method=method)
+    tell_open_clip(spec, read_json(folder / "open_clip_config.json"))
     windows = vision.get("pretrained_window_sizes")
     if isinstance(windows, list) and all(type(w) is int and 0 <= w < 1000 for w in windows) and any(windows):
         spec.tell("config.json", pretrained_windows=tuple(windows))
@@ -121,6 +144,27 @@ def tell_folder(spec: ModelSpec, folder: Path) -> None:
         "preprocessor_config.json", mean=_channels(processor.get("image_mean"), least=-0.001),
         std=_channels(processor.get("image_std")),
     )  # fmt: skip
+
+
+def tell_open_clip(spec: ModelSpec, config: Mapping[str, Any]) -> None:
+    """`open_clip_config.json`: the tower's heads and GELU, or the timm model in its place."""
+    model, images = config.get("model_cfg"), config.get("preprocess_cfg")
+    tower = model.get("vision_cfg") if isinstance(model, Mapping) else None
+    if not isinstance(model, Mapping) or not isinstance(tower, Mapping):
+        return
+    origin = "open_clip_config.json"
+    timm_name = _word(tower.get("timm_model_name"))
+    width, head_width = _number(tower.get("width", 768), whole=True), _number(tower.get("head_width", 64), whole=True)
+    if timm_name:
+        spec.tell(origin, timm=timm_name)
+    elif not isinstance(tower.get("layers"), list) and width and head_width:  # a list: a ResNet
+        quick = model.get("quick_gelu") is True
+        spec.tell(
+            origin, heads=int(width // head_width) or None, activation="quick_gelu" if quick else "gelu",
+            open_clip_pool=_word(tower.get("pool_type")),
+        )  # fmt: skip
+    if isinstance(images, Mapping):
+        spec.tell(origin, mean=_channels(images.get("mean"), least=-1.0), std=_channels(images.get("std")))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from dinobench.types import CheckpointInfo
 class TokenBackbone(ModuleBackbone):
     """A transformer of timm's whose blocks keep one grid of patches: BEiT, EVA, DINOv3, CLIP, SigLIP, ...
 
-    `pool` says what the feature is: "cls", "mean" (of the patches), "cls+mean" (side by side) or "map" (the model's own
-    attention pooling). The norm that timm puts after the pooling (`fc_norm`) is part of it. What stands before a
-    classifier is thus the same as with timm's `forward_head(pre_logits=True)` for the pooling that the model has.
+    `pool` says what the feature is: "cls", "mean" (of the patches), "cls+mean" (side by side), "map" (the model's own
+    attention pooling) or "cls&dist" (the mean of CLS and DeiT's distillation token). The norm that timm puts after the
+    pooling (`fc_norm`) is part of it. What stands before a classifier is thus the same as with timm's
+    `forward_head(pre_logits=True)` for the pooling that the model has.
     """
 
     patch_size: int
@@ -69,7 +70,8 @@ class TokenBackbone(ModuleBackbone):
     def layers_and_attention(self, x: torch.Tensor, n: int = 1) -> tuple[Layers, torch.Tensor]:
         """`layers` and `cls_attention` from one forward pass. Raises UnsupportedCapability without a CLS token."""
         if "attention" not in self.capabilities:
-            raise UnsupportedCapability(f"{self.info.name}: a {self.info.arch} has no CLS attention")
+            why = "has no CLS token" if not self.has_cls else "does not show its softmax"
+            raise UnsupportedCapability(f"{self.info.name}: CLS attention is not applicable: a {self.info.arch} {why}")
         attention = self.module.blocks[-1].attn
         seen: list[torch.Tensor] = []
         # outside of its fused kernel timm's attention hands its softmax to a dropout, which in eval mode does nothing
@@ -85,7 +87,10 @@ class TokenBackbone(ModuleBackbone):
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
         """Normed tokens (B, prefix + N, D) -> (B, D), or (B, 2 * D) for "cls+mean"."""
         if self.pool == "map":
-            return self._post(self.module.attn_pool(tokens))
+            whole = getattr(self.module, "pool_include_prefix", True)  # timm's Eva pools over all of them
+            return self._post(self.module.attn_pool(tokens if whole else tokens[:, self.prefix :]))
+        if self.pool == "cls&dist":
+            return self._post(tokens[:, :2].mean(dim=1))
         parts = [tokens[:, 0]] if "cls" in self.pool else []
         parts += [tokens[:, self.prefix :].mean(dim=1)] if "mean" in self.pool else []
         return torch.cat([self._post(part) for part in parts], dim=-1)

@@ -5,7 +5,16 @@ The first family in the list whose marks stand under a prefix takes it, so that 
 
 from __future__ import annotations
 
-from dinobench.models.families import convnext, efficientnet, huggingface, resnet, swin, vit
+from dinobench.models.families import (
+    clip,
+    convnext,
+    efficientnet,
+    huggingface,
+    other_vits,
+    resnet,
+    swin,
+    vit,
+)
 from dinobench.models.families.family import GENERIC, Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -13,6 +22,11 @@ FAMILIES: tuple[Family, ...] = (
     resnet.HUGGINGFACE,
     convnext.HUGGINGFACE,
     huggingface.VIT,
+    clip.OPENAI,
+    clip.HF_CLIP,
+    clip.HF_SIGLIP,
+    other_vits.TORCHVISION,
+    other_vits.MMLAB,
     efficientnet.LITE,
     resnet.LIGHTLY,
     resnet.LIGHTLY_SEQUENTIAL,

@@ -7,27 +7,32 @@ the width as in the released models, unless the file, the method or the user say
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from timm.layers import Mlp, SwiGLUPacked
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dinobench.errors import UserError
-from dinobench.models.architecture import ALIASES, HEADS, NORM_EPS, Architecture, usual_heads, vit_name
+from dinobench.models.architecture import ALIASES, HEADS, Architecture, usual_heads, vit_name
+from dinobench.models.families import released
 from dinobench.models.families.family import (
     Family,
     activation,
+    activation_name,
     check_patch_embedding,
     count,
     first,
     grid_of,
     has,
     settings_of,
+    shape_of,
 )
-from dinobench.models.key_mapping import Mapped, Rules, fold_positions, fuse_qkv
+from dinobench.models.key_mapping import PREFIX_TOKENS, Mapped, Rules, fold_positions, fuse_qkv, square_side
 from dinobench.models.spec import ModelSpec
 
 MOCOV3_HEADS = {384: 12}  # facebookresearch/moco-v3 `vits.py`: its ViT-S has 12 heads of 32
@@ -37,19 +42,35 @@ RULES: Rules = (
     (r"\.mlp\.w12\.", ".mlp.fc1."),
     (r"\.mlp\.w3\.", ".mlp.fc2."),
     (r"^register_tokens$", "reg_token"),
+    (r"\.gamma_(\d)$", r".ls\1.gamma"),  # DeiT III
 )
 
 
 def finish(mapped: Mapped, spec: ModelSpec) -> None:
-    """Join query, key and value; note whose positions these are; fold CLS's and registers' rows into the tokens."""
+    """Join query, key and value; note whose positions these are; fold the rows of CLS and registers into the tokens."""
     fuse_qkv(mapped)
     if is_mocov3(mapped.tensors.get("pos_embed")):
         spec.tell("MoCo v3's fixed positions", method="mocov3")
-    fold_positions(mapped, spec.get("grid"))
+    fold_positions(mapped, spec.get("grid") or _stated_grid(mapped, spec))
+
+
+def _stated_grid(mapped: Mapped, spec: ModelSpec) -> tuple[int, int] | None:
+    """The grid of the images that the file says it was made for, where the positions can be of them."""
+    size, rows = spec.get("image_size"), shape_of(mapped.tensors, "pos_embed", 1)
+    patch = shape_of(mapped.tensors, "patch_embed.proj.weight", 3)
+    if not size or not patch:
+        return None
+    prefix = sum(shape_of(mapped.tensors, name, 1) for name in PREFIX_TOKENS)
+    grid = (size[0] // patch, size[1] // patch)
+    return grid if 0 <= rows - grid[0] * grid[1] <= prefix else None
 
 
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
-    """Width, patch, depth, MLP, LayerScale, registers and grid of a ViT."""
+    """Width, patch, depth, MLP, LayerScale, registers, grid and pooling of a ViT.
+
+    One with a CLS token and a norm after the last block is a plain one. All others (attention pooling, a norm after
+    the mean, a distillation token, no CLS token) are left to timm's own forward pass.
+    """
     tensors, path = mapped.tensors, spec.path
     width, patch = check_patch_embedding(tensors["patch_embed.proj.weight"], path)
     blocks = count(tensors, r"blocks\.(\d+)\.")
@@ -60,43 +81,83 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     fc1, fc2 = first(tensors, r"blocks\.\d+\.mlp\.fc1\.weight"), first(tensors, r"blocks\.\d+\.mlp\.fc2\.weight")
     packed = fc1.shape[0] == 2 * fc2.shape[1]
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
-    heads = settle_heads(width, spec)
+    kind = _kind(tensors)
     grid = grid_of(tensors["pos_embed"].shape[1], patch, spec, partial) if "pos_embed" in tensors else None
     grid = grid or (224 // patch, 224 // patch)  # reported as missing; matters only where partial loading is allowed
-    eps = float(spec.settle("eps", NORM_EPS, "the releases'"))
+    known = released.settle(kind, (width, depth, patch, grid), tensors, spec)
+    heads = settle_heads(width, spec)
+    eps = float(spec.settle("eps", known.eps, "the releases'"))
     usual = "silu" if packed else "gelu"
-    act = activation(spec, usual)
+    act = nn.SiLU if packed else activation(spec, usual)  # SwiGLU has its own, whatever a config.json says of others
     mlp: Any = SwiGLUPacked if packed else Mlp
-    build = functools.partial(
-        VisionTransformer,
-        img_size=(grid[0] * patch, grid[1] * patch),
-        patch_size=patch,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        mlp_ratio=(fc1.shape[0] + 0.5) / width,  # timm floors width * ratio: the half keeps it exact
-        qkv_bias=has(tensors, r"blocks\.\d+\.attn\.qkv\.bias"),
-        qk_norm=has(tensors, r"blocks\.\d+\.attn\.q_norm\.weight"),
-        init_values=1e-5 if has(tensors, r"blocks\.\d+\.ls1\.gamma") else None,
-        pre_norm=has(tensors, r"norm_pre\.weight"),
-        reg_tokens=registers,
-        no_embed_class=True,
-        num_classes=0,
-        norm_layer=functools.partial(nn.LayerNorm, eps=eps),
-        mlp_layer=mlp,
-        act_layer=act,
-        weight_init="skip",
-    )
+    options: dict[str, Any] = {
+        "img_size": (grid[0] * patch, grid[1] * patch),
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        "mlp_ratio": (fc1.shape[0] + 0.5) / width,  # timm floors width * ratio: the half keeps it exact
+        "qkv_bias": has(tensors, r"blocks\.\d+\.attn\.qkv\.bias"),
+        "qk_norm": has(tensors, r"blocks\.\d+\.attn\.q_norm\.weight"),
+        "scale_attn_norm": has(tensors, r"blocks\.\d+\.attn\.norm\.weight"),
+        "scale_mlp_norm": has(tensors, r"blocks\.\d+\.mlp\.norm\.weight"),
+        "init_values": 1e-5 if has(tensors, r"blocks\.\d+\.ls1\.gamma") else None,
+        "pre_norm": has(tensors, r"norm_pre\.weight"),
+        "reg_tokens": registers,
+        "no_embed_class": True,
+        "num_classes": 0,
+        "norm_layer": functools.partial(nn.LayerNorm, eps=eps),
+        "mlp_layer": mlp,
+        "act_layer": act,
+        "weight_init": "skip",
+    }
     settings = settings_of(
         (
             f"heads={heads}" if heads != usual_heads(width) else "",
-            f"activation={spec.get('activation')}" if act is not activation(ModelSpec(path), usual) else "",
-            f"eps={eps:g}" if eps != NORM_EPS else "",
+            f"activation={activation_name(act())}" if act is not activation(ModelSpec(path), usual) else "",
+            f"eps={eps:g}" if eps != known.eps else "",
             f"grid={grid[0]}x{grid[1]}" if grid[0] != grid[1] else "",
         )
     )
     name = vit_name(width, depth, patch, registers)
-    return Architecture("vit", name, width, build, patch, depth, heads, registers, grid, settings)
+    if kind == "plain":
+        build = functools.partial(VisionTransformer, **options)
+        return Architecture("vit", name, width, build, patch, depth, heads, registers, grid, settings)
+    options |= {"dynamic_img_size": True}
+    if kind != "distilled":
+        options |= {"class_token": "cls_token" in tensors, "global_pool": "map" if kind == "map" else "avg"}
+        options |= {"fc_norm": kind == "fc_norm"}
+    make: Any = _distilled if kind == "distilled" else VisionTransformer
+    return Architecture(
+        "tokens", f"{name}_{kind}", width, functools.partial(make, **options), patch, depth, heads, registers, grid,
+        settings, POOL_OF[kind],
+    )  # fmt: skip
+
+
+#: What is taken for the feature by those who train them. DeiT averages the predictions from its two tokens
+#: (facebookresearch/deit `models.py`), which is what a classifier of their mean does; of MAE's fine-tuned models
+#: (facebookresearch/mae `models_vit.py`), I-JEPA's and timm's models without CLS the mean of the patches is classified.
+POOL_OF = {"plain": "cls", "distilled": "cls&dist", "map": "map", "fc_norm": "mean", "gap": "mean"}
+
+
+def _kind(tensors: Mapping[str, torch.Tensor]) -> str:
+    """What stands at a ViT's end: a key of POOL_OF."""
+    if "attn_pool.latent" in tensors:
+        return "map"
+    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
+        return "fc_norm"
+    if "dist_token" in tensors:
+        return "distilled"
+    rows = shape_of(tensors, "pos_embed", 1)
+    lost = not rows or (not square_side(rows) and square_side(rows - 1))  # a row for the CLS token that is not there
+    return "plain" if "cls_token" in tensors or lost else "gap"
+
+
+def _distilled(**options: Any) -> nn.Module:
+    """timm's ViT with a distillation token, its positions apart from those of the tokens."""
+    module: Any = VisionTransformerDistilled(**options)
+    module.pos_embed = nn.Parameter(module.pos_embed.detach()[:, module.num_prefix_tokens :].clone())
+    return module
 
 
 def settle_heads(width: int, spec: ModelSpec) -> int:
