@@ -121,9 +121,24 @@ def build_empty(architecture: Architecture) -> nn.Module:
         raise UserError(f"a {architecture.arch} cannot be built: {' '.join(str(error).split())}; give --arch") from None
 
 
-def has_computed(module: nn.Module) -> bool:
-    """Whether there are buffers that the state_dict does not hold: the module itself computes them when it is built."""
-    return not {n for n, _ in module.named_buffers()} <= set(module.state_dict())
+def build_computed(architecture: Architecture) -> nn.Module:
+    """The module on the CPU with buffers that no state_dict holds (tables of positions) computed, its weights not set.
+
+    Nothing is drawn where the modules that own such buffers can compute them alone, as timm's can; without any the
+    module stays without memory, as from `build_empty`. No global generator is moved.
+    """
+    module = build_empty(architecture)
+    computed = {n for n, _ in module.named_buffers()} - set(module.state_dict())
+    if not computed:
+        return module
+    owners: list[Any] = [module.get_submodule(name.rpartition(".")[0]) for name in computed]
+    if all(hasattr(owner, "init_non_persistent_buffers") for owner in owners):
+        module.to_empty(device="cpu")
+        for owner in owners:
+            owner.init_non_persistent_buffers()
+        return module
+    with torch.random.fork_rng(devices=[]):
+        return architecture.build()
 
 
 def cover(expected: Mapping[str, Any], mapped: Mapped) -> Coverage:

@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from timm.layers import Attention, PatchEmbed
+from timm.layers import Attention, PatchEmbed, RotaryEmbeddingDinoV3
 from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
@@ -305,11 +305,14 @@ def describe(module: Any, model: str) -> Architecture:
     width = int(getattr(module, "head_hidden_size", None) or module.num_features)
     if _is_token_model(module):
         patch, grid = int(module.patch_embed.patch_size[0]), module.patch_embed.grid_size
-        attention = module.blocks[0].attn
+        attention, pool, settings = module.blocks[0].attn, POOL_NAMES[module.global_pool], base
+        if isinstance(getattr(module, "rope", None), RotaryEmbeddingDinoV3) and module.cls_token is not None:
+            pool, settings = "cls", f"{base},pool=cls"  # DINOv3's authors; timm's default is the mean
+        if isinstance(module, VisionTransformerDistilled):
+            pool = "cls&dist"
         return Architecture(
             "tokens", base, width, build, patch, len(module.blocks), getattr(attention, "num_heads", None),
-            max(0, module.num_prefix_tokens - 1), (int(grid[0]), int(grid[1])), base,
-            "cls&dist" if isinstance(module, VisionTransformerDistilled) else POOL_NAMES[module.global_pool],
+            max(0, module.num_prefix_tokens - 1), (int(grid[0]), int(grid[1])), settings, pool,
         )  # fmt: skip
     if isinstance(module, SwinTransformer | SwinTransformerV2):
         return Architecture("maps", base, width, build, settings=base, pool=None)

@@ -77,8 +77,8 @@ def load_backbone(
     `spec` is a reference of any kind in `dinobench.models.sources.references.FORMS`, such as a checkpoint file of any
     known format, `hf:OWNER/MODEL`, `timm:MODEL` or `random:MODEL` (weights drawn from `seed`; the global generators
     are left alone). `arch`, `key` and `heads` override what a file would be taken for, `grid` ("14x28", height by
-    width in patches) that of its positions; `pool` ("cls", "mean", "cls+mean", "map") what the feature is made of; `trust_repo`
-    lets `torchhub:` run its repository's code; `name` is how the model is called in tables.
+    width in patches) that of its positions; `pool` ("cls", "mean", "cls+mean", "map") what the feature is made of;
+    `trust_repo` lets `torchhub:` run its repository's code; `name` is how the model is called in tables.
 
     Raises UserError, one line, for anything wrong with the spec or the file.
     """
@@ -181,10 +181,7 @@ def _fill(opened: Opened, tensors: Tensors, seed: int) -> torch.nn.Module:
                 module.init_weights("", needs_reset=False)
         module.load_state_dict(tensors, strict=False)
         return module
-    module = archs.build_empty(opened.architecture)
-    if archs.has_computed(module):  # tables of positions and the like, which no file holds
-        with torch.random.fork_rng(devices=[]):
-            module = opened.architecture.build()
+    module = archs.build_computed(opened.architecture)
     # counters of batches, which older files do not have
     counters = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in module.state_dict().items() if n not in tensors}
     module.load_state_dict(tensors | counters, assign=True)
@@ -223,7 +220,7 @@ def _info(opened: Opened, tensors: Tensors, name: str | None, allow_partial: boo
         registers=a.registers,
         method=opened.method,
         epoch=find_epoch(raw.meta),
-        image_size=a.grid[0] * a.patch_size if a.patch_size and a.grid[0] == a.grid[1] else None,
+        image_size=a.grid[0] * a.patch_size if a.patch_size and a.grid[0] == a.grid[1] != 0 else None,
         missing=opened.coverage.missing if allow_partial else (),
         unexpected=tuple(opened.chosen.prefix + n for n in opened.coverage.unexpected) if allow_partial else (),
         input=_input(opened.spec),

@@ -19,7 +19,7 @@ from dinobench.models.factory import RequestedArch, parse_arch
 from dinobench.models.families import FAMILIES, GENERIC
 from dinobench.models.families.family import grid_of
 from dinobench.models.formats import Candidate, choose, find_candidates, infer_method, under
-from dinobench.models.key_mapping import Mapped, map_keys, unfold_positions
+from dinobench.models.key_mapping import Mapped, Tensors, map_keys, unfold_positions
 from dinobench.models.sources.references import Weights
 from dinobench.models.spec import ModelSpec
 from dinobench.types import LoadOptions
@@ -50,7 +50,8 @@ def open_weights(source: Weights, options: LoadOptions, partial: bool) -> Opened
     shown = str(raw.path)
     spec = statements.gather(raw, _told_by_user(options))
     wanted = _named(options.arch, spec)
-    candidates = _candidates(raw, wanted, shown)
+    whole = archs.build_empty(wanted.architecture).state_dict() if wanted and wanted.whole else {}
+    candidates = _candidates(raw, wanted, options.key, whole, shown)
     chosen = choose(candidates, options.key, shown)
     tensors = under(raw.tensors, chosen, candidates)
     if packed := [n for n, t in tensors.items() if t.is_floating_point() and t.dtype.itemsize == 1]:
@@ -60,12 +61,7 @@ def open_weights(source: Weights, options: LoadOptions, partial: bool) -> Opened
         wanted.tell(spec)
     method = infer_method(raw.tensors, raw.meta, chosen)
     spec.tell("the file's marks", method=None if method in WEAK else method)
-    whole = archs.build_empty(wanted.architecture).state_dict() if wanted and wanted.whole else {}
-    family = chosen.family
-    mapped = map_keys(tensors, family.canonical, family.own, frozenset(whole))
-    # before anything is added up: positions folded in half precision would be rounded once more
-    mapped.tensors = {n: _widened(t) for n, t in mapped.tensors.items()}
-    family.finish(mapped, spec)
+    mapped = _map(tensors, chosen, whole, spec)
     spec.tell("the file's marks", method=method)
     if wanted and wanted.whole:
         grid, rows = wanted.architecture.grid, whole.get("pos_embed")
@@ -113,12 +109,28 @@ def _told_by_user(options: LoadOptions) -> dict[str, Any]:
     }
 
 
-def _candidates(raw: RawCheckpoint, wanted: RequestedArch | None, shown: str) -> list[Candidate]:
-    """Where backbones stand: by the names that `--arch` needs, or by the marks of the families."""
-    candidates = []
+def _map(tensors: Tensors, chosen: Candidate, whole: Mapping[str, Any], spec: ModelSpec) -> Mapped:
+    """The tensors in the family's canonical form, `whole`'s names kept."""
+    family = chosen.family
+    mapped = map_keys(tensors, family.canonical, family.own, frozenset(whole))
+    # before anything is added up: positions folded in half precision would be rounded once more
+    mapped.tensors = {n: _widened(t) for n, t in mapped.tensors.items()}
+    family.finish(mapped, spec)
+    return mapped
+
+
+def _candidates(
+    raw: RawCheckpoint, wanted: RequestedArch | None, key: str | None, whole: Mapping[str, Any], shown: str
+) -> list[Candidate]:
+    """Where backbones stand: by the marks of the families, or by the names that `--arch` needs where more of them fit.
+
+    `whole` are the tensors of the model that `--arch` asks for, which a family's rules may lead to.
+    """
+    candidates = find_candidates(raw.tensors, FAMILIES)
     if wanted and wanted.whole:
-        candidates = find_candidates(raw.tensors, [replace(GENERIC, anchors=wanted.anchors)])
-    candidates = candidates or find_candidates(raw.tensors, FAMILIES)
+        own = find_candidates(raw.tensors, [replace(GENERIC, anchors=wanted.anchors)])
+        if own and not (candidates and _fitting(raw, candidates, key, whole) > _fitting(raw, own, key, whole)):
+            candidates = own
     if not candidates:
         some = ", ".join(list(raw.tensors)[:3])
         raise UserError(f"{shown}: no known backbone among its {len(raw.tensors)} tensors ({some}, ...); give --arch")
@@ -136,6 +148,14 @@ def _at_its_grid(wanted: RequestedArch, mapped: Mapped, whole: Mapping[str, Any]
     prefix = usual.shape[1] - wanted.architecture.grid[0] * wanted.architecture.grid[1]
     h, w = grid_of(rows.shape[1] - prefix, patch, spec)
     return parse_arch(wanted.arch, wanted.origin, (h * patch, w * patch))
+
+
+def _fitting(raw: RawCheckpoint, candidates: list[Candidate], key: str | None, whole: Mapping[str, Any]) -> int:
+    """How many of `whole` the file has, read as that of `candidates` which `key` names."""
+    chosen = choose(candidates, key if any(c.answers(key) for c in candidates if key) else None, "")
+    mapped = _map(under(raw.tensors, chosen, candidates), chosen, whole, ModelSpec(""))
+    archs.fit_shapes(whole, mapped)
+    return len(archs.cover(whole, mapped).matched)
 
 
 def _infer(mapped: Mapped, chosen: Candidate, spec: ModelSpec, partial: bool) -> Architecture:

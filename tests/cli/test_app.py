@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import families_dino_eva
 from helpers.command_lines import command_line
 from helpers.hub import go_online, serving
 from helpers.pickles import START, archive
@@ -553,3 +554,17 @@ def test_odd_command_lines_end_with_a_known_code_and_one_line(command, tmp_path,
         errors = [text for text in err.splitlines() if text.startswith("error: ")]
         assert code in (0, 1, 2, 3), (line, code, err[-500:])
         assert len(errors) == (code == 2) and "Traceback" not in err, (line, code, err[-500:])
+
+
+@pytest.mark.slow
+def test_dinov3_is_evaluated_as_typed(command, tmp_path):
+    """Features and CLS attention, from the file that its own program writes to a table."""
+    tensors = families_dino_eva.original_dinov3(
+        families_dino_eva.hf_dinov3(hidden_size=64, num_attention_heads=1, num_hidden_layers=1)
+    )
+    path = save(tensors, tmp_path / "v3.pth")
+    knn = ("--protocol", "knn", "--data", "digits", "--set", "crop=32", "--set", "resize=32", "--set", "k=20")
+    for protocol in (knn, ("--protocol", "attention", "--data", "shapes", "--set", "image_size=96")):
+        code, out, err = command("run", *protocol, "--ckpt", path)
+        assert code == 0, err
+        assert "vit_w64_d1_patch16_dinov3" in out

@@ -6,11 +6,15 @@ The first family in the list whose marks stand under a prefix takes it, so that 
 from __future__ import annotations
 
 from dinobench.models.families import (
+    beit,
     clip,
     convnext,
+    dinov3,
     efficientnet,
+    eva,
     huggingface,
     other_vits,
+    perception,
     resnet,
     swin,
     vit,
@@ -19,6 +23,21 @@ from dinobench.models.families.family import GENERIC, Family
 
 FAMILIES: tuple[Family, ...] = (
     *swin.FAMILIES,
+    dinov3.ORIGINAL,
+    dinov3.HUGGINGFACE,
+    dinov3.TIMM,
+    beit.OWN_TABLES,
+    beit.SHARED_TABLE,
+    *beit.HUGGINGFACE,
+    eva.FUSED,
+    eva.TIMM_02,
+    eva.ORIGINAL_02,
+    perception.CORE,
+    perception.SPATIAL,
+    perception.TIMM_CORE,
+    perception.TIMM_SPATIAL,
+    convnext.DINOV3_HUGGINGFACE,
+    convnext.DINOV3_TRANSFORMERS,
     resnet.HUGGINGFACE,
     convnext.HUGGINGFACE,
     huggingface.VIT,

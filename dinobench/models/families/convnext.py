@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 
+import torch
 from timm.models.convnext import ConvNeXt
 
-from dinobench.models.architecture import Architecture
+from dinobench.models.architecture import NORM_EPS, Architecture
 from dinobench.models.families.family import Family, count, first
 from dinobench.models.key_mapping import Mapped, Rules, flatten_convnext
 from dinobench.models.spec import ModelSpec
@@ -45,6 +46,16 @@ HF_RULES: Rules = (
     (r"\.grn\.", ".mlp.grn."),
     (r"^layernorm\.", "head.norm."),
 )
+# transformers' DINOv3ConvNext: the stem is the first stage's downsampling
+DINOV3_RULES: Rules = (
+    (r"^(?:model\.)?stages\.0\.downsample_layers\.", "stem."),
+    (r"^(?:model\.)?stages\.(\d+)\.downsample_layers\.", r"stages.\1.downsample."),
+    (r"^(?:model\.)?stages\.(\d+)\.layers\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.depthwise_conv\.", ".conv_dw."),
+    (r"\.layer_norm\.", ".norm."),
+    (r"\.pointwise_conv(\d)\.", r".mlp.fc\1."),
+    (r"^layer_norm\.", "head.norm."),
+)
 _TV_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
 OWN = r"head\.norm\..*"  # timm's ConvNeXt keeps its final norm in the head; the original's `norm` maps there too
 
@@ -66,8 +77,14 @@ def rename_torchvision(name: str) -> str:
 
 
 def finish(mapped: Mapped, spec: ModelSpec) -> None:
-    """1 x 1 convolutions to matrices."""
+    """1 x 1 convolutions to matrices; DINOv3's second name of its final norm is left out."""
     flatten_convnext(mapped.tensors)
+    for part in ("weight", "bias"):
+        again, norm = mapped.tensors.get(f"norms.3.{part}"), mapped.tensors.get(f"head.norm.{part}")
+        if again is not None and norm is not None and torch.equal(again, norm):
+            spec.tell("DINOv3's second name of its norm", method="dinov3")
+            mapped.ignored.extend(mapped.sources.pop(f"norms.3.{part}"))
+            del mapped.tensors[f"norms.3.{part}"]
 
 
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architecture:
@@ -77,6 +94,7 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architectur
     kernels = [first(tensors, rf"stages\.{i}\.blocks\.\d+\.conv_dw\.weight") for i in range(4)]
     dims = tuple(k.shape[0] for k in kernels)
     v2 = any(".grn." in n for n in tensors)
+    eps = float(spec.settle("eps", NORM_EPS, "the releases'"))
     build = functools.partial(
         ConvNeXt,
         depths=depths,
@@ -85,11 +103,12 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architectur
         patch_size=tensors["stem.0.weight"].shape[-1],
         ls_init_value=1e-6 if any(n.endswith(".gamma") for n in tensors) else None,
         use_grn=v2,
+        norm_eps=eps,
         head_norm_first="norm_pre.weight" in tensors,
         num_classes=0,
     )
     name = ("convnextv2_" if v2 else "convnext_") + CONVNEXTS.get((depths, dims[0]), f"w{dims[0]}")
-    return Architecture("convnext", name, dims[-1], build)
+    return Architecture("convnext", name, dims[-1], build, settings="" if eps == NORM_EPS else f"eps={eps:g}")
 
 
 TIMM = Family(
@@ -107,4 +126,12 @@ TORCHVISION = Family(
 HUGGINGFACE = Family(
     "huggingface-convnext", ("encoder.stages.0.layers.0.dwconv.weight", "embeddings.patch_embeddings.weight"), infer,
     rules=HF_RULES, finish=finish, own=OWN, label="huggingface",
+)  # fmt: skip
+DINOV3_HUGGINGFACE = Family(
+    "convnext-dinov3-huggingface", ("layer_norm.weight", "stages.0.downsample_layers.0.weight"), infer,
+    rules=DINOV3_RULES, finish=finish, own=OWN, label="huggingface", method="dinov3",
+)  # fmt: skip
+DINOV3_TRANSFORMERS = Family(  # the state_dict as it is in memory
+    "convnext-dinov3-transformers", ("layer_norm.weight", "model.stages.0.downsample_layers.0.weight"), infer,
+    rules=DINOV3_RULES, finish=finish, own=OWN, label="huggingface", method="dinov3",
 )  # fmt: skip
