@@ -5,22 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
+from helpers.layouts_table import Case, Written
 from helpers.weights import Tensors, prefixed, save
 from torch import nn
-
-Built = tuple[Path, dict[str, Any], torch.Tensor, torch.Tensor | None]
-
-
-class Case(NamedTuple):
-    """A row of the table of layouts; `build(folder)` gives file, options, images, features (None where refused)."""
-
-    family: str
-    layout: str
-    build: Callable[[Path], Built]
 
 
 def randomized(module: nn.Module, seed: int = 0) -> Any:
@@ -155,13 +146,13 @@ def features(model: Any, x: torch.Tensor) -> torch.Tensor:
     return output.last_hidden_state[:, 1:].mean(1) if pooled is None else pooled.flatten(1)
 
 
-def in_folder(make: Callable[[], Any], size: tuple[int, int] = (64, 96), **options: Any) -> Callable[[Path], Built]:
+def in_folder(make: Callable[[], Any], size: tuple[int, int] = (64, 96), **options: Any) -> Callable[[Path], Written]:
     """As `save_pretrained` writes it, config.json beside the weights."""
 
-    def build(folder: Path) -> Built:
+    def build(folder: Path) -> Written:
         model, x = make(), images(*size)
         model.save_pretrained(folder)
-        return folder / "model.safetensors", options, x, features(model, x)
+        return Written(folder / "model.safetensors", x, features(model, x), options=options)
 
     return build
 
@@ -171,12 +162,12 @@ def in_file(
     names: Callable[[Any], Any] = lambda model: model.state_dict(),
     size: tuple[int, int] = (64, 96),
     **options: Any,
-) -> Callable[[Path], Built]:
+) -> Callable[[Path], Written]:
     """As `torch.save` of the state_dict, renamed by `names`."""
 
-    def build(folder: Path) -> Built:
+    def build(folder: Path) -> Written:
         model, x = make(), images(*size)
-        return save(names(model), folder / "model.pth"), options, x, features(model, x)
+        return Written(save(names(model), folder / "model.pth"), x, features(model, x), options=options)
 
     return build
 
@@ -226,52 +217,56 @@ def _eva(name: str, patch: int = 14, **kwargs: Any) -> Callable[[], Any]:
     return from_timm(name, img_size=4 * patch, dynamic_img_size=True, **kwargs)
 
 
+def case(family: str, layout: str, build: Callable[[Path], Written], how: str = "by itself") -> Case:
+    return Case(family, layout, how, build)
+
+
 def cases() -> list[Case]:
     """Every layout of these families."""
     d3, hf, tm = "DINOv3 ViT", "Hugging Face folder", "timm"
     dino = "facebookresearch/dinov3"
     return [
-        Case(d3, hf, in_folder(hf_dinov3)),
-        Case(d3, f"{hf}, gated MLP", in_folder(lambda: hf_dinov3(**GATED))),
-        Case(d3, f"{hf}, gated by GELU, 4 heads, eps, theta", in_folder(
+        case(d3, hf, in_folder(hf_dinov3)),
+        case(d3, f"{hf}, gated MLP", in_folder(lambda: hf_dinov3(**GATED))),
+        case(d3, f"{hf}, gated by GELU, 4 heads, eps, theta", in_folder(
             lambda: hf_dinov3(use_gated_mlp=True, num_attention_heads=4, layer_norm_eps=1e-3, rope_theta=50.0))),
-        Case(d3, f"{hf}, bias of the keys", in_folder(lambda: hf_dinov3(key_bias=True))),
-        Case(d3, f"{hf}, no registers", in_folder(lambda: hf_dinov3(num_register_tokens=0))),
-        Case(d3, "transformers' state_dict", in_file(hf_dinov3)),
-        Case(d3, dino, in_file(hf_dinov3, original_dinov3)),
-        Case(d3, f"{dino}, training's teacher", in_file(hf_dinov3, _teacher)),
-        Case(d3, f"{dino}, gated MLP", in_file(lambda: hf_dinov3(**GATED), original_dinov3)),
-        Case(d3, f"{dino}, 7B's kind", in_file(lambda: hf_dinov3(**GATED, **NO_BIAS), _seven_b)),
-        Case(d3, tm, in_file(from_timm("vit_small_patch16_dinov3", global_pool="token"))),
-        Case(d3, f"{tm}, biases", in_file(from_timm("vit_small_patch16_dinov3_qkvb", global_pool="token"))),
-        Case(d3, f"{tm}, gated MLP", in_file(from_timm("vit_small_plus_patch16_dinov3_qkvb", global_pool="token"))),
-        Case("DINOv3 ConvNeXt", hf, in_folder(hf_convnext)),
-        Case("DINOv3 ConvNeXt", "transformers' state_dict", in_file(hf_convnext)),
-        Case("DINOv3 ConvNeXt", dino, in_file(hf_convnext, original_convnext)),
-        Case("EVA", tm, in_file(_eva("eva_giant_patch14_224"), size=(56, 84))),
-        Case("EVA-02", f"{tm}, tiny and small", in_file(_eva("eva02_tiny_patch14_224"), size=(56, 84))),
-        Case("EVA-02", f"{tm}, base and large", in_file(_eva("eva02_base_patch14_224"), size=(56, 84))),
-        Case("EVA-02", f"{tm}, CLIP", in_file(_eva("eva02_base_patch16_clip_224", 16))),
-        Case("EVA-02", "baaivision/EVA", in_file(_eva("eva02_base_patch14_224"), original_eva02, size=(56, 84))),
-        Case("EVA-02", "baaivision/EVA, CLIP, another grid", in_file(
+        case(d3, f"{hf}, bias of the keys", in_folder(lambda: hf_dinov3(key_bias=True))),
+        case(d3, f"{hf}, no registers", in_folder(lambda: hf_dinov3(num_register_tokens=0))),
+        case(d3, "transformers' state_dict", in_file(hf_dinov3)),
+        case(d3, dino, in_file(hf_dinov3, original_dinov3)),
+        case(d3, f"{dino}, training's teacher", in_file(hf_dinov3, _teacher)),
+        case(d3, f"{dino}, gated MLP", in_file(lambda: hf_dinov3(**GATED), original_dinov3)),
+        case(d3, f"{dino}, 7B's kind", in_file(lambda: hf_dinov3(**GATED, **NO_BIAS), _seven_b)),
+        case(d3, tm, in_file(from_timm("vit_small_patch16_dinov3", global_pool="token"))),
+        case(d3, f"{tm}, biases", in_file(from_timm("vit_small_patch16_dinov3_qkvb", global_pool="token"))),
+        case(d3, f"{tm}, gated MLP", in_file(from_timm("vit_small_plus_patch16_dinov3_qkvb", global_pool="token"))),
+        case("DINOv3 ConvNeXt", hf, in_folder(hf_convnext)),
+        case("DINOv3 ConvNeXt", "transformers' state_dict", in_file(hf_convnext)),
+        case("DINOv3 ConvNeXt", dino, in_file(hf_convnext, original_convnext)),
+        case("EVA", tm, in_file(_eva("eva_giant_patch14_224"), size=(56, 84))),
+        case("EVA-02", f"{tm}, tiny and small", in_file(_eva("eva02_tiny_patch14_224"), size=(56, 84))),
+        case("EVA-02", f"{tm}, base and large", in_file(_eva("eva02_base_patch14_224"), size=(56, 84))),
+        case("EVA-02", f"{tm}, CLIP", in_file(_eva("eva02_base_patch16_clip_224", 16))),
+        case("EVA-02", "baaivision/EVA", in_file(_eva("eva02_base_patch14_224"), original_eva02, size=(56, 84))),
+        case("EVA-02", "baaivision/EVA, CLIP, another grid", in_file(
             _eva("eva02_base_patch16_clip_224", 16, num_heads=4, ref_feat_shape=(5, 5)), original_eva02)),
-        Case("BEiT", hf, in_folder(hf_beit, (64, 64))),
-        Case("BEiT", f"{hf}, shared positions, CLS", in_folder(
+        case("BEiT", hf, in_folder(hf_beit, (64, 64))),
+        case("BEiT", f"{hf}, shared positions, CLS", in_folder(
             lambda: hf_beit(**SHARED, use_absolute_position_embeddings=True, use_mean_pooling=False), (64, 64))),
-        Case("data2vec-vision", hf, in_folder(lambda: hf_beit("Data2VecVision"), (64, 64))),
-        Case("data2vec-vision", f"{hf}, without pooler", in_folder(
+        case("data2vec-vision", hf, in_folder(lambda: hf_beit("Data2VecVision"), (64, 64))),
+        case("data2vec-vision", f"{hf}, without pooler", in_folder(
             lambda: hf_beit("Data2VecVision", pooled=False), (64, 64))),
-        Case("BEiT", "transformers' state_dict", in_file(hf_beit, size=(64, 64))),
-        Case("BEiT", "transformers' state_dict, shared positions", in_file(lambda: hf_beit(**SHARED), size=(64, 64))),
-        Case("BEiT", "microsoft/unilm", in_file(lambda: hf_beit(layer_norm_eps=1e-6), original_beit, (64, 64))),
-        Case("BEiT", "microsoft/unilm, shared positions", in_file(
+        case("BEiT", "transformers' state_dict", in_file(hf_beit, size=(64, 64))),
+        case("BEiT", "transformers' state_dict, shared positions", in_file(lambda: hf_beit(**SHARED), size=(64, 64))),
+        case("BEiT", "microsoft/unilm", in_file(lambda: hf_beit(layer_norm_eps=1e-6), original_beit, (64, 64))),
+        case("BEiT", "microsoft/unilm, shared positions", in_file(
             lambda: hf_beit(**SHARED, layer_norm_eps=1e-6), original_beit, (64, 64))),
-        Case("BEiT", tm, in_file(from_timm("beit_base_patch16_224", img_size=64), size=(64, 64))),
-        Case("BEiT", f"{tm}, 64 x 96", in_file(
-            from_timm("beit_base_patch16_224", img_size=(64, 96)), grid="4x6")),
-        Case("PE-core", tm, in_file(_pe("core_base_patch16_224"))),
-        Case("PE-core", "facebookresearch/perception_models", in_file(_pe("core_base_patch16_224"), original_pe)),
-        Case("PE-spatial", tm, in_file(_pe("spatial_base_patch16_512"))),
-        Case("PE-spatial", "facebookresearch/perception_models, no CLS", in_file(
+        case("BEiT", tm, in_file(from_timm("beit_base_patch16_224", img_size=64), size=(64, 64))),
+        case("BEiT", f"{tm}, 64 x 96", in_file(
+            from_timm("beit_base_patch16_224", img_size=(64, 96)), grid="4x6"), "--grid 4x6"),
+        case("PE-core", tm, in_file(_pe("core_base_patch16_224"))),
+        case("PE-core", "facebookresearch/perception_models", in_file(_pe("core_base_patch16_224"), original_pe)),
+        case("PE-spatial", tm, in_file(_pe("spatial_base_patch16_512"))),
+        case("PE-spatial", "facebookresearch/perception_models, no CLS", in_file(
             _pe("spatial_base_patch16_512", class_token=False, rope_grid_offset=0.0, init_values=0.1), original_pe)),
     ]  # fmt: skip
