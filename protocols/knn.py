@@ -28,6 +28,10 @@ from dinobench.types import (
     setting,
 )
 
+#: Votes in float32 at a time: 4 MB, which stay in a cache.
+VOTES_AT_ONCE = 2**20
+#: Stands after all classes.
+ABSENT = torch.iinfo(torch.int64).max
 DINO = "facebookresearch/dino, eval_knn.py"
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/knn.py"
 
@@ -162,22 +166,49 @@ def vote(
     scored = config.neighbours()
     order = sorted(range(len(scored)), key=lambda i: scored[i])
     out = torch.empty(len(labels), len(scored), 2, dtype=torch.int64)
-    step = max(1, 2**24 // max(classes, 1))  # 64 MB of votes at a time
+    used = neighbours.shape[1]
+    step = max(1, VOTES_AT_ONCE // max(min(classes, used), 1))
     for start in range(0, len(labels), step):
         rows = slice(start, start + step)
-        near = similarity[rows]
+        near, voters, truth = similarity[rows], neighbours[rows], labels[rows]
         weights = torch.exp((near - near[:, :1]) / config.temperature)
         if config.weighting == "softmax":
             weights = weights / weights.sum(dim=1, keepdim=True)
-        votes = torch.zeros(len(near), classes)
+        names = None
+        if classes > used:  # most classes have no voter: count those that have, in a table as wide as there are voters
+            names, voters = _present(voters)
+        votes = torch.zeros(len(near), min(classes, used))
         done = 0
         for i in order:  # the neighbours of a smaller k are the first of a larger one
             k = scored[i]
-            votes.scatter_add_(1, neighbours[rows, done:k], weights[:, done:k])
+            votes.scatter_add_(1, voters[:, done:k], weights[:, done:k])
             done = k
-            out[rows, i, 0] = label_rank(votes, labels[rows])
-            out[rows, i, 1] = first_argmax(votes)
+            if names is None:
+                out[rows, i, 0] = label_rank(votes, truth)
+                out[rows, i, 1] = first_argmax(votes)
+            else:
+                out[rows, i, 0] = _sparse_rank(votes, names, truth)
+                out[rows, i, 1] = names.gather(1, first_argmax(votes)[:, None])[:, 0]
     return out
+
+
+def _present(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes (n, m) -> the distinct ones of every row ascending (n, m), the rest `ABSENT`; and each one's column."""
+    ascending, where = labels.sort(dim=1)
+    column = torch.zeros_like(ascending)
+    column[:, 1:] = (ascending[:, 1:] != ascending[:, :-1]).cumsum(dim=1)
+    names = torch.full_like(labels, ABSENT).scatter_(1, column, ascending)
+    return names, torch.empty_like(column).scatter_(1, where, column)
+
+
+def _sparse_rank(votes: torch.Tensor, names: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`label_rank` of votes (n, m) for the classes `names` (n, m), where all other classes have none."""
+    true = names == labels[:, None]
+    own = torch.where(true, votes, 0).sum(dim=1, keepdim=True)
+    lower = names < labels[:, None]
+    rank = ((votes > own) | ((votes == own) & lower)).sum(dim=1)
+    silent = labels - lower.sum(dim=1)  # classes before the true one that have no voter
+    return torch.where(own[:, 0] > 0, rank, rank + silent)
 
 
 def _draw(labels: torch.Tensor, n_per_class: int, attempt: int) -> torch.Tensor:

@@ -29,7 +29,8 @@ KS = (1, 5, 10)  # the depths that both benchmarks report
 #: Longer side in pixels and scales where the config leaves them open (Caron et al. 2021, section 4.2).
 SIZES = {"rparis6k": (512, (1.0, 2**-0.5, 0.5))}
 OTHERWISE = (224, (1.0,))
-QUERIES_AT_ONCE = 256
+#: Similarities at a time: 128 MB in float32.
+SIMILARITIES = 2**25
 #: Pixels that a query's box may reach beyond its image, which are black then, as where the reference cuts it.
 BEYOND = 16
 
@@ -204,8 +205,9 @@ def _rescale(image: torch.Tensor, scale: float) -> torch.Tensor:
 def _score_landmarks(data: Landmarks, queries: np.ndarray, database: np.ndarray, config: Config) -> Result:
     """Unit rows (Q, D) and (N, D) -> mAP and mP@k by difficulty; difficulties without any positive are left out."""
     rankings: list[np.ndarray] = []
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
-        similarity = queries[start : start + QUERIES_AT_ONCE] @ database.T
+    at_once = _queries_at_once(len(database))
+    for start in range(0, len(queries), at_once):
+        similarity = queries[start : start + at_once] @ database.T
         rankings += list(np.argsort(-similarity, axis=1, kind="stable"))
     items = pd.DataFrame({"id": list(data.queries.ids), "nearest": [data.database.ids[r[0]] for r in rankings]})
     values: dict[str, float] = {}
@@ -223,13 +225,18 @@ def _score_landmarks(data: Landmarks, queries: np.ndarray, database: np.ndarray,
     return Result(values, items)
 
 
+def _queries_at_once(database: int) -> int:
+    return max(1, min(256, SIMILARITIES // max(1, database)))
+
+
 def _score_labelled(data: LabelledImages, rows: np.ndarray, config: Config, ctx: Context) -> Result:
     """Unit rows (n, D) -> leave-one-out mAP and recall@k; images that are alone in their class are no queries."""
     labels = data.images.labels
     parts = []
-    starts = range(0, len(rows), QUERIES_AT_ONCE)
+    at_once = _queries_at_once(len(rows))
+    starts = range(0, len(rows), at_once)
     for start in ctx.progress(starts, "Ranking", len(starts)):
-        queries = np.arange(start, min(start + QUERIES_AT_ONCE, len(rows)))
+        queries = np.arange(start, min(start + at_once, len(rows)))
         parts.append(leave_one_out(rows[queries] @ rows.T, queries, labels, KS, config.trapezoid))
     ap, recall = (np.concatenate(part) for part in zip(*parts, strict=True))
     items = pd.DataFrame({"id": list(data.images.ids), "label": [data.classes[i] for i in labels], "mAP": ap})

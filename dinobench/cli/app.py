@@ -318,10 +318,13 @@ def bench(
     arch: Annotated[str | None, typer.Option(help="Model of features and davis, where not the usual one.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of JPEG files that features reads.")] = 192,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
+    scale: Annotated[
+        float, typer.Option(min=1e-4, max=1, help="Share of ImageNet's 50,000 queries that memory searches with.")
+    ] = 0.02,
     device: Device = "auto",
 ) -> None:
     """How this machine does against the limit: ratios measured in this very run."""
-    runs.bench(measure_bench(what, arch=arch, images=images, repeats=repeats, device=device))
+    runs.bench(measure_bench(what, arch=arch, images=images, repeats=repeats, scale=scale, device=device))
 
 
 @app.command()

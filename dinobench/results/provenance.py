@@ -14,7 +14,7 @@ import torch
 import dinobench
 
 #: Libraries whose version can move a number.
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "scikit-learn", "lightning-fabric")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "lightning-fabric")
 
 
 def versions() -> dict[str, str]:

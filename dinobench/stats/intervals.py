@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import special
 
 #: Resamples of a percentile bootstrap; its Monte Carlo error in a 95 % bound is then about 2 % of a standard error.
 RESAMPLES = 10_000
+#: With more distinct scores than this items are drawn, and not counts. (Below, counts are slower too from some 300, yet
+#: records of earlier versions have their intervals from them.)
+MANY = 4096
+#: Time of one multinomial count in draws of one item, measured.
+DRAWS_A_COUNT = 15
 #: Below so many groups resampled means spread too little: simulated at 8 groups of real scores, a percentile
 #: bootstrap's 95 % interval holds the truth 86 to 89 % of the time, Student's 94 to 96 %.
 ENOUGH_GROUPS = 30
@@ -88,8 +95,9 @@ def bootstrap_interval(
     """Percentile-bootstrap interval of the mean of `scores` (n,), resampling items or, if given, whole clusters.
 
     A resampled mean depends only on how often each distinct item is drawn, so the draws are multinomial counts; equal
-    scores are one distinct item, which makes right/wrong scores of any number of images instant. `clusters` (n,) holds
-    a label per item: clusters are drawn with replacement and the mean is over the items of the drawn ones.
+    scores are one distinct item, which makes right/wrong scores of any number of images instant. Where there are more
+    than `MANY` of them, items are drawn one by one, which takes less time and is the same distribution. `clusters`
+    (n,) holds a label per item: clusters are drawn with replacement and the mean is over the items of the drawn ones.
     (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.)
 
     Raises ValueError for no scores.
@@ -107,6 +115,18 @@ def bootstrap_interval(
     else:
         sums, sizes = grouped(scores, clusters)
         repeats = np.ones(len(sums), dtype=np.int64)
+    draws = int(repeats.sum())
+    if len(sums) > MANY and draws < DRAWS_A_COUNT * len(sums):
+        means = _means_by_items(np.repeat(sums, repeats), np.repeat(sizes, repeats), seed)
+    else:
+        means = _means_by_counts(sums, sizes, repeats, seed)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _means_by_counts(sums: np.ndarray, sizes: np.ndarray, repeats: np.ndarray, seed: int) -> np.ndarray:
+    """Resampled means (RESAMPLES,): how often each of the d groups (d,) is drawn, `repeats` times as likely."""
     rng = np.random.default_rng(seed)
     draws = int(repeats.sum())
     rows = max(1, min(RESAMPLES, 20_000_000 // len(sums)))  # keeps a batch of counts under 160 MB
@@ -114,6 +134,24 @@ def bootstrap_interval(
     for start in range(0, RESAMPLES, rows):
         counts = rng.multinomial(draws, repeats / draws, size=min(rows, RESAMPLES - start))
         means.append((counts @ sums) / (counts @ sizes))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    return np.concatenate(means)
+
+
+def _means_by_items(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """Resampled means (RESAMPLES,) of the n groups (n,), drawn one by one.
+
+    Blocks of resamples have generators of their own, so that threads may share them and the means stay the same.
+    """
+    n = len(sums)
+    rows = max(1, 2**18 // n)  # a block's draws stay in a core's cache
+    blocks = range(0, RESAMPLES, rows)
+    alike = bool((sizes == sizes[0]).all())
+
+    def block(start: int, own: np.random.SeedSequence) -> np.ndarray:
+        shape = (min(rows, RESAMPLES - start), n)
+        drawn = np.random.Generator(np.random.SFC64(own)).integers(0, n, shape, dtype=np.uint32)
+        total = sums.take(drawn).sum(axis=1)
+        return total / (n * sizes[0]) if alike else total / sizes.take(drawn).sum(axis=1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.concatenate(list(pool.map(block, blocks, np.random.SeedSequence(seed).spawn(len(blocks)))))

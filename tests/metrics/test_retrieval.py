@@ -114,6 +114,25 @@ def test_leave_one_out_is_one_query_at_a_time(seed, trapezoid):
             assert ap[row] == pytest.approx(average_precision_score(relevant, similarity[q, others]), abs=1e-12)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 5), st.sampled_from([1, 3, 1000]), st.booleans())
+@settings(deadline=None, max_examples=80)
+def test_leave_one_out_is_the_sort_of_whole_rows(seed, n, classes, values, trapezoid):
+    """Equal to the last bit where a stable sort ranks all images, ties by index, with few values and with many."""
+    r = np.random.default_rng(seed)
+    labels, queries = r.integers(-2, classes, n), r.permutation(n)[: max(1, n // 2)]
+    similarity = (r.integers(-values, values + 1, (len(queries), n)) / values).astype(np.float32)
+    found = leave_one_out(similarity, queries, labels, (1, 3), trapezoid)
+    s = similarity.copy()
+    s[np.arange(len(queries)), queries] = -np.inf
+    match = labels[np.argsort(-s, axis=1, kind="stable")[:, :-1]] == labels[queries][:, None]
+    for row, hits in enumerate(match):
+        ranks = np.flatnonzero(hits)
+        expected = average_precision(ranks, len(ranks), trapezoid)
+        np.testing.assert_allclose(found[0][row], expected, rtol=1e-15)
+        seen = [float((ranks < k).any()) if len(ranks) else np.nan for k in (1, 3)]
+        np.testing.assert_array_equal(found[1][row], seen)
+
+
 def test_leave_one_out_leaves_its_input_alone():
     similarity = np.ones((3, 3))
     leave_one_out(similarity, np.arange(3), np.array([0, 0, 1]))

@@ -160,6 +160,35 @@ def test_the_order_of_k_is_the_order_of_columns(seed):
     assert torch.equal(up[:, [2, 0, 1]], down)
 
 
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.integers(1, 40), st.integers(1, 30), st.sampled_from([1e-4, 0.07, 10.0]), st.booleans())
+def test_votes_of_few_voters_among_many_classes_are_those_of_the_whole_table(seed, classes, m, temperature, softmax):
+    """The table of all classes, filled voter by voter, ranked by a stable sort; votes that vanish tie with none."""
+    r = np.random.default_rng(seed)
+    similarity = torch.from_numpy(-np.sort(-r.choice(np.linspace(0, 1, 5), (8, m)), axis=1)).float()
+    neighbours, truth = (torch.from_numpy(r.integers(0, classes, shape)) for shape in ((8, m), 8))
+    config = Config(k=(1, 3, 50), temperature=temperature, weighting="softmax" if softmax else "exp")
+    found = vote(similarity, neighbours, truth, classes, config)
+    weights = torch.exp((similarity - similarity[:, :1]) / temperature)
+    if softmax:
+        weights = weights / weights.sum(dim=1, keepdim=True)
+    for column, k in enumerate(config.k):
+        table = np.zeros((8, classes), np.float32)
+        for row in range(8):
+            for c, w in zip(neighbours[row, :k].tolist(), weights[row, :k].numpy(), strict=True):
+                table[row, c] += w
+        order = np.argsort(-table, axis=1, kind="stable")
+        assert found[:, column, 1].tolist() == order[:, 0].tolist()
+        assert found[:, column, 0].tolist() == (order == truth.numpy()[:, None]).argmax(axis=1).tolist()
+
+
+def test_votes_among_very_many_classes_take_no_table_of_them():
+    """21,841 classes and 50,000 images would be 4.4 GB; a table of a billion classes could not be made at all."""
+    found = vote(torch.zeros(3, 2), torch.tensor([[5, 9], [7, 7], [0, 1]]), torch.tensor([9, 10**9, 2]), 2 * 10**9,
+                 Config(k=(2,)))  # fmt: skip
+    assert found[:, 0].tolist() == [[1, 5], [10**9, 7], [2, 0]]
+
+
 def test_a_tiny_temperature_does_not_overflow():
     train, test, labels, truth = clustered(1, 60, 20, 6, 4, 2.0)
     found = shares(train, test, labels, truth, 4, Config(k=(1, 50), temperature=1e-4))

@@ -6,11 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from dinobench.stats import intervals
 from dinobench.stats.intervals import RESAMPLES, bootstrap_interval, interval, wilson_interval
 
 
+@pytest.fixture(params=["counts", "items"])
+def way(request, monkeypatch):
+    """Both ways to resample, the second as if few distinct scores were many."""
+    if request.param == "items":
+        monkeypatch.setattr(intervals, "MANY", 0)
+        monkeypatch.setattr(intervals, "DRAWS_A_COUNT", 10**9)
+    return request.param
+
+
 @pytest.mark.parametrize(("n", "right"), [(100, 70), (450, 440), (2000, 900)])
-def test_right_or_wrong_is_the_exact_binomial(n, right):
+def test_right_or_wrong_is_the_exact_binomial(n, right, way):
     """A resampled share of right answers is binomial: its quantiles are known without sampling."""
     low, high = bootstrap_interval(np.repeat([1.0, 0.0], [right, n - right]))
     exact = scipy_stats.binom.ppf([0.025, 0.975], n, right / n) / n
@@ -18,7 +28,7 @@ def test_right_or_wrong_is_the_exact_binomial(n, right):
     np.testing.assert_allclose([low, high], exact, atol=error + 1 / n)
 
 
-def test_agrees_with_scipy_on_real_scores():
+def test_agrees_with_scipy_on_real_scores(way):
     scores = np.random.default_rng(1).beta(2, 5, 300)
     ours = bootstrap_interval(scores)
     theirs = scipy_stats.bootstrap(
@@ -28,7 +38,7 @@ def test_agrees_with_scipy_on_real_scores():
     np.testing.assert_allclose(ours, [theirs.low, theirs.high], atol=0.03 * spread)
 
 
-def test_clusters_agree_with_resampling_them_by_hand():
+def test_clusters_agree_with_resampling_them_by_hand(way):
     rng = np.random.default_rng(2)
     clusters = rng.integers(0, 12, 200)
     scores = rng.normal(size=12)[clusters] + 0.3 * rng.normal(size=200)
@@ -47,7 +57,9 @@ def test_clusters_of_one_item_are_items():
     np.testing.assert_allclose(apart, bootstrap_interval(scores), atol=0.03)
 
 
-def test_covers_the_truth_as_often_as_it_says():
+def test_covers_the_truth_as_often_as_it_says(way, monkeypatch):
+    if way == "items":
+        monkeypatch.setattr(intervals, "RESAMPLES", 500)
     rng = np.random.default_rng(4)
     truth, covered, trials = 0.7, 0, 400
     for trial in range(trials):
@@ -76,6 +88,30 @@ def test_another_seed_draws_anew_and_a_wider_level_is_wider():
     assert bootstrap_interval(scores, seed=1) != bootstrap_interval(scores, seed=2)
     narrow, wide = bootstrap_interval(scores, level=0.5), bootstrap_interval(scores, level=0.99)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_many_distinct_scores_are_drawn_item_by_item_and_whatever_the_threads(monkeypatch):
+    """The spread is the standard error's, the same on one core and many, and independent of the items' order."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 2000)
+    scores = np.random.default_rng(7).random(6000)
+    low, high = bootstrap_interval(scores, seed=3)
+    error = scores.std() / np.sqrt(len(scores))
+    np.testing.assert_allclose([low, high], scores.mean() + 1.96 * error * np.array([-1, 1]), atol=0.15 * error)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert bootstrap_interval(scores[::-1], seed=3) == (low, high) != bootstrap_interval(scores, seed=4)
+    clusters = np.repeat(np.arange(5000), np.random.default_rng(8).integers(1, 4, 5000))
+    values = np.random.default_rng(9).random(len(clusters))
+    low, high = bootstrap_interval(values, clusters=clusters)
+    assert low < values.mean() < high
+
+
+def test_up_to_many_distinct_scores_keep_the_intervals_of_earlier_records():
+    scores = np.random.default_rng(10).random(3925)
+    rng, few = np.random.default_rng(0), np.unique(scores)
+    means = rng.multinomial(3925, np.full(3925, 1 / 3925), size=100) @ few / 3925
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "RESAMPLES", 100)
+        assert bootstrap_interval(scores) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-15)
 
 
 def test_no_scores_are_refused():
