@@ -69,6 +69,24 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def gather_rows(x: torch.Tensor) -> torch.Tensor:
+    """(n, ...) of every process, n its own -> all of them by rank, on the device they are on; of any type.
+
+    They go as bytes, since not every backend knows every type, and filled up to the longest.
+    """
+    if processes() == 1:
+        return x
+    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(processes())]
+    dist.all_gather(counts, torch.full((1,), len(x), dtype=torch.int64, device=x.device))
+    lengths = torch.cat(counts).tolist()
+    sent = x.new_zeros(max(lengths), *x.shape[1:])
+    sent[: len(x)] = x
+    parts = [torch.empty_like(sent) for _ in lengths]
+    dist.all_gather([p.flatten().view(torch.uint8) for p in parts], sent.flatten().view(torch.uint8))
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
 def sum_gradients(model: nn.Module, totals: torch.Tensor, processes: int) -> torch.Tensor:
     """Add up gradients, in place, and `totals` over all processes; returns the sums of `totals`.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 
+from dinobench.distributed import gather_rows
 from dinobench.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -99,11 +100,7 @@ class Runtime:
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         """Parts of any length along the first dimension -> all of them in the order of ranks, on the CPU."""
-        if self.processes == 1:
-            return part.cpu()
-        parts: list[Any] = [None] * self.processes
-        torch.distributed.all_gather_object(parts, part.cpu())
-        return torch.cat(parts)
+        return gather_rows(part.to(self.device)).cpu() if self.processes > 1 else part.cpu()
 
     def gather_objects(self, value: T) -> list[T]:
         """Every process's `value`, by rank, on all of them; it must pickle."""

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from dinobench.pretrain.history import finite_values
 from dinobench.pretrain.method import MethodOutput
+from dinobench.training.step_values import to_device
 
 #: Features kept per process and network, from which an epoch's spread and rank are measured.
 RESERVOIR = 2048
@@ -84,8 +85,8 @@ class Reservoir:
         taken = {int(slot): row for row, slot in enumerate(slots) if slot < self.capacity}  # a later row replaces
         self.seen += len(rows)
         if taken:
-            to, of = (torch.tensor(list(t), device=rows.device) for t in (taken.keys(), taken.values()))
-            self._rows[to] = rows[of].to(torch.float32)
+            to, of = to_device(torch.tensor([list(taken.keys()), list(taken.values())]), rows.device)
+            self._rows.index_copy_(0, to, rows.index_select(0, of).to(torch.float32))
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs; the generator's numbers, of 128 bits, as text."""

@@ -32,6 +32,8 @@ from dinobench.types import (
 )
 
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/log_regression.py"
+#: Rows that are normalised at once.
+ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,17 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
     y_test = torch.from_numpy(data.test.labels[test.kept])
 
     attempts = range(config.tries)
-    own = [_attempt(attempt, train, labels, x_test, len(data.classes), config, ctx)
+    own = [_attempt(attempt, train, labels, (x_test, y_test), len(data.classes), config, ctx)
             for attempt in attempts[ctx.shard(config.tries)]]  # fmt: skip
-    none = torch.zeros(0, len(y_test), len(data.classes), dtype=torch.float64)
-    scores = ctx.gather(torch.stack([s for s, _ in own]) if own else none)  # (tries, n, classes)
+    none = torch.zeros(0, 2, len(y_test), dtype=torch.int64)
+    scored = ctx.gather(torch.stack([s for s, _ in own]) if own else none)  # (tries, 2, n)
     fits = ctx.gather(torch.tensor([fit for _, fit in own], dtype=torch.float64).reshape(len(own), 4))
-    ranks = torch.stack([label_rank(s, y_test) for s in scores])
+    predicted, ranks = scored.unbind(1)
 
     frame: dict[str, Any] = {
         "id": [data.test.ids[int(i)] for i in test.kept],
         "label": [data.classes[i] for i in y_test],
-        "prediction": [data.classes[i] for i in first_argmax(scores[0])],
+        "prediction": [data.classes[i] for i in predicted[0].tolist()],
     }
     values: dict[str, float] = {}
     for n in (1, 5):
@@ -137,9 +139,16 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
 
 
 def _attempt(
-    attempt: int, train: Features, labels: np.ndarray, x_test: torch.Tensor, classes: int, config: Config, ctx: Context
+    attempt: int,
+    train: Features,
+    labels: np.ndarray,
+    test: tuple[torch.Tensor, torch.Tensor],
+    classes: int,
+    config: Config,
+    ctx: Context,
 ) -> tuple[torch.Tensor, list[float]]:
-    """Scores of the test images (n, C), and C, accuracy on the held-out images, iterations, fits that did not end."""
+    """Of the test images the classes chosen and the places of the true ones (2, n), on the CPU; and C, accuracy on
+    the held-out images, iterations, fits that did not end."""
     drawn = _draw(labels, attempt, config)
     x = _rows(train, drawn, config, ctx)
     y = torch.from_numpy(labels[drawn]).to(x.device)
@@ -150,11 +159,9 @@ def _attempt(
         parts = hold_out(labels[drawn], config.holdout, config.holdout_seed)
         learn, held = (torch.from_numpy(part).to(x.device) for part in parts)
         best = -1.0, 0.0
-        path = fit_path(x[learn], y[learn], classes, strengths, **settings)
+        path = fit_path(x, y, classes, strengths, rows=learn, **settings)
         for fit in _watched(path, attempt, config, ctx):
-            scores = fit.scores(x[held])
-            right = float((first_argmax(scores) == y[held]).double().mean())
-            candidate = right, -float(F.cross_entropy(scores, y[held]))  # of equally good ones the one of least loss
+            candidate = _held_out(fit, x, y, held)
             if candidate > best:
                 best, start = candidate, fit
             iterations, unfinished = iterations + fit.iterations, unfinished + (not fit.converged)
@@ -162,7 +169,22 @@ def _attempt(
     c = start.c if start else strengths[0]
     (last,) = fit_path(x, y, classes, [c], start=start, **settings)
     summary = [c, 100 * accuracy, iterations + last.iterations, unfinished + (not last.converged)]
-    return last.scores(x_test).cpu(), summary
+    x_test, y_test = test
+    true = y_test.to(x_test.device)
+    scored = [torch.stack([first_argmax(s), label_rank(s, true[part])]) for part, s in last.scored(x_test)]
+    return torch.cat(scored, dim=1).cpu(), summary
+
+
+def _held_out(fit: Fit, x: torch.Tensor, y: torch.Tensor, held: torch.Tensor) -> tuple[float, float]:
+    """The share of the `held` rows that is right, and minus the mean loss: of equally good ones, that of least loss."""
+    right, loss = x.new_zeros(()), x.new_zeros(())
+    for part, scores in fit.scored(x, held):
+        true = y[held[part]]
+        share = len(true) / len(held)
+        right += (first_argmax(scores) == true).sum()
+        loss += F.cross_entropy(scores, true) * share
+    right, loss = torch.stack([right / len(held), loss]).tolist()
+    return right, -loss
 
 
 def _watched(path: Iterator[Fit], attempt: int, config: Config, ctx: Context) -> Iterator[Fit]:
@@ -171,11 +193,13 @@ def _watched(path: Iterator[Fit], attempt: int, config: Config, ctx: Context) ->
 
 
 def _rows(features: Features, rows: Any, config: Config, ctx: Context) -> torch.Tensor:
-    """CLS features (n, D) float64 on the device."""
+    """CLS features (n, D) float64 on the device, which are never there twice: of ImageNet they are 4 GB."""
     x = torch.from_numpy(features.cls[rows, -1].astype(np.float64))
     if ctx.device.type != "mps":  # which has no double precision
         x = x.to(ctx.device)
-    return F.normalize(x, dim=1) if config.normalise else x
+    for part in x.split(ROWS) if config.normalise else ():
+        F.normalize(part, dim=1, out=part)
+    return x
 
 
 def _draw(labels: np.ndarray, attempt: int, config: Config) -> np.ndarray:

@@ -45,6 +45,8 @@ class Propagator:
         """Start from the first frame's features (H, W, D) and one-hot or soft masks (C, H, W)."""
         self.window, self.top_k, self.temperature = window, top_k, temperature
         height, self.width, dim = features.shape
+        #: A GPU is asked once a frame whether there were ties; a CPU does not hold all tiles' cosines for that.
+        self.tiles_at_once = 1 if features.device.type == "cpu" else height * self.width
         strips = -(-self.width // STRIP)
         # Slot 0 holds the first frame for good, the others are written in turn: the order never enters the sum.
         self._keys = features.new_zeros(strips, context + 1, height, STRIP, dim)
@@ -58,10 +60,15 @@ class Propagator:
         height = self._keys.shape[2]
         queries = F.normalize(features, dim=-1)
         masks = queries.new_empty(height, self.width, self._values.shape[-1])
+        tiles: list[_Tile] = []
         for rows in _spans(height, TILE_ROWS):
             for start in range(0, self.width, TILE_STRIPS * STRIP):
                 columns = slice(start, min(start + TILE_STRIPS * STRIP, self.width))
-                masks[rows, columns] = self._tile(queries[rows, columns], _Place(rows, columns))
+                tiles.append(self._tile(queries[rows, columns], _Place(rows, columns)))
+                if len(tiles) == self.tiles_at_once:
+                    self._fill(masks, tiles)
+                    tiles = []
+        self._fill(masks, tiles)
         self._remember(queries, masks)
         return masks.permute(2, 0, 1)
 
@@ -77,8 +84,8 @@ class Propagator:
             padded = F.pad(new, padding)
             store[:, slot] = padded.view(len(padded), -1, STRIP, padded.shape[-1]).transpose(0, 1)
 
-    def _tile(self, queries: torch.Tensor, place: _Place) -> torch.Tensor:
-        """Soft masks (rows, columns, C) of one tile from its queries (rows, columns, D)."""
+    def _tile(self, queries: torch.Tensor, place: _Place) -> _Tile:
+        """The cosines of one tile's queries (rows, columns, D) with the context."""
         strips, slots, height, _, dim = self._keys.shape
         frames = min(self._seen, slots)
         band = slice(max(place.rows.start - self.window, 0), min(place.rows.stop + self.window, height))
@@ -90,34 +97,59 @@ class Propagator:
         cosines = torch.bmm(tile, keys.transpose(1, 2)).view(last - first, frames, -1, keys.shape[1])
         outside = _outside(place, band, first, last, self.window, self.width, queries.device)
         best = cosines.amax(dim=1).add_(outside)  # (S, Q, P): -inf where a position is not in a query's window
-        positions, kept = self._nearest(cosines, best.transpose(0, 1).flatten(1))
-        strip, within = positions // keys.shape[1], positions % keys.shape[1]
-        weights = kept.div_(self.temperature).softmax(dim=-1)  # (Q, T * G)
-        values = self._values.flatten(2, 3)[strip + first, :frames, within + band.start * STRIP]  # (Q, G, T, C)
-        masks = weights[:, None] @ values.transpose(1, 2).flatten(1, 2)
-        return masks.view(*queries.shape[:2], -1)
+        return _Tile(place, band, first, cosines, best.transpose(0, 1).flatten(1))
 
-    def _nearest(self, cosines: torch.Tensor, best: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(S, T, Q, P), (Q, S * P) -> positions (Q, G) that hold all kept entries, their cosines (Q, T * G) or -inf.
+    def _fill(self, masks: torch.Tensor, tiles: list[_Tile]) -> None:
+        """Write the soft masks of some tiles into those of the frame (H, W, C).
 
         The k largest of all entries lie at the k positions with the largest `best`. One position more shows whether a
-        tie goes on beyond them; then more are looked at.
+        tie goes on beyond them; then more are looked at. Whether there are such ties is read of all tiles at once.
         """
+        asked = self.top_k + 1
+        while tiles:
+            tied = [self._write(masks, tile, min(asked, tile.best.shape[1])) for tile in tiles]
+            again = torch.stack(tied).tolist()
+            tiles = [t for t, more in zip(tiles, again, strict=True) if more and asked < t.best.shape[1]]
+            asked *= 2
+
+    def _write(self, masks: torch.Tensor, tile: _Tile, asked: int) -> torch.Tensor:
+        """Write a tile's masks from the `asked` best positions; returns whether ties may go on beyond, a scalar."""
+        top, entries, tied = self._nearest(tile.cosines, tile.best, asked)
+        width = tile.cosines.shape[3]
+        strip, within = top // width, top % width
+        weights = entries.div_(self.temperature).softmax(dim=-1)  # (Q, T * G)
+        frames = tile.cosines.shape[1]
+        at = within + tile.band.start * STRIP
+        values = self._values.flatten(2, 3)[strip + tile.first, :frames, at]  # (Q, G, T, C)
+        target = masks[tile.place.rows, tile.place.columns]
+        target.copy_((weights[:, None] @ values.transpose(1, 2).flatten(1, 2)).view(target.shape))
+        return tied
+
+    def _nearest(
+        self, cosines: torch.Tensor, best: torch.Tensor, asked: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(S, T, Q, P), (Q, S * P) -> of the `asked` best positions (Q, G) the cosines (Q, T * G), -inf where smaller
+        than the k-th largest, and whether a tie with it may lie elsewhere, a scalar."""
         _, frames, queries, width = cosines.shape
-        total = best.shape[1]
         query = torch.arange(queries, device=best.device)[:, None, None]
         frame = torch.arange(frames, device=best.device)[None, :, None]
-        asked = min(self.top_k + 1, total)
-        while True:
-            top = best.topk(asked, dim=1)
-            strip, within = (top.indices // width)[:, None], (top.indices % width)[:, None]
-            entries = cosines[strip, frame, query, within]  # (Q, T, G)
-            entries = entries.masked_fill_((top.values == -math.inf)[:, None], -math.inf).flatten(1)
-            threshold = entries.topk(min(self.top_k, entries.shape[1]), dim=1).values[:, -1:]
-            tied = (top.values[:, -1:] >= threshold) & (threshold > -math.inf)
-            if asked == total or not bool(tied.any()):
-                return top.indices, entries.masked_fill_(entries < threshold, -math.inf)
-            asked = min(2 * asked, total)
+        top = best.topk(asked, dim=1)
+        strip, within = (top.indices // width)[:, None], (top.indices % width)[:, None]
+        entries = cosines[strip, frame, query, within]  # (Q, T, G)
+        entries = entries.masked_fill_((top.values == -math.inf)[:, None], -math.inf).flatten(1)
+        threshold = entries.topk(min(self.top_k, entries.shape[1]), dim=1).values[:, -1:]
+        tied = (top.values[:, -1:] >= threshold) & (threshold > -math.inf)
+        return top.indices, entries.masked_fill_(entries < threshold, -math.inf), tied.any()
+
+
+class _Tile(NamedTuple):
+    """Queries of one rectangle and what they meet: `cosines` (S, T, Q, P), `best` (Q, S * P) over the frames."""
+
+    place: _Place
+    band: slice
+    first: int
+    cosines: torch.Tensor
+    best: torch.Tensor
 
 
 class _Place(NamedTuple):

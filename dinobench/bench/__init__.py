@@ -12,7 +12,7 @@ from dinobench.errors import unknown_name
 if TYPE_CHECKING:
     from dinobench.bench.measure import BenchRow
 
-__all__ = ["BENCHES", "measure_bench"]
+__all__ = ["ALL", "BENCHES", "measure_bench"]
 
 #: What there is to measure -> where, as module:function, imported when asked for.
 BENCHES = {
@@ -26,10 +26,19 @@ BENCHES = {
 }
 
 
+#: What measures all of them.
+ALL = "all"
+
+
 def measure_bench(name: str, **options: Any) -> list[BenchRow]:
-    """The rows of a bench; of `options` those that it takes and that are not None. Raises UserError for its name."""
+    """The rows of a bench, or of `ALL`; of `options` those that it takes and that are not None.
+
+    Raises UserError for its name.
+    """
+    if name == ALL:
+        return [row for each in BENCHES for row in measure_bench(each, **options)]
     if name not in BENCHES:
-        raise unknown_name("bench", name, BENCHES)
+        raise unknown_name("bench", name, [ALL, *BENCHES])
     module, _, function = BENCHES[name].partition(":")
     bench: Callable[..., list[BenchRow]] = getattr(import_module(f"{__name__}.{module}"), function)
     taken = inspect.signature(bench).parameters

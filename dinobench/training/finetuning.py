@@ -30,6 +30,7 @@ from dinobench.training.randomness import own_randomness
 from dinobench.training.resume import TrainingProgress, TrainingState
 from dinobench.training.sampler import RepeatedOrder
 from dinobench.training.scoring import classification_result
+from dinobench.training.step_values import StepValues, to_device
 from dinobench.types import Context, ImageClassification, ImageSplit, Result
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class FineTuning:
         self.optimizer = torch.optim.AdamW(
             finetune_parameter_groups(self.model, optimizer.weight_decay, optimizer.layer_decay),
             lr=self.lr, betas=(optimizer.betas[0], optimizer.betas[1]), eps=optimizer.eps,
+            fused=ctx.device.type == "cuda",  # one kernel; on a CPU it would round otherwise
         )  # fmt: skip
         per_epoch = self.steps if train.schedule == "step" else 1
         self.schedule = CosineLRScheduler(
@@ -82,6 +84,7 @@ class FineTuning:
         self.test_images = self._loader(data.test, lambda image, rng: self.transform(image))
         self.tested: dict[str, torch.Tensor] = {}
         self.stop, self.stopping = StopRequest(), False
+        self.values, self.mean = StepValues(lag=1 if kind == "cuda" else 0), 0.0
         self.state = TrainingState(ctx.scratch / f"finetune-{self._identity()[:16]}.pt", ctx)
 
     def _loader(self, split: ImageSplit, augment: Augment) -> ImageLoader:
@@ -122,6 +125,8 @@ class FineTuning:
             epoch, within = divmod(step, self.steps)
             step_loss = self._update(batches, step)
             loss = step_loss if not within or step == first else 0.9 * loss + 0.1 * step_loss
+            if within == self.steps - 1 or self.state.due or self.stopping:
+                self._look(lag=0)  # what is not finite is neither tested nor saved
             if within == self.steps - 1:
                 if (epoch + 1) % train.test_epochs == 0 or epoch + 1 == train.epochs:
                     self._test(epoch + 1)
@@ -144,13 +149,14 @@ class FineTuning:
     def _update(self, batches: Iterator[MicroBatch], step: int) -> float:
         """One step of the optimizer; returns the loss per image. Raises UserError when it is not finite."""
         config, device = self.config, self.ctx.device
-        epoch, within = divmod(step, self.steps)
+        epoch = step // self.steps
         self.schedule.step(epoch if config.train.schedule == "epoch" else step)
         self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
         crop = config.transform.crop
         mix = self.mixing.draw(crop, crop, np.random.default_rng((self.ctx.seed, step, 0, MIX)))
         totals, error = torch.zeros(4, device=device), None  # loss, images, processes that failed or are to stop
+        images, failed = 0.0, 0.0
         shard = self._shard(self.order.batch)
         left = shard.stop - shard.start
         try:
@@ -162,26 +168,36 @@ class FineTuning:
                         loss = self._loss(part, mix if part.n == expected else Mix())  # else a partner may be missing
                     self.scaler.scale(loss / self.order.batch).backward()
                     totals[0] += loss.detach()
-                    totals[1] += part.n
+                    images += part.n
                 if part.last:
                     break
         except UserError as raised:
-            error = raised
-            totals[2] += 1
-        totals[3] += self.stop.asked
-        loss_sum, images, failed, stopping = sum_gradients(self.model, totals, self.ctx.processes).tolist()
-        self.stopping = stopping > 0 or (self.ctx.processes == 1 and self.stop.asked)
+            error, failed = raised, 1.0
+        stopping = float(self.stop.asked)
+        for at, value in enumerate((images, failed, stopping), 1):
+            totals[at].fill_(value)
+        totals = sum_gradients(self.model, totals, self.ctx.processes)
+        if self.ctx.processes > 1:  # what the others met decides this step too
+            _, images, failed, stopping = totals.tolist()
+        self.stopping = stopping > 0
         if failed:
             raise error or UserError("another process met an error, which its own message names")
-        mean = loss_sum / max(images, 1)
-        if not np.isfinite(mean):
-            raise UserError(
-                f"finetune: the loss is not finite at step {within + 1} of epoch {epoch + 1}; lower the learning rate, "
-                f"as in --set lr={config.train.lr / 10:g}"
-                + (", or use --precision 32" if self.scaler.is_enabled() else "")
-            )
+        self.values.add(step, totals)
+        self._look()
         self._apply(self.order.batch / max(images, 1))
-        return mean
+        return self.mean
+
+    def _look(self, lag: int | None = None) -> None:
+        """At the losses of steps that are through. Raises UserError for one that is not finite."""
+        for step, (loss_sum, images, _, _) in self.values.take(lag):
+            self.mean = loss_sum / max(images, 1)
+            if not np.isfinite(self.mean):
+                epoch, within = divmod(step, self.steps)
+                raise UserError(
+                    f"finetune: the loss is not finite at step {within + 1} of epoch {epoch + 1}; lower the learning "
+                    f"rate, as in --set lr={self.config.train.lr / 10:g}"
+                    + (", or use --precision 32" if self.scaler.is_enabled() else "")
+                )
 
     def _loss(self, part: MicroBatch, mix: Mix) -> torch.Tensor:
         """The sum over the images of a micro-batch."""
@@ -190,8 +206,8 @@ class FineTuning:
         draws = part.views[1]
         if self.view.erasing:
             erase(x, draws[:, :ERASING])
-        self.draws.uniform = draws[:, ERASING:].to(device, torch.float32)
-        labels = torch.from_numpy(self.data.train.labels[part.rows]).to(device)
+        self.draws.uniform = to_device(draws[:, ERASING:].float(), device)
+        labels = to_device(torch.from_numpy(self.data.train.labels[part.rows]), device)
         targets = mix.targets(labels, len(self.data.classes), self.config.regularisation.smoothing)
         with self.ctx.autocast():
             scores = self.model(mix.images(x))
@@ -231,13 +247,15 @@ class FineTuning:
                 if part.n:
                     with self.ctx.inference():
                         scores = model(self.transform.normalise(part.views[0].to(self.ctx.device))).float()
-                    labels = torch.from_numpy(self.data.test.labels[part.rows]).to(scores.device)
-                    rows = torch.from_numpy(part.rows).to(scores.device)
-                    parts.append(torch.stack([rows, label_rank(scores, labels), first_argmax(scores)], dim=1).cpu())
+                    labels, rows = to_device(
+                        torch.from_numpy(np.stack([self.data.test.labels[part.rows], part.rows])), scores.device
+                    )
+                    parts.append(torch.stack([rows, label_rank(scores, labels), first_argmax(scores)], dim=1))
             return parts
 
         parts = self.ctx.run_on_all(score)
-        rows, ranks, predicted = self.ctx.gather(torch.cat(parts) if parts else torch.zeros(0, 3).long()).T.clone()
+        none = torch.zeros(0, 3, dtype=torch.int64, device=self.ctx.device)
+        rows, ranks, predicted = self.ctx.gather(torch.cat(parts) if parts else none).T.clone()
         if not len(rows):
             raise UserError(f"none of the {n:,} images of {self.data.test.name} can be read")
         right, before = ranks == 0, self.tested.get("best_right")

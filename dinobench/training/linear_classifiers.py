@@ -1,6 +1,9 @@
 """Linear classifiers on frozen features, many trained at once on one forward pass.
 
 Heads that read the same columns are one matrix product, so a grid of learning rates costs little more than one head.
+Where a batch is no smaller than the data, every step sees every image, some of them more than once: then an image is
+computed once and counted, and where there are fewer images than columns, what moves are the images' shares in the
+weights, at half the products of half the size.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinobench.metrics.classification import first_argmax
+from dinobench.training.step_values import to_device
 from dinobench.types import Backbone, Features
 
 #: Joined features are held in memory up to this many bytes; larger ones are gathered from disk batch by batch.
@@ -85,11 +90,10 @@ class FeatureRows:
         """(b, width) on the device."""
         if self._kept is not None:
             # index_select is several times faster than fancy indexing on a CPU
-            return self._kept[index] if isinstance(index, slice) else self._kept.index_select(0, self._tensor(index))
-        return self._layout.join(self._features, self._rows[index]).to(self._device)
-
-    def _tensor(self, index: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(index).to(self._device)
+            if isinstance(index, slice):
+                return self._kept[index]
+            return self._kept.index_select(0, to_device(torch.from_numpy(index), self._device))
+        return to_device(self._layout.join(self._features, self._rows[index]), self._device)
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,58 @@ class _Group:
     velocity: torch.Tensor
     bias_velocity: torch.Tensor
 
+    #: What training changes.
+    state = ("weight", "bias", "velocity", "bias_velocity")
+
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         """(n, width) -> (n, C, H)."""
         return torch.addmm(self.bias.flatten(), x[:, self.columns], self.weight.flatten(1)).view(-1, *self.bias.shape)
+
+    train_scores = scores
+
+    def descend(self, x: torch.Tensor, gradient: torch.Tensor, factor: float, momentum: float, decay: float) -> None:
+        """Step against the gradient (B, C, H) of the scores of x (B, width)."""
+        self.velocity.flatten(1).addmm_(x[:, self.columns].T, gradient.flatten(1), beta=momentum)
+        if decay:
+            self.velocity.add_(self.weight, alpha=decay)
+        self.weight.addcmul_(self.velocity, self.rate, value=-factor)
+        self._descend_bias(gradient, factor, momentum)
+
+    def _descend_bias(self, gradient: torch.Tensor, factor: float, momentum: float) -> None:
+        self.bias_velocity.mul_(momentum).add_(gradient.sum(0))
+        self.bias.addcmul_(self.bias_velocity, self.rate, value=-factor)
+
+
+class _Shares(_Group):
+    """The same trained on all of x (n, width) in every step: the weights are their start plus xᵀ shares.
+
+    Every gradient of theirs lies in the span of x's rows, hence so does what SGD without weight decay adds to them.
+    `shares` and `pace`, their velocity, are (n, C, H), and the scores of x are those at the start plus x xᵀ shares.
+    """
+
+    state = ("shares", "bias", "pace", "bias_velocity")
+
+    def __init__(self, group: _Group, x: torch.Tensor) -> None:
+        super().__init__(**{**vars(group), "velocity": group.velocity.new_zeros(0)})
+        self.x, self.start = x[:, self.columns], group.weight
+        self.products = self.x @ self.x.T
+        self.first = self.x @ self.start.flatten(1)
+        self.shares = x.new_zeros(len(x), *self.bias.shape)
+        self.pace = torch.zeros_like(self.shares)
+
+    def train_scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, C, H) of all of x."""
+        moved = torch.addmm(self.first, self.products, self.shares.flatten(1)).view_as(self.shares)
+        return moved.add_(self.bias)
+
+    def descend(self, x: torch.Tensor, gradient: torch.Tensor, factor: float, momentum: float, decay: float) -> None:
+        self.pace.mul_(momentum).add_(gradient)
+        self.shares.addcmul_(self.pace, self.rate, value=-factor)
+        self._descend_bias(gradient, factor, momentum)
+
+    def settle(self) -> None:
+        """Bring `weight` to where the shares are."""
+        self.weight = torch.addmm(self.start.flatten(1), self.x.T, self.shares.flatten(1)).view_as(self.start)
 
 
 class LinearClassifiers:
@@ -130,7 +183,7 @@ class LinearClassifiers:
 
     Weights are drawn from N(0, `std`), biases 0. Classifiers of different rates on the same columns start alike, so
     that each learns the same alone or among others. `scale` multiplies every rate (total batch / 256). `specs` are
-    kept in the order of what they read.
+    kept in the order of what they read. `whole` (n, width) is given where every step is on all of it.
     """
 
     def __init__(
@@ -145,6 +198,7 @@ class LinearClassifiers:
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         std: float = 0.01,
+        whole: torch.Tensor | None = None,
     ) -> None:
         self.layout, self.classes = layout, classes
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -157,13 +211,13 @@ class LinearClassifiers:
             shape = columns.stop - columns.start, classes, len(rates)
             own = zlib.crc32(f"{seed} {blocks} {mean_patch}".encode())  # of this group, whatever others there are
             drawn = torch.randn(*shape[:2], 1, generator=torch.Generator().manual_seed(own)) * std
-            self._groups.append(
-                _Group(
-                    columns, slice(first, first + len(rates)), rates.to(device),
-                    drawn.expand(shape).contiguous().to(device), torch.zeros(shape[1:], device=device),
-                    torch.zeros(shape, device=device), torch.zeros(shape[1:], device=device),
-                )
+            group = _Group(
+                columns, slice(first, first + len(rates)), rates.to(device),
+                drawn.expand(shape).contiguous().to(device), torch.zeros(shape[1:], device=device),
+                torch.zeros(shape, device=device), torch.zeros(shape[1:], device=device),
             )  # fmt: skip
+            fewer = whole is not None and len(whole) < shape[0] and not weight_decay
+            self._groups.append(_Shares(group, whole) if whole is not None and fewer else group)
             first += len(rates)
         #: Step at which a classifier's loss or weights stopped being finite, -1 as long as it converges; (H,).
         self.diverged_at = torch.full((first,), -1, dtype=torch.int64, device=device)
@@ -171,31 +225,41 @@ class LinearClassifiers:
     def __len__(self) -> int:
         return len(self.specs)
 
-    def step(self, x: torch.Tensor, labels: torch.Tensor, factor: float, index: int) -> torch.Tensor:
+    def step(
+        self, x: torch.Tensor, labels: torch.Tensor, factor: float, index: int, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """One update of all classifiers on x (B, width), labels (B,): returns their losses (H,).
 
         `factor` is the schedule's; `index` counts steps and is kept for a classifier that diverges. Such a one needs
-        no clearing away: its numbers stay in its own columns of every product.
+        no clearing away: its numbers stay in its own columns of every product. `counts` (B,) float32 is how often each
+        image stands in the batch, once by default.
         """
         losses = torch.empty(len(self.specs), device=x.device)
         rows = torch.arange(len(x), device=x.device)
+        shares = None if counts is None else counts / counts.sum()
         for group in self._groups:
-            gradient = torch.softmax(group.scores(x), dim=1)  # (B, C, H)
+            gradient = torch.softmax(group.train_scores(x), dim=1)  # (B, C, H)
             # The smallest normal number keeps the loss of one that is certain and wrong large instead of infinite.
-            losses[group.members] = -gradient[rows, labels].clamp_min(torch.finfo(torch.float32).tiny).log().mean(0)
+            logs = gradient[rows, labels].clamp_min(torch.finfo(torch.float32).tiny).log()
+            losses[group.members] = -logs.mean(0) if shares is None else -(shares @ logs)
             gradient[rows, labels] -= 1
-            gradient /= len(x)
-            group.velocity.flatten(1).addmm_(x[:, group.columns].T, gradient.flatten(1), beta=self.momentum)
-            group.bias_velocity.mul_(self.momentum).add_(gradient.sum(0))
-            if self.weight_decay:
-                group.velocity.add_(group.weight, alpha=self.weight_decay)
-            group.weight.addcmul_(group.velocity, group.rate, value=-factor)
-            group.bias.addcmul_(group.bias_velocity, group.rate, value=-factor)
+            if shares is None:
+                gradient /= len(x)
+            else:
+                gradient *= shares[:, None, None]
+            group.descend(x, gradient, factor, self.momentum, self.weight_decay)
         self._mark_diverged(~losses.isfinite(), index)
         return losses
 
+    def settle(self) -> None:
+        """Bring the weights to where the training is; what scores other images than the step's has to come after it."""
+        for group in self._groups:
+            if isinstance(group, _Shares):
+                group.settle()
+
     def check(self, index: int) -> None:
         """Mark as diverged, at step `index`, the classifiers whose weights are not finite."""
+        self.settle()
         finite = [g.weight.isfinite().all(0).all(0) & g.bias.isfinite().all(0) for g in self._groups]
         self._mark_diverged(~torch.cat(finite), index)
 
@@ -213,22 +277,25 @@ class LinearClassifiers:
 
         Equal scores are ordered by class index, as by `dinobench.metrics.classification.label_rank`.
         """
-        ranks = torch.empty(len(rows), len(self), dtype=torch.int16)
-        losses = torch.zeros(len(self), dtype=torch.float64)
+        device = self.diverged_at.device
+        ranks = torch.empty(len(rows), len(self), dtype=torch.int16, device=device)
+        # The Apple GPU has no float64: there the parts' sums are added up on the host.
+        sums = torch.zeros(len(self), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+        classes = torch.arange(self.classes, device=device)[:, None]
+        true_labels = labels.to(device)
         for part, x in self._chunks(rows):
-            true = labels[part].to(x.device)
+            true = true_labels[part]
             for group in self._groups:
                 scores = group.scores(x)
                 own = scores.gather(1, true[:, None, None].expand(-1, 1, scores.shape[2]))
-                classes = torch.arange(self.classes, device=x.device)[:, None]
                 before = (scores == own) & (classes < true[:, None, None])
-                ranks[part, group.members] = ((scores > own) | before).sum(1).short().cpu()
-                losses[group.members] += (scores.logsumexp(1) - own[:, 0]).sum(0).double().cpu()
-        return ranks, losses / max(len(rows), 1)
+                ranks[part, group.members] = ((scores > own) | before).sum(1).short()
+                sums[group.members] += (scores.logsumexp(1) - own[:, 0]).sum(0).to(sums.device).double()
+        return ranks.cpu(), sums.cpu() / max(len(rows), 1)
 
     def predict(self, rows: FeatureRows, member: int) -> torch.Tensor:
-        """Scores (n, C) of one classifier, on the CPU."""
-        return torch.cat([self.scores(x, member).cpu() for _, x in self._chunks(rows)])
+        """The class (n,) that one classifier chooses, of equally good ones the first; on the CPU."""
+        return torch.cat([first_argmax(self.scores(x, member)) for _, x in self._chunks(rows)]).cpu()
 
     def _chunks(self, rows: FeatureRows) -> Iterator[tuple[slice, torch.Tensor]]:
         widest = max(len(g.rate) for g in self._groups)
@@ -239,12 +306,16 @@ class LinearClassifiers:
 
     def state(self) -> dict[str, Any]:
         """Everything that training changes."""
-        names = ("weight", "bias", "velocity", "bias_velocity")
-        return {"diverged_at": self.diverged_at, "groups": [{n: getattr(g, n) for n in names} for g in self._groups]}
+        groups = [{n: getattr(g, n) for n in g.state} for g in self._groups]
+        return {"diverged_at": self.diverged_at, "groups": groups}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave, of classifiers of the same specs."""
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Take back what `state` gave, of classifiers of the same specs; False for one of another way of training."""
+        if [set(g.state) for g in self._groups] != [set(saved) for saved in state["groups"]]:
+            return False
         self.diverged_at.copy_(state["diverged_at"])
         for group, saved in zip(self._groups, state["groups"], strict=True):
             for name, tensor in saved.items():
                 getattr(group, name).copy_(tensor)
+        self.settle()
+        return True

@@ -12,9 +12,9 @@ import torch
 
 from dinobench.data.subsets import Subset, hold_out
 from dinobench.data.transforms import for_backbone
+from dinobench.distributed import gather_rows
 from dinobench.errors import UserError
 from dinobench.hashing import digest
-from dinobench.metrics.classification import first_argmax
 from dinobench.signals import StopRequest
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
@@ -23,6 +23,7 @@ from dinobench.training.resume import load_state, save_state
 from dinobench.training.sampler import Order
 from dinobench.training.schedules import cosine
 from dinobench.training.scoring import classification_result
+from dinobench.training.step_values import StepValues, to_device
 from dinobench.types import Backbone, Context, FeatureRequest, Features, ImageClassification, Result
 
 
@@ -59,7 +60,8 @@ class ProbeConfig:
 class ProbeStep:
     """Joined features x (b, width) and labels (b,) of one update, the `index`-th of all from 0.
 
-    `n` is how many images of it this process has loaded, `says` is for the progress bar.
+    `n` is how many images of it this process has loaded, `says` is for the progress bar. `counts` (b,) is how often
+    each stands in the batch, where not once.
     """
 
     epoch: int
@@ -69,6 +71,11 @@ class ProbeStep:
     ends_epoch: bool
     n: int
     says: str = ""
+    counts: torch.Tensor | None = None
+
+
+#: x (b, width), labels (b,), images loaded, counts (b,) or None: what a ProbeStep is made of.
+_Batch = tuple[torch.Tensor, torch.Tensor, int, torch.Tensor | None]
 
 
 @dataclass
@@ -119,9 +126,12 @@ class Probe:
         self.test_rows = FeatureRows(test, layout, np.arange(len(test.kept)), ctx.device)
         self.test_labels = torch.from_numpy(data.test.labels[test.kept])
         self.order = config.order(len(self.train_labels), ctx.seed)
+        # Every step sees every image: each is computed once then, however often it stands in the batch.
+        every = augment is None and self.order.steps > 0 and len(self.train_labels) <= config.batch
+        self.whole = self.train_rows[:] if every else None
         self.classifiers = LinearClassifiers(
             layout, config.classifiers, len(data.classes), seed=ctx.seed, device=ctx.device, scale=config.batch / 256,
-            momentum=config.momentum, weight_decay=config.weight_decay, std=config.init_std,
+            momentum=config.momentum, weight_decay=config.weight_decay, std=config.init_std, whole=self.whole,
         )  # fmt: skip
         nothing = torch.zeros(len(self.test_rows), len(self.classifiers))
         self.stop = StopRequest()
@@ -169,20 +179,24 @@ class Probe:
         shard = self.ctx.shard(per_epoch) if self.augment else slice(0, per_epoch)
         total = (config.epochs * steps - first) * (shard.stop - shard.start) // steps
         held_out = ""
+        shown = StepValues(lag=1 if self.ctx.device.type == "cuda" else 0)  # a GPU is not waited for
         with self.stop.listening():
             for step in self.ctx.progress(self.steps(first), f"Training {len(self.classifiers)} linear heads", total):
                 factor = float(factors[step.epoch, step.index % steps])
-                losses = self.classifiers.step(step.x, step.labels, factor, step.index) if len(step.labels) else None
+                losses = None
+                if len(step.labels):
+                    losses = self.classifiers.step(step.x, step.labels, factor, step.index, step.counts)
                 if step.ends_epoch:
                     self.classifiers.check(step.index)
                     self._check_any_converging()
                     held_out = self._test(step.epoch + 1)
                     self._save(step.index + 1)
-                if losses is not None and (step.ends_epoch or step.index % 10 == 0):  # a GPU need not wait every step
-                    lowest = float(torch.nan_to_num(losses, nan=torch.inf).min())
+                if losses is not None and (step.ends_epoch or step.index % 10 == 0):
+                    shown.add(step.index, torch.nan_to_num(losses, nan=torch.inf).min()[None])
+                for index, (lowest,) in shown.take():
                     if not np.isfinite(lowest):
                         self._check_any_converging()
-                    step.says = f"epoch {step.epoch + 1}/{config.epochs}, loss {lowest:.3f}{held_out}"
+                    step.says = f"epoch {index // steps + 1}/{config.epochs}, loss {lowest:.3f}{held_out}"
                 if self._stops(step):
                     self._save(step.index + 1)
                     raise self.stop.interrupted()
@@ -200,16 +214,22 @@ class Probe:
         steps = self.order.steps_per_epoch
         schedule = [divmod(index, steps) for index in range(first, self.config.epochs * steps)]
         batches = self._augmented(schedule) if self.augment else self._extracted(schedule)
-        for (epoch, step), (x, labels, n) in zip(schedule, batches, strict=True):
-            yield ProbeStep(epoch, epoch * steps + step, x, labels, step == steps - 1, n)
+        for (epoch, step), (x, labels, n, counts) in zip(schedule, batches, strict=True):
+            yield ProbeStep(epoch, epoch * steps + step, x, labels, step == steps - 1, n, counts=counts)
 
-    def _extracted(self, schedule: Sequence[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    def _extracted(self, schedule: Sequence[tuple[int, int]]) -> Iterator[_Batch]:
+        device, every = self.ctx.device, torch.from_numpy(self.train_labels)
+        every = every.to(device)
         for epoch, step in schedule:
             images, _ = self.order(epoch, step)
-            labels = torch.from_numpy(self.train_labels[images]).to(self.ctx.device)
-            yield self.train_rows[images], labels, len(images)
+            if self.whole is None:
+                index = to_device(torch.from_numpy(images), device)
+                yield self.train_rows[images], every.index_select(0, index), len(images), None
+            else:
+                counts = torch.from_numpy(np.bincount(images, minlength=len(every)).astype(np.float32))
+                yield self.whole, every, len(images), to_device(counts, device)
 
-    def _augmented(self, schedule: Sequence[tuple[int, int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    def _augmented(self, schedule: Sequence[tuple[int, int]]) -> Iterator[_Batch]:
         """Each process computes the features of its shard; all of them train the classifiers on the whole batch."""
         ctx, parts, rows = self.ctx, [], []
         for part in self.loader.load((self.order(epoch, step) for epoch, step in schedule), ctx.shard):
@@ -222,10 +242,10 @@ class Probe:
             if part.last:
                 step_rows = np.concatenate(rows)
                 x = torch.cat(parts) if parts else torch.zeros(0, self.layout.width, device=ctx.device)
-                labels = torch.from_numpy(self.train_labels[step_rows])
+                labels = to_device(torch.from_numpy(self.train_labels[step_rows]), ctx.device)
                 if ctx.processes > 1:
-                    x, labels = ctx.gather(x), ctx.gather(labels)
-                yield x.to(ctx.device), labels.to(ctx.device), len(step_rows)
+                    x, labels = gather_rows(x), gather_rows(labels)
+                yield x, labels, len(step_rows), None
                 parts, rows = [], []
 
     def _test(self, epoch: int) -> str:
@@ -277,7 +297,7 @@ class Probe:
             )
         else:
             notes.append(best_epoch)
-        predicted = first_argmax(self.classifiers.predict(self.test_rows, chosen))
+        predicted = self.classifiers.predict(self.test_rows, chosen)
         return classification_result(self.data, self.kept, predicted, ranks[:, chosen], columns, notes)
 
     def _state_path(self) -> Path:
@@ -299,7 +319,8 @@ class Probe:
         state = load_state(self._state_path(), self.ctx.device)
         if state is None:
             return 0
-        self.classifiers.restore(state["classifiers"])
+        if not self.classifiers.restore(state["classifiers"]):
+            return 0
         self.scores = TestScores(**{name: tensor.cpu() for name, tensor in state["scores"].items()})
         if "epochs" in state:  # of an earlier dinobench, which saved at the end of epochs alone
             return int(state["epochs"]) * self.order.steps_per_epoch

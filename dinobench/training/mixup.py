@@ -24,7 +24,7 @@ class Mix:
         """(B, 3, H, W) -> the same with neighbours 2i and 2i + 1 mixed; the last of an odd number stays as it is."""
         if self.lam == 1 and self.box is None:
             return x
-        partner = x[partners(len(x)).to(x.device)]
+        partner = x[partners(len(x), x.device)]
         if self.box is None:
             return x * self.lam + partner * (1 - self.lam)
         top, bottom, left, right = self.box
@@ -37,7 +37,7 @@ class Mix:
         rest = smoothing / classes
         hot = torch.full((len(labels), classes), rest, device=labels.device)
         hot.scatter_(1, labels[:, None], 1 - smoothing + rest)
-        return hot * self.lam + hot[partners(len(labels)).to(labels.device)] * (1 - self.lam)
+        return hot * self.lam + hot[partners(len(labels), labels.device)] * (1 - self.lam)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ def cut_box(height: int, width: int, lam: float, row: int, column: int) -> tuple
     return top, bottom, left, right
 
 
-def partners(n: int) -> torch.Tensor:
+def partners(n: int, device: torch.device | None = None) -> torch.Tensor:
     """Of each of n images the one that it is mixed with.
 
     >>> partners(5).tolist()
     [1, 0, 3, 2, 4]
     """
-    return (torch.arange(n) ^ 1).clamp(max=max(n - 1, 0))
+    return (torch.arange(n, device=device) ^ 1).clamp(max=max(n - 1, 0))
 
 
 def in_pairs(n: int) -> np.ndarray:

@@ -40,9 +40,9 @@ class Erasing:
 
 
 def erase(x: torch.Tensor, boxes: torch.Tensor) -> None:
-    """Erase in place: x (B, 3, H, W) normalised, boxes (B, 5) as drawn by `Erasing`."""
+    """Erase in place: x (B, 3, H, W) normalised, boxes (B, 5) of the host as drawn by `Erasing`."""
     generator = torch.Generator(x.device)
-    for image, box in zip(x, boxes.tolist(), strict=True):
+    for image, box in zip(x, boxes.numpy().tolist(), strict=True):
         top, left, height, width, seed = map(int, box)
         if height:
             generator.manual_seed(seed)

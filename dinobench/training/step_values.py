@@ -9,6 +9,11 @@ from typing import Any
 import torch
 
 
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """x of the host on the device, copied while the device works: from memory that it can read by itself on CUDA."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 class StepValues:
     """Numbers of recent steps, read when the device has them: waiting for each step would leave a GPU idle.
 

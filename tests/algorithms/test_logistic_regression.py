@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.contexts import clusters
+from helpers.host_reads import HostReads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from dinobench.algorithms import logistic_regression
 from dinobench.algorithms.logistic_regression import fit_path
 
 
@@ -76,3 +80,55 @@ def test_collinear_features_and_lost_columns_are_no_obstacle():
     flat = torch.cat([x, x[:, :3], torch.zeros(len(x), 2, dtype=x.dtype), 50 + 1e-3 * x], dim=1)
     for fit in fit_path(flat, y, 4, [1e-6, 1.0, 1e5]):
         assert np.isfinite(fit.loss) and fit.weight.isfinite().all()
+
+
+@pytest.fixture
+def chunked(monkeypatch):
+    """Scores are not kept, and chunks hold 11 images of 13 columns."""
+    monkeypatch.setattr(logistic_regression, "WHOLE", 0)
+    monkeypatch.setattr(logistic_regression, "CHUNK", 11 * 13)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_chunks_of_images_end_where_all_at_once_end(monkeypatch, classes):
+    x, y = data(n=97, classes=classes)
+    rows, strengths = torch.randperm(97, generator=torch.Generator().manual_seed(0))[:80], [1e-4, 1.0, 1e3]
+    whole = list(fit_path(x, y, classes, strengths, rows=rows))
+    copied = list(fit_path(x[rows], y[rows], classes, strengths))
+    monkeypatch.setattr(logistic_regression, "WHOLE", 0)
+    monkeypatch.setattr(logistic_regression, "CHUNK", 11 * 13)
+    chunks, again = (list(fit_path(x, y, classes, strengths, rows=rows)) for _ in range(2))
+    for one, same, other, twice in zip(whole, copied, chunks, again, strict=True):
+        assert torch.equal(one.weight, same.weight)
+        assert torch.equal(other.weight, twice.weight), "the order of the sums is always the same"
+        assert other.loss == pytest.approx(one.loss, abs=1e-12) and other.converged
+        torch.testing.assert_close(other.weight, one.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_no_array_of_images_times_classes(chunked):
+    """Neither in the fit nor in its scores, whatever the number of classes."""
+    x, y = data(n=220, classes=50)
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            largest = max(largest, *(t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor)), 0)
+            return made
+
+    with Sizes():
+        (fit,) = fit_path(x, y, 50, [1.0], max_iterations=3)
+        logistic_regression.WHOLE = 2 * 50 * 10
+        parts = [(part, scores) for part, scores in fit.scored(x)]
+    assert largest <= x.numel() + 50 * 13 < 220 * 50
+    assert [part.stop - part.start for part, _ in parts] == [10] * 22
+    torch.testing.assert_close(torch.cat([scores for _, scores in parts]), fit.scores(x))
+
+
+def test_the_device_is_read_a_few_times_an_iteration():
+    """A GPU would wait at each; there were some forty."""
+    x, y = data()
+    with HostReads() as reads:
+        (fit,) = fit_path(x, y, 4, [1.0], max_iterations=20)
+    assert len(reads) <= 4 * fit.iterations + 4, reads

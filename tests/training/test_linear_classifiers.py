@@ -77,8 +77,8 @@ def test_evaluation_agrees_with_the_plain_metrics(monkeypatch):
         assert torch.equal(rows[np.array([5, 3])], X[[5, 3]])
         ranks, losses = made.evaluate(rows, Y)
         for i in range(len(made)):
-            scores = made.predict(rows, i)
-            torch.testing.assert_close(scores, made.scores(X, i))
+            scores = made.scores(X, i)
+            assert torch.equal(made.predict(rows, i), scores.argmax(1))
             assert torch.equal(ranks[:, i].long(), label_rank(scores, Y))
             torch.testing.assert_close(losses[i], nn.functional.cross_entropy(scores.double(), Y), atol=1e-5, rtol=1e-5)
 
@@ -91,3 +91,22 @@ def test_state_goes_on_where_it_was_taken():
     for step in (4, 5):
         second.step(X, Y, 1 - step / 10, step)
     assert all(torch.equal(second.scores(X, i), whole.scores(X, i)) for i in range(len(GRID)))
+
+
+def test_images_counted_are_images_repeated():
+    """Where every step sees all images; with fewer images than columns their shares in the weights are what moves."""
+    x, y = X[:8], Y[:8]  # heads read 5 to 15 columns, so that both ways are gone
+    plain, counted = (LinearClassifiers(LAYOUT, GRID, 4, seed=3, device=CPU, whole=w) for w in (None, x))
+    draws = np.random.default_rng(0)
+    for step in range(12):
+        images = np.concatenate([np.arange(8), draws.integers(0, 8, 5)])
+        counts = torch.from_numpy(np.bincount(images, minlength=8).astype(np.float32))
+        expected = plain.step(x[images], y[images], 1 - step / 20, step)
+        torch.testing.assert_close(counted.step(x, y, 1 - step / 20, step, counts), expected, atol=1e-5, rtol=1e-4)
+        if step == 6:  # from a state as well as without
+            again = LinearClassifiers(LAYOUT, GRID, 4, seed=3, device=CPU, whole=x)
+            assert again.restore(counted.state()) and not plain.restore(counted.state())
+            counted = again
+    counted.check(12)
+    for i in range(len(GRID)):
+        torch.testing.assert_close(counted.scores(X, i), plain.scores(X, i), atol=1e-4, rtol=1e-3)
