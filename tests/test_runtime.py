@@ -56,10 +56,53 @@ def test_what_cannot_be_started_is_one_clear_line(arguments, words):
         start(*arguments)
 
 
-def test_automatic_precision_asks_the_hardware(monkeypatch):
-    for supported, precision in ((True, "bf16"), (False, "32")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s, raising=False)
-        assert start("cpu", precision="auto").precision == precision
+@pytest.fixture
+def with_bf16(monkeypatch, tmp_path):
+    """A CPU with instructions for bf16, on which a step takes as long as `seconds` say; -> (seconds, measurements)."""
+    monkeypatch.setenv("DINOBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    seconds, measured = {"32": 1.0, "bf16": 2.0}, []
+    monkeypatch.setattr(runtime, "_step_seconds", lambda: measured.append(1) or seconds)
+    return seconds, measured
+
+
+def test_automatic_precision_on_a_cpu_is_what_is_faster_as_measured_once(with_bf16, tmp_path):
+    seconds, measured = with_bf16
+    assert [start(device, precision="auto").precision for device in ("cpu", "auto")] == ["32", "32"]
+    assert len(measured) == 1
+    (remembered,) = (tmp_path / "precision").iterdir()
+    seconds["bf16"] = 0.5
+    for damage in (b"", b"[]", b'{"faster": "16"}', b"\xff"):
+        remembered.write_bytes(damage)
+        assert start("cpu", precision="auto").precision == "bf16"
+    assert len(measured) == 5
+
+
+def test_nothing_is_measured_where_it_could_differ_or_nobody_asked(with_bf16, monkeypatch):
+    """Processes that decide on their own could disagree, and a number that nobody asked for would depend on noise."""
+    seconds, measured = with_bf16
+    seconds["bf16"] = 0.5
+    assert start("cpu", precision=None).precision == start("cpu").precision == "32"
+    assert runtime._usual_precision("cpu", False) == "32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert start("cpu", precision="auto").precision == "32" and not measured
+
+
+def test_a_cache_that_cannot_be_written_costs_a_measurement_only(with_bf16, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DINOBENCH_CACHE", str(tmp_path / "file"))
+    assert [start("cpu", precision="auto").precision for _ in range(2)] == ["32", "32"] and len(with_bf16[1]) == 2
+
+
+def test_measuring_leaves_the_generators_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with torch.inference_mode():
+        assert set(runtime._step_seconds()) == {"32", "bf16"}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

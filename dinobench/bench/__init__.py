@@ -19,6 +19,7 @@ BENCHES = {
     "knn": "knn:knn",
     "memory": "knn:memory",
     "features": "features:features",
+    "scale": "scale:scale",
     "davis": "dense:davis",
     "probes": "probes:probes",
     "retrieval": "retrieval:retrieval",

@@ -316,7 +316,9 @@ def make_copies(
 def bench(
     what: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(BENCHES)}, or {ALL}.")],
     arch: Annotated[str | None, typer.Option(help="Model of features and davis, where not the usual one.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Number of JPEG files that features reads.")] = 192,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Number of files that features and scale read, where not the usual one.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
     scale: Annotated[
         float, typer.Option(min=1e-4, max=1, help="Share of ImageNet's 50,000 queries that memory searches with.")

@@ -51,7 +51,7 @@ def pretrain(
     device: Device = "auto",
     devices: Devices = 1,
     precision: Annotated[
-        str | None, typer.Option(help="Precision of training: 32, bf16, or auto: bf16 where it is fast.")
+        str | None, typer.Option(help="32, bf16, or auto: the faster here. Else: bf16 on a GPU that has it, 32.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that make views, where the CPU does.")] = None,
     ram_cache: RamCache = None,
@@ -90,7 +90,7 @@ def pretrain(
         evaluation.check(run)
     if "16" in (precision, run.precision):
         raise UserError("--precision 16: pretraining computes in bf16 or 32")
-    started = runtime.start(device, devices, precision or run.precision or "auto")
+    started = runtime.start(device, devices, precision or run.precision or None)
     console.silent = started.rank > 0
     started.run_on_first(lambda: evaluation.check_data(run))
     if resume is None:

@@ -124,21 +124,20 @@ def decode(path: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     16-bit grey is the exception: its high byte is taken, where Pillow's conversion would cut all above 255 to white.
     Raises one of `BROKEN_IMAGE` when the file is missing or damaged; the file is closed in any case.
     """
-    with open_image(path) as image, _turn(image) as large:
+    with open_image(path) as image, _turn(image):
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # "I" in older Pillows
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        if large and image.mode == "RGB":  # converting would copy it
+        if image.mode == "RGB":  # converting would copy it
             image.load()
             return image
         return image.convert("RGB")
 
 
 @contextmanager
-def _turn(image: Image.Image) -> Iterator[bool]:
-    """Whether the image is large; if so, no other large one is decoded meanwhile."""
-    large = image.width * image.height > LARGE
-    with _ONE_AT_A_TIME if large else nullcontext():
-        yield large
+def _turn(image: Image.Image) -> Iterator[None]:
+    """While a large image is decoded, no other large one is."""
+    with _ONE_AT_A_TIME if image.width * image.height > LARGE else nullcontext():
+        yield
 
 
 def usable_cpus() -> int:

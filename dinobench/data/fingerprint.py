@@ -10,16 +10,19 @@ import contextlib
 import hashlib
 import os
 import time
+import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
 import numpy as np
 
+from dinobench.data.decoding import in_order
 from dinobench.files import atomic_path, cache_root, open_regular
 
 Progress = Callable[..., Any]
@@ -30,7 +33,8 @@ Place = tuple[str, int, int]
 # Two writes within one tick of the file system's clock leave the same stat data (git calls such files racily clean),
 # so a file that changed this recently, in nanoseconds, is hashed again next time.
 SETTLED_NS = 2_000_000_000
-CHUNK = 64  # files per task: one future per file would take gigabytes for ImageNet
+CHUNK = 64  # files per task: a future and a line of progress for each would take longer than the file
+KEEP_SECONDS = 10.0  # of hashing that a killed run may lose
 THREADS = min(8, 2 * (os.cpu_count() or 1))
 _NO_STAT = (-1, -1, -1, -1)
 
@@ -47,27 +51,25 @@ def hash_files(
     Names that lie inside larger files have their `places`: the file below `root`, and the offset and number of bytes.
     An unreadable file is no error here: it stays in the data set, and whoever loads it finds and counts it.
     `remember` is the data set's own path, which the stored digests are filed under; what is hashed when the run is
-    interrupted is kept.
+    interrupted is kept, and all but the last `KEEP_SECONDS` of it when the run is killed.
     """
-    folder = os.fspath(root)
-    inside = places or {}
-    paths = [_below(folder, inside[name]) if name in inside else os.path.join(folder, name) for name in names]
-    with _pool() as pool:
-        stats = np.empty((len(paths), 4), np.int64)
-        for i, stat in enumerate(_mapped(pool, _stat, paths, progress, "checking files")):
-            stats[i] = stat
-        digests, known = _recall(remember, names, stats)
-        todo = np.flatnonzero(~known & (stats[:, 0] >= 0))
-        if not len(todo):
-            return digests
-        hashed = _mapped(pool, _hash, [paths[i] for i in todo.tolist()], progress, "hashing files")
-        try:
-            for i, (stat, digest, settled) in zip(todo.tolist(), hashed, strict=True):
-                stats[i], digests[i], known[i] = stat, np.frombuffer(digest, np.uint8), settled
-        finally:
-            keep = np.flatnonzero(known)
-            _store(remember, [names[i] for i in keep.tolist()], stats[keep], digests[keep])
-    return digests
+    folder, inside = os.fspath(root), places or {}
+
+    def place(row: int) -> str | Place:
+        name = names[row]
+        return _below(folder, inside[name]) if name in inside else os.path.join(folder, name)
+
+    stats = np.empty((len(names), 4), np.int64)
+    with closing(_mapped(_stat, place, range(len(names)))) as looked:
+        for batch in progress(looked, "checking files", len(names)) if progress else looked:
+            stats[batch.rows] = batch.results
+    memory = _Memory(remember, names, stats)
+    sizes = np.fromiter((inside[n][2] for n in names), np.int64, len(names)) if inside else stats[:, 0]
+    todo = np.flatnonzero(~memory.known & (stats[:, 0] >= 0))
+    if len(todo):
+        with closing(_mapped(_hash, place, todo.tolist(), sizes)) as hashed:
+            memory.fill(progress(hashed, "hashing files", len(todo)) if progress else hashed)
+    return memory.digests
 
 
 def of_files(names: Sequence[str], digests: np.ndarray) -> str:
@@ -127,56 +129,107 @@ def _hash(path: str | Place) -> tuple[tuple[int, int, int, int], bytes, bool]:
     return signature, total.digest(), settled
 
 
-@contextlib.contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads, because file systems over a network answer many requests at once; an interrupt drops what waits."""
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+@dataclass(frozen=True)
+class _Batch:
+    """Rows with what was found of each; to a progress display `n` files, and what it `says` of their bytes."""
+
+    rows: list[int]
+    results: list[Any]
+    says: str = ""
+
+    @property
+    def n(self) -> int:
+        return len(self.rows)
 
 
 def _mapped(
-    pool: ThreadPoolExecutor,
     work: Callable[[Any], Any],
-    paths: Sequence[str | Place],
-    progress: Progress | None,
-    description: str,
-) -> Iterable[Any]:
-    """The results of `work` on each path or place, in order."""
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    done = pool.map(lambda chunk: [work(path) for path in chunk], chunks)
-    results = (result for chunk in done for result in chunk)
-    return progress(results, description, len(paths)) if progress else results
+    place: Callable[[int], str | Place],
+    rows: Sequence[int],
+    sizes: np.ndarray | None = None,
+) -> Generator[_Batch, None, None]:
+    """`work` on the place of each row, in order, by threads: file systems over a network answer many requests at once.
+
+    An interrupt drops what waits. `sizes` are the bytes of all rows.
+    """
+    total, done = 0 if sizes is None else int(sizes[rows].sum()), 0
+    batches = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
+    results = in_order(
+        lambda batch: (batch, [work(place(row)) for row in batch]), batches,
+        threads=THREADS, ahead=4 * THREADS, overlap=True,
+    )  # fmt: skip
+    with closing(results):
+        for batch, found in results:
+            done += 0 if sizes is None else int(sizes[batch].sum())
+            yield _Batch(list(batch), found, f"{_bytes(done)} of {_bytes(total)}" if total else "")
 
 
-def _cache_file(remember: Path) -> Path:
-    key = hashlib.sha256(os.fsencode(os.path.realpath(remember))).hexdigest()[:32]
-    return cache_root() / "hashes" / f"{key}-v1.npz"
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _recall(remember: Path, names: Sequence[str], stats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(digests (n, 32), known (n,)): the digests stored for files whose stat data are still the same."""
-    digests, known = np.zeros((len(names), 32), np.uint8), np.zeros(len(names), bool)
-    try:
-        with np.load(_cache_file(remember), allow_pickle=False) as stored:
-            old_names = stored["names"].tobytes().decode().split("\0")
-            old_stats, old_digests = stored["stats"], stored["digests"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
-        return digests, known  # absent or damaged: it is only a cache
-    if old_stats.shape != (len(old_names), 4) or old_digests.shape != (len(old_names), 32):
-        return digests, known
-    rows = {name: row for row, name in enumerate(old_names)}
-    row = np.fromiter((rows.get(name, -1) for name in names), np.int64, len(names))
-    known = (row >= 0) & (stats[:, 0] >= 0) & (old_stats[row] == stats).all(axis=1)
-    digests[known] = old_digests[row[known]]
-    return digests, known
+class _Memory:
+    """The digests (n, 32) of named files and which of them are `known`, as remembered of the data set and from now on.
 
+    What is remembered lies in one file, and while files are hashed in parts beside it, each of them some seconds' work:
+    a killed run leaves these.
+    """
 
-def _store(remember: Path, names: list[str], stats: np.ndarray, digests: np.ndarray) -> None:
-    """Write atomically; processes that race write whole files each, and a read-only cache folder only costs time."""
-    if not names:
-        return
-    with contextlib.suppress(OSError), atomic_path(_cache_file(remember)) as temporary, temporary.open("wb") as file:
-        np.savez(file, names=np.frombuffer("\0".join(names).encode(), np.uint8), stats=stats, digests=digests)
+    def __init__(self, remember: Path, names: Sequence[str], stats: np.ndarray) -> None:
+        self.names, self.stats = names, stats
+        self.digests, self.known = np.zeros((len(names), 32), np.uint8), np.zeros(len(names), bool)
+        key = hashlib.sha256(os.fsencode(os.path.realpath(remember))).hexdigest()[:32]
+        self._file = cache_root() / "hashes" / f"{key}-v1.npz"
+        self._parts: list[Path] = []
+        with contextlib.suppress(OSError):
+            self._parts = sorted(self._file.parent.glob(f"{key}-v1-*.npz"))
+        for file in (self._file, *self._parts):
+            self._recall(file)
+
+    def fill(self, hashed: Iterable[_Batch]) -> None:
+        """Take in what `_hash` found, and keep it however the loop ends."""
+        kept, fresh = time.monotonic(), []
+        try:
+            for batch in hashed:
+                for row, (stat, digest, settled) in zip(batch.rows, batch.results, strict=True):
+                    self.stats[row], self.digests[row] = stat, np.frombuffer(digest, np.uint8)
+                    self.known[row] = settled
+                fresh += batch.rows
+                if time.monotonic() - kept > KEEP_SECONDS:
+                    part = self._file.with_name(f"{self._file.stem}-{uuid.uuid4().hex}.npz")
+                    self._parts += [part] * self._store(part, np.array(fresh)[self.known[fresh]])
+                    kept, fresh = time.monotonic(), []
+        finally:
+            if self._store(self._file, np.flatnonzero(self.known)):
+                for part in self._parts:
+                    with contextlib.suppress(OSError):
+                        part.unlink()
+
+    def _recall(self, file: Path) -> None:
+        """Take the digests stored for files whose stat data are still the same."""
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                old_names = stored["names"].tobytes().decode().split("\0")
+                old_stats, old_digests = stored["stats"], stored["digests"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+            return  # absent or damaged: it is only a cache
+        if old_stats.shape != (len(old_names), 4) or old_digests.shape != (len(old_names), 32):
+            return
+        if old_names == list(self.names):
+            row = np.arange(len(old_names))
+        else:
+            rows = {name: row for row, name in enumerate(old_names)}
+            row = np.fromiter((rows.get(name, -1) for name in self.names), np.int64, len(self.names))
+        same = (row >= 0) & (self.stats[:, 0] >= 0) & (old_stats[row] == self.stats).all(axis=1)
+        self.digests[same] = old_digests[row[same]]
+        self.known |= same
+
+    def _store(self, file: Path, rows: np.ndarray) -> bool:
+        """Write atomically; whether it was. Processes that race write whole files each, and a read-only cache folder
+        only costs time."""
+        if not len(rows):
+            return False
+        names = np.frombuffer("\0".join(self.names[row] for row in rows.tolist()).encode(), np.uint8)
+        with contextlib.suppress(OSError), atomic_path(file) as temporary, temporary.open("wb") as opened:
+            np.savez(opened, names=names, stats=self.stats[rows], digests=self.digests[rows])
+        return file.exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -74,11 +75,19 @@ class ImageTransform:
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) uint8 -> float32 of the same shape, on the same device."""
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
-            for values in (self.mean or IMAGENET_MEAN, self.std or IMAGENET_STD)
+        return (
+            batch.to(torch.float32)
+            .div_(255)
+            .sub_(_channels(self.mean or IMAGENET_MEAN, batch.device))
+            .div_(_channels(self.std or IMAGENET_STD, batch.device))
         )
-        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Values per channel as (3, 1, 1) float32, moved to the device once and not with every batch."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ except ImportError:  # Windows
 
 #: States of a row.
 TODO, DONE, BROKEN, OUT_OF_RANGE = 0, 1, 2, 3
+#: Rows copied at a time from one entry to another: some hundred MB at most.
+TAKEN = 4096
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,27 @@ class Entry:
             yield writer
         finally:
             writer.flush()
+
+    def take(self, wider: Entry) -> None:
+        """Fill rows that are still to do with the last blocks of an entry that holds these features among others.
+
+        It may be one that another process fills, prunes or has damaged: then less is taken, or nothing.
+        """
+        if not (wider.folder / "state.npy").exists():
+            return
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            if (wider.folder / "complete.json").exists() and not wider.complete():
+                return
+            there = np.flatnonzero((wider.state() == DONE) & (self.state() != DONE))
+            arrays = {name: wider.read(name) for name in self.shapes}
+            if not len(there) or any(array.shape != wider.shapes[name] for name, array in arrays.items()):
+                return
+            with self.writer() as writer:
+                for start in range(0, len(there), TAKEN):
+                    rows = there[start : start + TAKEN]
+                    for name, (_, blocks, _) in self.shapes.items():
+                        writer.arrays[name][rows] = arrays[name][rows, -blocks:]
+                    writer.mark(rows, np.full(len(rows), DONE, np.uint8))
 
     def finish(self) -> None:
         """Declare the entry complete. The caller knows that no row is left to do."""

@@ -96,6 +96,60 @@ def forward_batches(
         yield [item for item, _ in group], [pixels for _, pixels in group], output
 
 
+def fetched(
+    passes: Iterable[tuple[list[S], list[P], Sequence[torch.Tensor | None]]], device: torch.device
+) -> Iterator[tuple[list[S], list[P], list[np.ndarray | None]]]:
+    """`forward_batches` whose outputs are tensors on the device, with these as arrays.
+
+    A GPU is handed the next batch before the arrays of the last are waited for, so that it never waits for the host.
+    On a CPU nothing is computed ahead.
+    """
+    waiting: tuple[list[S], list[P], _Coming] | None = None
+    for items, loaded, output in passes:
+        coming = items, loaded, _Coming(output)
+        if device.type == "cpu":
+            yield items, loaded, coming[2].arrays()
+            continue
+        if waiting is not None:
+            yield waiting[0], waiting[1], waiting[2].arrays()
+        waiting = coming
+    if waiting is not None:
+        yield waiting[0], waiting[1], waiting[2].arrays()
+
+
+class _Coming:
+    """Tensors on their way to the host. What the device is asked to do after them is not waited for."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor | None]) -> None:
+        self._event = None
+        if any(tensor is not None and tensor.is_cuda for tensor in tensors):
+            tensors = [tensor if tensor is None else _pinned_like(tensor).copy_(tensor, True) for tensor in tensors]
+            self._event = torch.cuda.Event()
+            self._event.record()
+        self._tensors = tensors
+
+    def arrays(self) -> list[np.ndarray | None]:
+        if self._event is not None:
+            self._event.synchronize()
+        return [tensor if tensor is None else tensor.numpy(force=True) for tensor in self._tensors]
+
+
+def _pinned_like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+
+
+def to_device(images: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Images (3, H, W) of one size -> (B, 3, H, W) on the device; to a GPU from pinned memory, without waiting.
+
+    Torch's allocator of pinned memory gives a block out again only when copies from it have ended.
+    """
+    if device.type != "cuda":
+        return torch.from_numpy(np.stack(images)).to(device)
+    batch = torch.empty((len(images), *images[0].shape), dtype=torch.from_numpy(images[0]).dtype, pin_memory=True)
+    np.stack(images, out=batch.numpy())
+    return batch.to(device, non_blocking=True)
+
+
 def _ahead(compute: Compute, size: int) -> int:
     return size if compute.device.type == "cpu" else 2 * size
 
@@ -133,14 +187,16 @@ def extract(
     """
     indices = range(len(split))[ctx.shard(len(split))]
     position = {index: at for at, index in enumerate(indices)}
-    rows: torch.Tensor | None = None
+    rows: np.ndarray | None = None
     broken: list[int] = []
 
     def load(index: int) -> np.ndarray:
         return prepare(index, split.load(index))
 
-    def compute(images: list[np.ndarray]) -> torch.Tensor:
-        return forward([torch.from_numpy(pixels).to(ctx.device, non_blocking=True) for pixels in images])
+    def compute(images: list[np.ndarray]) -> list[torch.Tensor]:
+        if len({pixels.shape for pixels in images}) == 1 and ctx.device.type != "cpu":
+            return [forward(list(to_device(images, ctx.device))).float()]
+        return [forward([torch.from_numpy(pixels).to(ctx.device) for pixels in images]).float()]
 
     def work() -> None:
         nonlocal rows
@@ -148,12 +204,12 @@ def extract(
             ctx, indices, load, compute, key=key, broken=broken,
             watch=lambda decoded: ctx.progress(decoded, description, len(indices)),
         )  # fmt: skip
-        for batch, _, output in passes:
-            descriptors = output.float().cpu()
-            if not (good := in_range(descriptors.numpy())).all():
+        for batch, _, (descriptors,) in fetched(passes, ctx.device):
+            assert descriptors is not None
+            if not (good := in_range(descriptors)).all():
                 raise out_of_range(backbone, [split.ids[batch[i]] for i in np.flatnonzero(~good)])
             if rows is None:
-                rows = torch.zeros(len(indices), descriptors.shape[1])
+                rows = np.zeros((len(indices), descriptors.shape[1]), np.float32)
             rows[[position[index] for index in batch]] = descriptors
 
     ctx.run_on_all(work)
@@ -164,7 +220,8 @@ def extract(
     refuse_unreadable(split.name, ids, len(split), ctx.skip_broken, load_by_id(split))
     ctx.left_out(f"{split.name}/{name}" for name in ids)
     # torch.cat passes over an empty shard
-    return ctx.gather(torch.zeros(0) if rows is None else rows).numpy()[~lost], np.flatnonzero(~lost)
+    own = torch.zeros(0) if rows is None else torch.from_numpy(rows)
+    return ctx.gather(own).numpy()[~lost], np.flatnonzero(~lost)
 
 
 def in_range(features: np.ndarray) -> np.ndarray:

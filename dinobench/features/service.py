@@ -2,14 +2,15 @@
 
 What decides a feature is its key: the weights, how the backbone reads them, the transform, the images' contents, the
 kind of feature and the precision. Wanted entries that agree on images and transform are filled in one pass over the
-images, whatever number of backbones and protocols they belong to.
+images, whatever number of backbones and protocols they belong to; what an entry with more blocks holds already is
+taken from there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import groupby
@@ -24,7 +25,15 @@ from dinobench import console
 from dinobench.data.transforms import ImageTransform, for_backbone
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, hold, locked
-from dinobench.features.extraction import forward_batches, in_range, load_by_id, out_of_range, unreadable
+from dinobench.features.extraction import (
+    fetched,
+    forward_batches,
+    in_range,
+    load_by_id,
+    out_of_range,
+    to_device,
+    unreadable,
+)
 from dinobench.inputs import reading_of
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
@@ -39,7 +48,8 @@ BATCH = 32, 256
 
 Wanted = tuple[Backbone, ImageSplit, FeatureRequest]
 #: CLS and mean patch tokens of a batch, (B, layers, D) each.
-Computed = tuple[np.ndarray, np.ndarray | None]
+OnDevice = tuple[torch.Tensor, torch.Tensor | None]
+Computed = tuple[np.ndarray | None, np.ndarray | None]
 
 
 class FeatureService:
@@ -133,6 +143,8 @@ class FeatureService:
                 lacking = [i for i, entry in enumerate(entries) if not self._usable(entry)]
                 for i in lacking:
                     entries[i].create()
+                    for wider in self._wider(*wanted[i]):
+                        entries[i].take(wider)
                 return lacking
 
             lacking = self.runtime.broadcast(self.runtime.run_on_first(begin)) or []
@@ -150,6 +162,14 @@ class FeatureService:
             self._complete.update(entry.key for entry in entries)
             self.runtime.barrier()
         return []
+
+    def _wider(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Iterator[Entry]:
+        """The entries, whether they are there or not, that hold what is asked for among other things."""
+        for layers in range(request.layers, max(backbone.info.depth or 1, request.layers) + 1):
+            for mean_patches in {request.mean_patches, True}:
+                if (layers, mean_patches) != (request.layers, request.mean_patches):
+                    other = dataclasses.replace(request, layers=layers, mean_patches=mean_patches)
+                    yield self.entry(backbone, split, other)
 
     def _usable(self, entry: Entry) -> bool:
         # Broken images are tried again: the file may have been out of reach rather than broken.
@@ -182,8 +202,9 @@ class FeatureService:
         def load(row: int) -> np.ndarray:
             return np.asarray(transform(split.load(row)))
 
-        def forward(images: list[np.ndarray]) -> list[Computed]:
-            return self._computed(torch.from_numpy(np.stack(images)), wanted)
+        def forward(images: list[np.ndarray]) -> list[torch.Tensor | None]:
+            computed = self._computed(to_device(images, self.device), wanted)
+            return [tensor for pair in computed for tensor in pair]
 
         with ExitStack() as stack:
             writers = [stack.enter_context(entry.writer()) for entry in entries]
@@ -193,9 +214,10 @@ class FeatureService:
                 watch=lambda decoded: console.progress(decoded, f"Extracting {split.name} with {names}", len(rows)),
             )  # fmt: skip
             flushed = time.monotonic()
-            for batch, _, computed in passes:
-                for features, (_, _, request), writer in zip(computed, wanted, writers, strict=True):
-                    _write(writer, np.array(batch), features, request)
+            for batch, _, arrays in fetched(passes, self.device):
+                pairs = zip(arrays[::2], arrays[1::2], strict=True)
+                for computed, (_, _, request), writer in zip(pairs, wanted, writers, strict=True):
+                    _write(writer, np.array(batch), computed, request)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     for writer in writers:
                         writer.flush()
@@ -203,11 +225,10 @@ class FeatureService:
             for writer in writers:
                 writer.mark(np.array(broken, int), np.full(len(broken), BROKEN, np.uint8))
 
-    def _computed(self, pixels: torch.Tensor, wanted: list[Wanted]) -> list[Computed]:
+    def _computed(self, pixels: torch.Tensor, wanted: list[Wanted]) -> list[OnDevice]:
         """The features of each request for one batch (B, 3, H, W) uint8; one forward pass serves all of a backbone."""
-        pixels = pixels.to(self.device)
         seen: dict[str, torch.Tensor] = {}  # normalised, by the transform that did it
-        done: dict[tuple[int, str], Computed] = {}
+        done: dict[tuple[int, str], OnDevice] = {}
         keys = [(id(backbone), repr(request.transform)) for backbone, _, request in wanted]
         for key, (backbone, _, request) in zip(keys, wanted, strict=True):
             if key not in done:
@@ -215,7 +236,7 @@ class FeatureService:
                 widest = max(r.layers for r in own), any(r.mean_patches for r in own)
                 if key[1] not in seen:
                     seen[key[1]] = request.transform.normalise(pixels)
-                done[key] = compute_features(backbone, seen[key[1]], *widest)
+                done[key] = features_on_device(backbone, seen[key[1]], *widest)
         return [done[key] for key in keys]
 
 
@@ -240,20 +261,28 @@ def _write(writer: Writer, rows: np.ndarray, computed: Computed, request: Featur
     writer.mark(rows, np.where(good, DONE, OUT_OF_RANGE).astype(np.uint8))
 
 
-def compute_features(backbone: Backbone, x: torch.Tensor, layers: int, mean_patches: bool) -> Computed:
+def compute_features(
+    backbone: Backbone, x: torch.Tensor, layers: int, mean_patches: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`features_on_device` as arrays."""
+    cls, mean = features_on_device(backbone, x, layers, mean_patches)
+    return cls.numpy(force=True), None if mean is None else mean.numpy(force=True)
+
+
+def features_on_device(backbone: Backbone, x: torch.Tensor, layers: int, mean_patches: bool) -> OnDevice:
     """(B, 3, H, W) -> CLS (B, layers, D) and, if wanted, mean patch tokens of the same shape, oldest block first.
 
     Raises UnsupportedCapability when the backbone has no such thing.
     """
     if layers == 1 and not mean_patches:
-        return backbone.features(x).float().cpu().numpy()[:, None], None
+        return backbone.features(x).float()[:, None], None
     if layers > 1 and "layers" not in backbone.capabilities:
         raise UnsupportedCapability(f"{backbone.info.name} ({backbone.info.arch}) has no features of several blocks")
     if mean_patches and "patches" not in backbone.capabilities:
         raise UnsupportedCapability(f"{backbone.info.name} ({backbone.info.arch}) has no patch tokens")
     blocks = backbone.layers(x, layers)
-    cls = torch.stack([c for c, _ in blocks], dim=1).float().cpu().numpy()
-    mean = torch.stack([p.mean(dim=1) for _, p in blocks], dim=1).float().cpu().numpy() if mean_patches else None
+    cls = torch.stack([c for c, _ in blocks], dim=1).float()
+    mean = torch.stack([p.mean(dim=1) for _, p in blocks], dim=1).float() if mean_patches else None
     return cls, mean
 
 

@@ -10,7 +10,7 @@ import copy
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +19,9 @@ from dinobench.models.pos_embed import resample_abs_pos_embed
 from dinobench.types import CheckpointInfo
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
+
+#: Rows from which on a matrix product's rows no longer depend on their number (from 12 on, as measured with MKL).
+LONG_PRODUCT = 1024
 
 
 class ModuleBackbone:
@@ -94,9 +97,11 @@ class ViTBackbone(ModuleBackbone):
     def _features(self, x: torch.Tensor) -> torch.Tensor:
         """CLS of the last block after the final norm, or what `pool` says."""
         tokens = self._tokens(x)
-        for block in self.module.blocks:
+        for block in self.module.blocks[:-1]:
             tokens = block(tokens)
-        return self.module.norm(tokens[:, 0]) if self.pool == "cls" else self._pooled(self.module.norm(tokens))
+        if self.pool != "cls":
+            return self._pooled(self.module.norm(self.module.blocks[-1](tokens)))
+        return self.module.norm(self._last_cls(tokens))
 
     def layers(self, x: torch.Tensor, n: int = 1) -> Layers:
         """(B, 3, H, W) -> the last n blocks, oldest first, (feature (B, D), patches (B, N, D)), normed."""
@@ -105,8 +110,17 @@ class ViTBackbone(ModuleBackbone):
             return self._last_layers(x, n)
 
     def cls_attention(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, heads, N): last block's softmax, CLS row, patch columns (they sum to less than 1)."""
-        return self.layers_and_attention(x, 1)[1]
+        """(B, 3, H, W) -> (B, heads, N): last block's softmax, CLS row, patch columns (they sum to less than 1).
+
+        Nothing after the last block's queries and keys is computed.
+        """
+        check_images(x)
+        *blocks, last = self.module.blocks
+        with self._grad():
+            tokens = self._tokens(x)
+            for block in blocks:
+                tokens = block(tokens)
+            return self._cls_row(last.attn, last.attn.qkv(last.norm1(tokens)))
 
     def layers_and_attention(self, x: torch.Tensor, n: int = 1) -> tuple[Layers, torch.Tensor]:
         """`layers` and `cls_attention` from one forward pass."""
@@ -120,6 +134,19 @@ class ViTBackbone(ModuleBackbone):
                 return layers, self._cls_row(attention, seen[0])
         finally:
             hook.remove()
+
+    def _last_cls(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) as they enter the last block -> (B, D), its CLS: the other tokens' MLP is nobody's input.
+
+        Not for CLS alone: a BLAS sums the rows of a short product in another order, and every bit shall stay as the
+        whole block has it. Elsewhere than on a CPU, where kernels are chosen by the shape, all tokens go through.
+        """
+        block, rows = self.module.blocks[-1], max(LONG_PRODUCT, 32 * torch.get_num_threads())
+        if type(block) is not Block or self.module.training or tokens.device.type != "cpu":
+            return block(tokens)[:, 0]
+        tokens = tokens + block.ls1(block.attn(block.norm1(tokens)))
+        some = tokens[:, : -(-rows // len(tokens))]
+        return (some + block.ls2(block.mlp(block.norm2(some))))[:, 0]
 
     def _cls_row(self, attention: Any, qkv: torch.Tensor) -> torch.Tensor:
         """qkv (B, 1 + R + N, 3 * D) -> (B, heads, N). Only one query is needed: the blocks keep their fused kernel."""

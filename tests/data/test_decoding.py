@@ -202,7 +202,7 @@ def test_whatever_a_decoder_raises_counts_as_broken(tmp_path, monkeypatch):
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr(Image.Image, "convert", fail)
+        monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
         with pytest.raises(BROKEN_IMAGE, match=f"damaged .{type(error).__name__}: odd"):
             decode(tmp_path / "x.png")
 

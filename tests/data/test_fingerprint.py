@@ -5,6 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -175,16 +180,62 @@ def test_what_was_hashed_before_an_interrupt_is_kept(
     assert hashed == [os.path.join(root, name) for name in NAMES[5:]]
 
 
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from dinobench.data import fingerprint
+
+    fingerprint.SETTLED_NS, fingerprint.CHUNK, fingerprint.KEEP_SECONDS, fingerprint.THREADS = -1, 1, 0.0, 1
+    original, hashed = fingerprint._hash, []
+
+    def noted(path):
+        hashed.append(path)
+        if len(hashed) > 12:
+            os.kill(os.getpid(), 9)
+        return original(path)
+
+    fingerprint._hash = noted
+    fingerprint.hash_files(Path(sys.argv[1]), sys.argv[2:], Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_run_loses_what_it_was_at(root: Path, hashed: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(root), *NAMES])
+    assert done.returncode == -signal.SIGKILL
+    parts = list((cache_root() / "hashes").glob("*.npz"))
+    assert parts
+    fresh = fingerprint.hash_files(root, NAMES, root)
+    assert len(hashed) == len(NAMES) - len(parts) and hashed == [str(root / n) for n in NAMES[len(parts) :]]
+    assert (fresh == _fresh(root)).all()
+    (whole,) = (cache_root() / "hashes").glob("*.npz")
+    assert whole not in parts
+    hashed.clear()
+    assert (fingerprint.hash_files(root, NAMES, root) == fresh).all() and not hashed
+
+
+def test_no_more_tasks_wait_than_are_soon_begun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million paths and futures would be a gigabyte."""
+    monkeypatch.setattr(fingerprint, "CHUNK", 1)
+    monkeypatch.setattr(fingerprint, "THREADS", 1)
+    taken: list[int] = []
+    found = fingerprint._mapped(str, lambda row: taken.append(row) or str(row), range(100_000))
+    assert next(found).results == ["0"]
+    time.sleep(0.05)
+    assert len(taken) <= 6
+    found.close()
+
+
 def test_progress_sees_every_file_once(root: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
+    seen: list[tuple[str, int, int, str]] = []
 
     def progress(iterable: Iterable[Any], description: str, total: int) -> list[Any]:
         items = list(iterable)
-        seen.append((description, len(items), total))
+        seen.append((description, sum(item.n for item in items), total, items[-1].says))
         return items
 
     load_dataset(str(root), progress=progress)
-    assert seen == [("checking files", 16, 16), ("hashing files", 16, 16)]
+    size = f"{sum((root / name).stat().st_size for name in NAMES) / 1e6:.1f} MB"
+    assert seen == [("checking files", 16, 16, ""), ("hashing files", 16, 16, f"{size} of {size}")]
 
 
 def test_unreadable_files_are_left_for_the_loader_to_count(root: Path, hashed: list[str]) -> None:

@@ -95,3 +95,21 @@ def test_frozen_hashable_and_part_of_a_digest() -> None:
 def test_impossible_settings(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"cubic' is none of nearest, .*bicubic|must be between 1 and 16,384 pixels"):
         ImageTransform(**settings)  # type: ignore[arg-type]
+
+
+def test_normalising_makes_no_constant_per_batch(monkeypatch) -> None:
+    """Each would be a copy to the device that waits for what the device still has to do."""
+    transform, batch = ImageTransform(), torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    transform.normalise(batch)
+    for maker in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, maker, lambda *_, **__: pytest.fail("a constant made anew"))
+    transform.normalise(batch)
+
+
+def test_constants_made_in_inference_serve_training_too() -> None:
+    transform = ImageTransform(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    with torch.inference_mode():
+        transform.normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    x = transform.normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).requires_grad_()
+    (x * x).sum().backward()
+    assert x.grad is not None

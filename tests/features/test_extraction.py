@@ -7,10 +7,13 @@ import pytest
 import torch
 from helpers.contexts import on_processes
 from helpers.fakes import FakeBackbone, FakeSplit
+from helpers.requests import ALL, CLS
 
+from dinobench import runtime
 from dinobench.context import LocalContext
 from dinobench.errors import UserError
-from dinobench.features.extraction import by_key, extract, forward_batches, unreadable
+from dinobench.features.extraction import by_key, extract, fetched, forward_batches, unreadable
+from dinobench.features.service import FeatureService
 
 
 def test_groups_by_size_keep_order_and_bounds():
@@ -88,3 +91,36 @@ def test_many_broken_images_are_counted_and_some_named():
         "9 of 100 images of val cannot be read: 0.png, 1.png, 2.png (cut short), 3.png, 4.png (odd) and 4 more"
     )
     assert unreadable("val", ["0.png"], 100, True, load) is None
+
+
+def test_a_gpu_is_handed_the_next_batch_before_the_last_is_waited_for():
+    """A CPU is not: it computes nothing that a killed run would lose."""
+    order = []
+
+    def passes():
+        for i in range(3):
+            order.append(f"begun {i}")
+            yield [i], [f"pixels {i}"], [torch.full((1, 2), float(i)), None]
+
+    for device, expected in (
+        ("cuda", ["begun 0", "begun 1", "used 0", "begun 2", "used 1", "used 2"]),
+        ("cpu", ["begun 0", "used 0", "begun 1", "used 1", "begun 2", "used 2"]),
+    ):
+        order.clear()
+        for items, loaded, (first, second) in fetched(passes(), torch.device(device)):
+            order.append(f"used {items[0]}")
+            assert loaded == [f"pixels {items[0]}"] and first.tolist() == [[items[0]] * 2] and second is None
+        assert order == expected
+    assert list(fetched([], torch.device("cuda"))) == []
+
+
+@pytest.mark.parametrize("request_", [CLS, ALL], ids=["cls", "blocks and patches"])
+def test_an_extraction_asks_for_no_value_while_it_computes(tmp_path, monkeypatch, request_):
+    """On a GPU each of these would wait for all that it still has to do, or copy a constant to it anew."""
+    service = FeatureService(runtime.start("cpu"), tmp_path, batch_size=4, workers=1)
+    service.get(FakeBackbone(), FakeSplit(4, seed=1), request_)  # constants are made once
+    for name in ("item", "tolist", "cpu", "__bool__", "__float__", "__int__", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name}"))
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, lambda *_, name=name, **__: pytest.fail(f"torch.{name}"))
+    assert len(service.get(FakeBackbone(), FakeSplit(12), request_).kept) == 12

@@ -279,3 +279,76 @@ def test_what_a_backbone_lacks_is_said(service):
         service().get(backbone, FakeSplit(3), FeatureRequest(SMALL, layers=2))
     with pytest.raises(UnsupportedCapability, match="no patch tokens"):
         service().get(backbone, FakeSplit(3), FeatureRequest(SMALL, mean_patches=True))
+
+
+TWO, FOUR = (FeatureRequest(SMALL, layers=n) for n in (2, 4))
+
+
+@pytest.mark.parametrize("narrow", [CLS, TWO, FeatureRequest(SMALL, mean_patches=True), ALL])
+@pytest.mark.parametrize("broken", [(), (2, 13)])
+def test_what_an_entry_with_more_blocks_holds_is_not_computed_again(service, narrow, broken):
+    split, backbone = FakeSplit(20, broken=broken), FakeBackbone(depth=4)
+    fresh = service(skip_broken=True)
+    fresh.root = fresh.root.parent / "fresh"
+    want = fresh.get(FakeBackbone(depth=4), split, narrow)
+    wide = FeatureRequest(SMALL, layers=4, mean_patches=narrow.mean_patches)
+    service(skip_broken=True).get(backbone, split, wide)
+    backbone.images = 0
+    found = service(skip_broken=True).get(backbone, split, narrow)
+    assert backbone.images == 0 and found.kept.tolist() == want.kept.tolist() and found.broken == want.broken
+    assert found.cls.tobytes() == want.cls.tobytes()
+    assert (found.mean_patches is None) == (want.mean_patches is None)
+    if want.mean_patches is not None:
+        assert found.mean_patches.tobytes() == want.mean_patches.tobytes()
+    split.broken = ()
+    again = service().get(backbone, split, narrow)  # an entry like any other: what was broken is tried again
+    assert backbone.images == len(broken) and len(again.kept) == 20
+
+
+def test_a_part_of_a_wider_entry_is_taken_as_far_as_it_goes(service):
+    split, backbone = FakeSplit(20), FakeBackbone(depth=4)
+    with pytest.raises(Stop):
+        service().get(FakeBackbone(stop_after(8), depth=4), split, FOUR)
+    found = service().get(backbone, split, CLS)
+    assert backbone.images == 12
+    np.testing.assert_allclose(found.cls[:, 0], expected(split), atol=1e-5)
+
+
+def test_patches_are_not_looked_for_where_there_are_none(service):
+    split, backbone = FakeSplit(20), FakeBackbone(depth=4)
+    service().get(backbone, split, FOUR)
+    service().get(backbone, split, FeatureRequest(SMALL, mean_patches=True))
+    assert backbone.images == 40
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "gone", "foreign"])
+def test_of_a_damaged_wider_entry_nothing_is_taken(service, damage):
+    split, backbone = FakeSplit(20), FakeBackbone(depth=4)
+    service().get(backbone, split, FOUR)
+    file = service().entry(backbone, split, FOUR).folder / "cls.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x40
+    if damage == "gone":
+        file.unlink()
+    elif damage == "foreign":
+        (file.parent / "complete.json").unlink()
+        np.save(file, np.zeros((20, 2, 3), np.float32))
+    else:
+        file.write_bytes(content if damage == "flipped" else content[:-7])
+    backbone.images = 0
+    found = service().get(backbone, split, CLS)
+    assert backbone.images == 20
+    np.testing.assert_allclose(found.cls[:, 0], expected(split), atol=1e-5)
+
+
+def test_features_are_the_last_of_several_blocks_bit_for_bit(service):
+    """Or else an entry taken from a wider one would hold other numbers than one of its own."""
+    backbone = load_backbone("random:vit_tiny_patch16_224")
+    split, transform = FakeSplit(6), ImageTransform(resize=32, crop=32)
+    narrow, wide = (FeatureRequest(transform, layers=n) for n in (1, 4))
+    own = service().get(backbone, split, narrow).cls.tobytes()
+    other = service()
+    other.root = other.root.parent / "other"
+    other.get(backbone, split, wide)
+    backbone.features = lambda x: pytest.fail("computed again")
+    assert other.get(backbone, split, narrow).cls.tobytes() == own

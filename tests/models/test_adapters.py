@@ -8,6 +8,7 @@ from helpers.weights import golden_input, save, vit
 
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.models.loading import load_backbone
+from dinobench.runtime import autocast
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,33 @@ def test_pixels():
 def test_a_model_of_one_size_refuses_others():
     with pytest.raises(UserError, match=r"mixer_s32_224.* refuses \(64, 64\) images"):
         load_backbone("random:mixer_s32_224").features(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(("precision", "nearly"), [("32", 1e-6), ("bf16", 0.05)])
+@pytest.mark.parametrize(("batch", "side"), [(1, 224), (3, 96), (7, 64), (16, 64), (33, 48)])
+def test_what_cls_does_not_need_is_left_out(tiny, batch, side, precision, nearly):
+    """Features without the last block's other tokens, attention without what follows its queries and keys.
+
+    On the machines seen not one bit differs; a BLAS that chooses kernels otherwise may differ in the last.
+    """
+    x = golden_input(batch, side, side)
+    with torch.inference_mode(), autocast(torch.device("cpu"), precision):
+        ((cls, _),), attention = tiny[16].layers_and_attention(x, 1)
+        torch.testing.assert_close(tiny[16].features(x), cls, rtol=nearly, atol=nearly)
+        torch.testing.assert_close(tiny[16].cls_attention(x), attention, rtol=nearly, atol=nearly)
+
+
+def test_the_last_block_computes_what_cls_needs_and_all_of_it_where_it_learns(tiny, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    backbone, rows = tiny[16].clone(), []
+    block = backbone.module.blocks[-1]
+    block.mlp.register_forward_hook(lambda module, args, output: rows.append(output.shape[:2].numel()))
+    block.attn.proj.register_forward_hook(lambda *_: rows.append("attended"))
+    x = golden_input(16, 224, 224)
+    backbone.features(x)
+    assert rows == ["attended", 16 * 64] and not any(p.grad is not None for p in backbone.module.parameters())
+    backbone.cls_attention(x)
+    assert len(rows) == 2
+    backbone.module.train()
+    backbone.features(x)
+    assert rows[2:] == ["attended", 16 * 197]
