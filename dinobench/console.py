@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import NoReturn, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -23,7 +24,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from dinobench.escaping import ESCAPED, inert, visible
@@ -53,6 +53,8 @@ PLAIN_SECONDS = 15.0
 _WIDE, _BAR = 100, 24
 #: Columns of what stands beside description and counts: rate, time left and gaps; a bar and the time so far.
 _BESIDE, _DRAWN = 23, 33
+#: Spaces between the columns of a table.
+GAP = 2
 #: Set by processes that must not speak: all but the first of a distributed run.
 silent = False
 
@@ -153,19 +155,24 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """A table on stdout; columns named in `right` are right-aligned numbers."""
     if title:
         stdout.print(inert(title), style="bold", markup=False, soft_wrap=True)
-    shown = Table(
-        show_header=any(columns),
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for column in columns:
-        shown.add_column(escape(inert(column)), justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*(escape(inert(str(cell))) for cell in row))
+    cells = [[inert(str(cell)).split("\n") for cell in row] for row in ([columns] if any(columns) else []) + [*rows]]
+    widths = [
+        max((cell_len(line) for cell in column for line in cell), default=0) for column in zip(*cells, strict=True)
+    ]
+    lines = []
+    for row in cells:  # by hand: a library that can wrap and colour takes two seconds for a thousand rows
+        for i in range(max(map(len, row))):
+            parts = []
+            for name, width, cell in zip(columns, widths, row, strict=True):
+                part = cell[i] if i < len(cell) else ""
+                gap = " " * (width - cell_len(part))
+                parts.append(gap + part if name in right else part + gap)
+            lines.append((" " * GAP).join(parts).rstrip())
+    height = max(map(len, cells[0])) if cells and any(columns) else 0
     with stdout.capture() as captured:
-        stdout.print(shown)
-    _write("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))  # with our own colours
+        stdout.print(Text("\n".join(lines[:height])), style="bold", soft_wrap=True)
+    head = [captured.get().rstrip("\n")] if height else []
+    _write("\n".join([*head, *lines[height:]]).rstrip("\n"))
 
 
 def text(message: str) -> None:

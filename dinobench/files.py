@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from dinobench.errors import UserError
 
@@ -22,6 +23,13 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+#: Size, times of change (of content and of the rest, in ns) and inode of a file: what changes whenever it does.
+Signature: TypeAlias = tuple[int, int, int, int]
+#: Two writes within one tick of the file system's clock leave the same signature (git calls such files racily clean),
+#: so of a file that changed this recently, in nanoseconds, nothing is believed next time.
+SETTLED_NS = 2_000_000_000
+#: Bytes of what is remembered of files at most: ten thousand records take one megabyte.
+MEMORY = 64 << 20
 #: Seconds after which a temporary file is one that a killed process left: writing takes moments.
 LEFT_BEHIND = 3600
 
@@ -233,3 +241,40 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def signature(found: os.stat_result) -> Signature:
+    """The signature of a file; its inode is cut to 63 bits because some file systems use more."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**63 - 1)
+
+
+def signature_of(path: str | os.PathLike[str]) -> Signature | None:
+    """The signature of the regular file at `path`, or at the end of its links; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return signature(found) if stat.S_ISREG(found.st_mode) else None
+
+
+def settled(found: Signature) -> bool:
+    """Whether a file has been at rest for so long that a later change must show in its signature."""
+    return time.time_ns() - max(found[1:3]) > SETTLED_NS
+
+
+def recall(kind: str, key: str) -> Any:
+    """The JSON value that `keep` left in the cache, or None: it may be deleted or damaged at any time."""
+    try:
+        return json.loads(read_regular(_memory(kind, key), MEMORY))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def keep(kind: str, key: str, value: Any) -> None:
+    """Remember a JSON value; processes that race write whole files each, and a cache that cannot be written is none."""
+    with suppress(OSError), atomic_path(_memory(kind, key)) as temporary:
+        temporary.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
+
+
+def _memory(kind: str, key: str) -> Path:
+    return cache_root() / kind / f"{key}.json"

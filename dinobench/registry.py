@@ -24,7 +24,7 @@ from dinobench.errors import PluginFault, UserError, unknown_name
 from dinobench.hashing import canonical_json
 from dinobench.types import EvalProtocol, Metric
 
-GROUP = "dinobench.protocols"
+GROUP, METHODS = "dinobench.protocols", "dinobench.methods"
 #: What a backbone may be able to give.
 CAPABILITIES = frozenset({"features", "layers", "patches", "attention"})
 
@@ -62,14 +62,19 @@ def _warn_once(message: str) -> None:
     console.warn(message)
 
 
+def check_name(kind: str, name: str, group: str = GROUP) -> None:
+    """Raises UserError for a name that nothing is known by; imports nothing."""
+    if name not in (names := available(group)):
+        raise unknown_name(kind, name, list(names))
+
+
 def find(kind: str, name: str, group: str) -> Any:
     """What the entry point `name` of a group stands for, imported; `kind` is what messages call it.
 
     Raises UserError when it is unknown, provided twice or broken.
     """
+    check_name(kind, name, group)
     entries = available(group)
-    if name not in entries:
-        raise unknown_name(kind, name, list(entries))
     if len(entries[name]) > 1:
         raise UserError(
             f"{kind} {name!r} is provided by {' and '.join(provider(e) for e in entries[name])}: uninstall one of them"

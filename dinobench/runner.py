@@ -15,29 +15,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
 
 import dinobench
-from dinobench import console, registry, runtime
+from dinobench import console, finished_runs, lazy, registry, runtime
 from dinobench.config import Resolved, flat, resolve_config
-from dinobench.context import RunContext
-from dinobench.data import load_dataset
+from dinobench.data import check_place, load_dataset
 from dinobench.errors import UnsupportedCapability, UserError
-from dinobench.features.service import FeatureService
 from dinobench.files import cache_root, file_name, writable_folder
 from dinobench.hashing import digest
 from dinobench.inputs import input_lines, reading_of, recorded
-from dinobench.models.loading import load_backbone
-from dinobench.models.sources.references import split_name
+from dinobench.models.sources import references
 from dinobench.results import leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
-from dinobench.stats import intervals
 from dinobench.types import (
     Backbone,
     ComputeOptions,
@@ -51,6 +45,14 @@ from dinobench.types import (
     Result,
     RunRecord,
 )
+
+with lazy.imports():
+    import pandas as pd
+
+    from dinobench.context import RunContext
+    from dinobench.features.service import FeatureService
+    from dinobench.models.loading import load_backbone
+    from dinobench.stats import intervals
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def run(
     """
     protocols = [registry.load(p) for p in ([protocol] if isinstance(protocol, str) else protocol)]
     resolved = [resolve_config(p, profile, settings or {}) for p in protocols]
-    for one, its in zip(protocols, resolved, strict=True):
+    pairs = list(zip(protocols, resolved, strict=True))
+    for one, its in pairs:
         registry.metrics_of(one, its.config)  # what fails here would fail after hours of work
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1 is needed")
@@ -136,32 +139,41 @@ def run(
         raise UserError(
             "no checkpoint given: --ckpt takes a path, hf:<owner>/<model>, timm:<model>, random:<model> or pixels"
         )
+    named = [references.split_name(str(spec)) for spec in specs]
+    folder = Path(out) if out is not None else None
+
+    @cache
+    def data_sets() -> dict[str, Any]:
+        return {kind: load_dataset(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
+
+    if not runtime.launched():  # before anything is imported that takes seconds
+        runtime.check(compute.device, compute.devices, compute.precision)
+        for _, spec in named:
+            references.check(spec)
+        for kind in {p.data for p in protocols}:
+            check_place(data, kind)
+        if folder is not None and compute.cache and not force and save is None and compute.precision != "auto":
+            infos = [finished_runs.recalled(spec, name=name, seed=seed, **vars(loading)) for name, spec in named]
+            if earlier := finished_runs.all_of(
+                [p.name for p in protocols], infos, folder, skip_broken,
+                lambda backbones: _evaluations(pairs, data_sets(), backbones, seed, compute.precision),
+            ):  # fmt: skip
+                _rebuild(folder)
+                return earlier
     started = runtime.start(compute.device, compute.devices, compute.precision)
     console.silent = started.rank > 0
     runtime.seed_everything(seed)
-    folder = Path(out) if out is not None else None
     if folder is not None:
         started.run_on_first(lambda: records.prepare(folder))
     if save is not None and any(getattr(p, "saves", "") for p in protocols):
         started.run_on_first(lambda: writable_folder(Path(save)))
-
-    def data_sets() -> dict[str, Any]:
-        return {kind: load_dataset(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
-
     # Hashing a large data set is done once by the first process; the others find the sums remembered.
     first = started.run_on_first(data_sets)
     sets = started.run_on_all(lambda: first or data_sets())
-    backbones = started.run_on_all(lambda: [_load(spec, loading, seed).to(started.device) for spec in specs])
+    remember = compute.cache and started.rank == 0
+    backbones = started.run_on_all(lambda: [_load(*n, loading, seed, remember).to(started.device) for n in named])
     _refuse_doubles(backbones)
-
-    def evaluation(protocol: EvalProtocol, resolved: Resolved, backbone: Backbone) -> Evaluation:
-        select = getattr(protocol, "select_data", lambda data, config: data)
-        with registry.answering("protocol", protocol.name):
-            chosen = select(sets[protocol.data], resolved.config)
-        return Evaluation(protocol, resolved, chosen, backbone, seed, started.precision)
-
-    pairs = list(zip(protocols, resolved, strict=True))
-    evaluations = started.run_on_all(lambda: [evaluation(p, r, b) for p, r in pairs for b in backbones])
+    evaluations = started.run_on_all(lambda: _evaluations(pairs, sets, backbones, seed, started.precision))
     with _cache_folder(compute.cache, started) as root:
         options: dict[str, Any] = {
             "skip_broken": skip_broken, "batch_size": compute.batch_size, "workers": compute.workers,
@@ -171,10 +183,31 @@ def run(
         ctx = RunContext(started, service, seed, root, Path(save) if save else None, ram_bytes=ram_bytes, **options)
         done = _run_all(evaluations, ctx, folder, force or save is not None, finished or (lambda records: None))
     if folder is not None:
-        _, broken = started.run_on_first(lambda: leaderboard.rebuild(folder)) or (None, [])
-        for path, reason in broken:
-            console.warn(f"{path}: left out of the leaderboard: {reason}")
+        started.run_on_first(lambda: _rebuild(folder))
     return done
+
+
+def _rebuild(folder: Path) -> None:
+    _, broken = leaderboard.rebuild(folder)
+    for path, reason in broken:
+        console.warn(f"{path}: left out of the leaderboard: {reason}")
+
+
+def _evaluations(
+    pairs: Sequence[tuple[EvalProtocol, Resolved]],
+    sets: Mapping[str, Any],
+    backbones: Sequence[Any],
+    seed: int,
+    precision: str,
+) -> list[Evaluation]:
+    """Every protocol with every backbone, on the data that the protocol chooses."""
+
+    def chosen(protocol: EvalProtocol, resolved: Resolved) -> Any:
+        select = getattr(protocol, "select_data", lambda data, config: data)
+        with registry.answering("protocol", protocol.name):
+            return select(sets[protocol.data], resolved.config)
+
+    return [Evaluation(p, r, chosen(p, r), b, seed, precision) for p, r in pairs for b in backbones]
 
 
 def _run_all(
@@ -186,12 +219,9 @@ def _run_all(
 ) -> list[RunRecord]:
     done: dict[str, RunRecord] = {}
     if out is not None and not force and ctx.rank == 0:
-        earlier = {e.run_id: r for e in evaluations if (r := records.read(out, e.run_id)) is not None}
-        # A number that passed over broken images is no answer to those who did not allow that.
-        done = {run_id: r for run_id, r in earlier.items() if ctx.skip_broken or not r.broken_images}
+        done = finished_runs.earlier(evaluations, out, ctx.skip_broken)
     done = ctx.runtime.broadcast(done)
-    for run_id in done:
-        console.note(f"{run_id}: finished before, taken from {out}; --force runs it again")
+    finished_runs.tell(done, out)
     pending = []
     for evaluation in evaluations:
         name, info = evaluation.protocol.name, evaluation.backbone.info
@@ -283,7 +313,7 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
         primary=next((m.name for m in declared if m.primary and m.name in values), next(iter(values))),
         started_at=started_at.isoformat(timespec="seconds"),
         duration_s=round(duration, 3),
-        device=_device_name(ctx.device),
+        device=runtime.device_name(ctx.device),
         processes=ctx.processes,
         peak_memory_mb=peak_memory_mb(),
         broken_images=len(broken),
@@ -337,10 +367,13 @@ def with_intervals(protocol: str, declared: Sequence[Metric], result: Result, se
     return checked
 
 
-def _load(spec: str | Path, loading: LoadOptions, seed: int) -> Backbone:
-    """`name=spec` gives the backbone a name; a path that itself holds `=` is taken as it is when it exists."""
-    name, reference = split_name(str(spec))
-    return load_backbone(reference, name=name, seed=seed, **dataclasses.asdict(loading))
+def _load(name: str | None, spec: str, loading: LoadOptions, seed: int, remember: bool) -> Backbone:
+    how = {"name": name, "seed": seed, **vars(loading)}
+    sight = finished_runs.look(spec, **how) if remember else None
+    backbone = load_backbone(spec, **how)
+    if sight is not None:
+        finished_runs.remember(sight, backbone.info)
+    return backbone
 
 
 def _refuse_doubles(backbones: Sequence[Backbone]) -> None:
@@ -364,7 +397,3 @@ def _cache_folder(keep: bool, started: runtime.Runtime) -> Iterator[Path]:
     finally:
         if started.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -22,12 +22,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-import torch
 
-from dinobench.distributed import gather_rows
+from dinobench import lazy
 from dinobench.errors import UserError, unknown_name
 from dinobench.files import atomic_path, cache_root
 from dinobench.hashing import digest
+
+with lazy.imports():
+    import torch
+
+    from dinobench.distributed import gather_rows
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -128,6 +132,21 @@ class Runtime:
             yield
 
 
+def check(device: str, devices: int, precision: str | None) -> None:
+    """Raises UserError for names and numbers that no machine takes; what this one has is not looked at."""
+    if device not in DEVICES:
+        raise unknown_name("device", device, list(DEVICES))
+    if precision is not None and precision not in ("auto", *PRECISIONS):
+        raise unknown_name("precision", precision, ["auto", *PRECISIONS])
+    if devices < 1:
+        raise UserError(f"--devices {devices}: at least one is needed")
+
+
+def launched() -> bool:
+    """Whether this is one of several processes, or may be: what they do, they must do together."""
+    return not os.environ.keys().isdisjoint(("RANK", "LOCAL_RANK", "SLURM_NTASKS"))
+
+
 def start(device: str = "auto", devices: int = 1, precision: str | None = "32") -> Runtime:
     """Choose the hardware and join the other processes, if any.
 
@@ -138,16 +157,11 @@ def start(device: str = "auto", devices: int = 1, precision: str | None = "32") 
 
     Raises UserError when the device is not there or the name is unknown.
     """
-    if device not in DEVICES:
-        raise unknown_name("device", device, list(DEVICES))
+    check(device, devices, precision)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu or install a CUDA build")
     if device == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine has no Apple GPU that torch can use; use --device cpu")
-    if precision is not None and precision not in ("auto", *PRECISIONS):
-        raise unknown_name("precision", precision, ["auto", *PRECISIONS])
-    if devices < 1:
-        raise UserError(f"--devices {devices}: at least one is needed")
     if precision is None or precision == "auto":
         precision = _usual_precision(device, _launched(devices) == (1, 1) and precision == "auto")
     from lightning_fabric import Fabric  # here, because it takes a second that `--help` should not
@@ -243,6 +257,11 @@ def _step_seconds() -> dict[str, float]:
                 if turn:  # the first one chooses kernels
                     seconds[name] = min(seconds[name], time.perf_counter() - began)
     return seconds
+
+
+def device_name(device: torch.device) -> str:
+    """What a record calls the device: a CUDA card's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def seed_everything(seed: int) -> None:

@@ -18,7 +18,7 @@ from dinobench.pretrain.checkpoints import LATEST
 from dinobench.pretrain.history import METRICS
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput
 
-GROUP = "dinobench.methods"
+GROUP = registry.METHODS
 SETTINGS = "run.json"
 SCHEMA = 1
 #: Settings that an earlier dinobench did not have, by method ("" for all), with what it did: its runs go on so.

@@ -12,16 +12,20 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
-import torch
 from PIL import Image
 
+from dinobench import lazy
 from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
-from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range, refuse_unreadable
 from dinobench.metrics.segmentation import sorted_mass
 from dinobench.types import Backbone, Context, Metric, Result, setting
+
+with lazy.imports():
+    import pandas as pd
+    import torch
+
+    from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range, refuse_unreadable
 
 FIGURE = "Caron et al. 2021 (arXiv 2104.14294), Figure 4"
 #: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.

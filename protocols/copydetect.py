@@ -10,19 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pandas as pd
-import torch
 from PIL import Image
 
-from dinobench.algorithms.descriptors import Whitening, gem, unit_rows
-from dinobench.algorithms.nearest_neighbours import search
+from dinobench import lazy
 from dinobench.data.layouts.copydays import Copies, with_side
 from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
-from dinobench.features.extraction import cut_to_multiple, extract
 from dinobench.metrics.retrieval import average_precision, micro_average_precision, micro_average_precision_interval
 from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
+
+with lazy.imports():
+    import pandas as pd
+    import torch
+
+    from dinobench.algorithms.descriptors import Whitening, gem, unit_rows
+    from dinobench.algorithms.nearest_neighbours import search
+    from dinobench.features.extraction import cut_to_multiple, extract
 
 DINO = "facebookresearch/dino, eval_copy_detection.py"
 

@@ -14,22 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from dinobench.algorithms.label_propagation import propagate
+from dinobench import lazy
 from dinobench.data.transforms import ImageTransform, for_backbone
 from dinobench.data.video import Video, VideoSet, label_png, read_prediction
 from dinobench.errors import BrokenImage, UserError
-from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range
 from dinobench.inputs import IMAGENET_MEAN, Channels, check_channels, input_of
 from dinobench.metrics.segmentation import frame_scores
 from dinobench.metrics.video import METRICS, STATISTICS, averages, object_statistics, object_table, scored_frames
 from dinobench.types import Backbone, Context, Metric, Result, setting
+
+with lazy.imports():
+    import cv2
+    import pandas as pd
+    import torch
+    from torch.nn import functional as F
+
+    from dinobench.algorithms.label_propagation import propagate
+    from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range
 
 DINO = "facebookresearch/dino, eval_video_segmentation.py"
 #: Frames per forward pass: a CPU gains nothing from more than one, elsewhere enough to keep a GPU busy.

@@ -14,13 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dinobench import lazy
 from dinobench.data.transforms import ImageTransform, Input
-from dinobench.training.augment import CropAndFlip, TrainView
-from dinobench.training.finetuning import FineTuning
-from dinobench.training.mixup import Mixing
-from dinobench.training.randaugment import RandAugment
-from dinobench.training.random_erasing import Erasing
 from dinobench.types import Backbone, Context, ImageClassification, Metric, Result, setting
+
+with lazy.imports():
+    from dinobench.training.augment import CropAndFlip, TrainView
+    from dinobench.training.finetuning import FineTuning
+    from dinobench.training.mixup import Mixing
+    from dinobench.training.randaugment import RandAugment
+    from dinobench.training.random_erasing import Erasing
 
 DEIT = "DeiT, arXiv 2012.12877, table 9, and facebookresearch/deit, main.py"
 TIMM = "huggingface/pytorch-image-models, as DeiT uses it"

@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
-import torch
 
-from dinobench.algorithms.nearest_neighbours import search
+from dinobench import lazy
 from dinobench.data.transforms import ImageTransform, Input
-from dinobench.metrics.classification import first_argmax, label_rank
 from dinobench.types import (
     Backbone,
     Context,
@@ -28,10 +25,17 @@ from dinobench.types import (
     setting,
 )
 
+with lazy.imports():
+    import pandas as pd
+    import torch
+
+    from dinobench.algorithms.nearest_neighbours import search
+    from dinobench.metrics.classification import first_argmax, label_rank
+
 #: Votes in float32 at a time: 4 MB, which stay in a cache.
 VOTES_AT_ONCE = 2**20
-#: Stands after all classes.
-ABSENT = torch.iinfo(torch.int64).max
+#: Stands after all classes: the largest int64.
+ABSENT = 2**63 - 1
 DINO = "facebookresearch/dino, eval_knn.py"
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/knn.py"
 

@@ -13,11 +13,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dinobench import lazy
 from dinobench.data.transforms import ImageTransform, Input
-from dinobench.training.augment import CropAndFlip
-from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout
-from dinobench.training.linear_probe import Probe, ProbeConfig
-from dinobench.training.scoring import evaluate_released
 from dinobench.types import (
     Backbone,
     Context,
@@ -28,6 +25,12 @@ from dinobench.types import (
     Result,
     setting,
 )
+
+with lazy.imports():
+    from dinobench.training.augment import CropAndFlip
+    from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout
+    from dinobench.training.linear_probe import Probe, ProbeConfig
+    from dinobench.training.scoring import evaluate_released
 
 DINO = "facebookresearch/dino, eval_linear.py"
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/linear.py"

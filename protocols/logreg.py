@@ -11,14 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
-import torch
-from torch.nn import functional as F
 
-from dinobench.algorithms.logistic_regression import Fit, fit_path
+from dinobench import lazy
 from dinobench.data.subsets import draw_digest, hold_out, low_shot
 from dinobench.data.transforms import ImageTransform, Input
-from dinobench.metrics.classification import first_argmax, label_rank
 from dinobench.types import (
     Backbone,
     Context,
@@ -30,6 +26,14 @@ from dinobench.types import (
     Result,
     setting,
 )
+
+with lazy.imports():
+    import pandas as pd
+    import torch
+    from torch.nn import functional as F
+
+    from dinobench.algorithms.logistic_regression import Fit, fit_path
+    from dinobench.metrics.classification import first_argmax, label_rank
 
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/log_regression.py"
 #: Rows that are normalised at once.

@@ -10,19 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pandas as pd
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from dinobench.algorithms.descriptors import unit_rows
+from dinobench import lazy
 from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, LandmarkSets
 from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError, unknown_name
-from dinobench.features.extraction import cut_to_multiple, extract
 from dinobench.metrics.retrieval import DIFFICULTIES, leave_one_out, revisited_scores
 from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
+
+with lazy.imports():
+    import pandas as pd
+    import torch
+    from torch.nn import functional as F
+
+    from dinobench.algorithms.descriptors import unit_rows
+    from dinobench.features.extraction import cut_to_multiple, extract
 
 DINO = "facebookresearch/dino, eval_image_retrieval.py"
 KS = (1, 5, 10)  # the depths that both benchmarks report

@@ -24,6 +24,8 @@ BENCHES = {
     "probes": "probes:probes",
     "retrieval": "retrieval:retrieval",
     "pretrain": "pretrain:pretrain",
+    "start": "start:start",
+    "records": "records:records",
 }
 
 

@@ -33,8 +33,8 @@ def scale(images: int = 50_000) -> list[BenchRow]:
     import pandas as pd
 
     from dinobench.data import load_dataset
-    from dinobench.data.fingerprint import SETTLED_NS
     from dinobench.data.layouts.imagefolder import scan_split
+    from dinobench.files import SETTLED_NS
     from dinobench.results.items import stage
     from dinobench.results.parquet import read_frame
 

@@ -16,8 +16,7 @@ from typing import Annotated
 import typer
 
 from dinobench import __version__, console, signals
-from dinobench.bench import ALL, BENCHES, measure_bench
-from dinobench.cli import arguments, check, compare, visualize
+from dinobench.cli import arguments, bench, check, compare, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli.display import runs
 from dinobench.cli.options import (
@@ -81,9 +80,9 @@ def _protocols() -> list[str]:
 
 
 def _listings() -> list[str]:
-    from dinobench.registry import available
+    from dinobench.registry import METHODS, available
 
-    return list(dict.fromkeys([*VIEWS, MODELS, *_protocols(), *available("dinobench.methods")]))
+    return list(dict.fromkeys([*VIEWS, MODELS, *_protocols(), *available(METHODS)]))
 
 
 @app.callback(invoke_without_command=True)
@@ -204,7 +203,7 @@ def _default_data(protocols: list[str]) -> str:
 
 
 app.command()(cli_pretrain.pretrain)
-for command in (compare.compare, compare.gate, compare.report, compare.explain, check.check):
+for command in (compare.compare, compare.gate, compare.report, compare.explain, check.check, bench.bench):
     app.command()(command)
 
 
@@ -220,10 +219,12 @@ def inspect(
     json: Json = False,
 ) -> None:
     """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
-    from dinobench.models.loading import inspect_checkpoint
-    from dinobench.models.sources.references import split_name
+    from dinobench.models.sources.references import check, split_name
 
     name, reference = split_name(checkpoint)
+    check(reference)  # before seconds go into importing what reads it
+    from dinobench.models.loading import inspect_checkpoint
+
     inspection = inspect_checkpoint(
         reference, arch=arch, key=key, heads=heads, pool=pool, grid=grid, trust_repo=trust_repo, name=name
     )
@@ -264,9 +265,9 @@ def leaderboard(results: Results = Path("results")) -> None:
     """Rebuild results/leaderboard.csv from the records and show it."""
     from dinobench.cli.display import compare as display
     from dinobench.results.leaderboard import build
+    from dinobench.results.listing import require_runs
 
-    if not (results / "runs").is_dir():
-        raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
+    require_runs(results)
     path, rows, broken = build(results)
     for file, reason in broken:
         console.warn(f"{file}: left out: {reason}")
@@ -310,35 +311,6 @@ def make_copies(
     console.note(
         f"{len(manifest['copies'])} copies of {manifest['originals']} photos in {out}; see {out}/manifest.json"
     )
-
-
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(BENCHES)}, or {ALL}.")],
-    arch: Annotated[str | None, typer.Option(help="Model of features and davis, where not the usual one.")] = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Number of files that features and scale read, where not the usual one.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, taken in turn; the median counts.")] = 3,
-    scale: Annotated[
-        float, typer.Option(min=1e-4, max=1, help="Share of ImageNet's 50,000 queries that memory searches with.")
-    ] = 0.02,
-    device: Device = "auto",
-    write: Annotated[
-        Path | None, typer.Option(help="Markdown file to put the table into, between its two bench marks.")
-    ] = None,
-) -> None:
-    """How this machine does against the limit: ratios measured in this very run."""
-    from dinobench.bench import table
-
-    if write is not None:
-        table.check(write)
-    rows = measure_bench(what, arch=arch, images=images, repeats=repeats, scale=scale, device=device)
-    runs.bench(rows)
-    if what == ALL:
-        typer.echo(table.markdown(rows, table.machine(device)))
-    if write is not None:
-        table.put(write, table.markdown(rows, table.machine(device)))
 
 
 @app.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
 from dinobench import console
 from dinobench.cli.options import Results
-from dinobench.errors import UserError
+from dinobench.types import RunRecord
 
 
 def check(
@@ -19,25 +20,27 @@ def check(
 ) -> None:
     """Look through all records and their items; exit code 1 when one is broken or contradicts its items."""
     from dinobench.results import records
-    from dinobench.results.items import contradiction, digest_of
+    from dinobench.results.items import digest_of
+    from dinobench.results.listing import read_folder, require_runs
 
-    if not (results / "runs").is_dir():
-        raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
-    whole, broken = records.read_all(results)
-    old = 0
-    for record in console.progress(whole, "Checking records"):
-        if reason := contradiction(results, record):
-            broken.append((results / "runs" / f"{record.run_id}.json", reason))
-        elif record.items_sha256 is None and digest_of(results, record.run_id):
-            old += 1
-            if upgrade:
-                records.upgrade(results, record)
-    for path, reason in sorted(broken):
+    def progress(unread: Sequence[RunRecord]) -> Iterator[RunRecord]:
+        return console.progress(unread, "Checking records")
+
+    require_runs(results)
+    sound, broken = read_folder(results, afresh=True, progress=progress)
+    old = [r for r in sound if r.items_sha256 is None and digest_of(results, r.run_id)]
+    for record in old if upgrade else ():
+        records.upgrade(results, record)
+    for path, reason in broken:
         console.warn(f"{path}: {reason}")
-    console.note(f"{results}: {len(whole):,} records read, {len(broken):,} broken or contradicted by their items")
+    console.note(
+        f"{results}: {len(sound) + len(broken):,} records read, {len(broken):,} broken or contradicted by their items"
+    )
     if old and upgrade:
-        console.note(f"{old:,} records now hold the digest of their items")
+        console.note(f"{len(old):,} records now hold the digest of their items")
     elif old:
-        console.note(f"{old:,} records lack the digest of their items, which only their means vouch for: --upgrade")
+        console.note(
+            f"{len(old):,} records lack the digest of their items, which only their means vouch for: --upgrade"
+        )
     if broken:
         raise typer.Exit(1)

@@ -45,7 +45,7 @@ def compare(
     from dinobench.cli.display import compare as display
     from dinobench.compare import pair_files, published, sanity, writers
     from dinobench.compare.table import compare
-    from dinobench.compare.ties import tell_by_items
+    from dinobench.compare.ties import TellByItems
     from dinobench.files import check_output
 
     form = _format(format_, output, [*(pair_files.FORMATS if pair else writers.FORMATS)])
@@ -65,10 +65,11 @@ def compare(
             raise UserError(f"{', '.join(unused)}: of tables of many models; leave out, or leave out --pair")
         return _pair(results, pair, chosen, form, output)
     wanted = published.published_scores({r.protocol for r in chosen}, metric or ()) if reference else ()
-    table = compare(
-        chosen, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, chosen), figures=wanted,
-        tell=tell_by_items(results),
-    )  # fmt: skip
+    with TellByItems(results) as tell:
+        table = compare(
+            chosen, rows=rows, columns=columns, metrics=metric or (), flags=sanity.flags(results, chosen),
+            figures=wanted, tell=tell,
+        )  # fmt: skip
     spread = "intervals" if intervals else "pm" if pm else ""
     if form == "table":
         return display.table(table, spread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,8 @@ def pretrain(
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Pretrain a backbone; teacher and student are kept in checkpoints that `dinobench run` scores."""
+    if resume is None:
+        _check(method, data, eval_ or ())
     from dinobench import runner, runtime
     from dinobench.config import parse_settings
     from dinobench.pretrain import evaluation, images
@@ -107,6 +110,19 @@ def pretrain(
     except KeyboardInterrupt:
         raise SystemExit(signals.exit_code()) from None  # the loop's note tells how to go on
     console.note(f"written: {loop.latest}; score it with `dinobench run --ckpt {loop.latest} --protocol knn ...`")
+
+
+def _check(method: str | None, data: str | None, evals: Sequence[str]) -> None:
+    """Raises UserError for names and paths that are not there, before seconds go into importing what trains."""
+    from dinobench.data import UNLABELLED, check_place
+    from dinobench.registry import METHODS, check_name
+
+    if method:
+        check_name("method", method, METHODS)
+    for protocol in evals:
+        check_name("protocol", protocol)
+    if data:
+        check_place(data, UNLABELLED)
 
 
 def _typed(context: typer.Context) -> list[str]:

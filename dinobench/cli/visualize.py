@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from dinobench import console
+from dinobench import console, lazy
 from dinobench.cli.display import runs as display
 from dinobench.cli.options import (
     AllowPartial,
@@ -27,6 +26,9 @@ from dinobench.cli.options import (
     finite,
 )
 from dinobench.errors import UserError
+
+with lazy.imports():
+    import numpy as np
 
 score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
 visualize_app = typer.Typer(

@@ -20,13 +20,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from scipy import stats
-
+from dinobench import lazy
 from dinobench.compare.pair import aligned, scores
 from dinobench.errors import UserError, unknown_name
 from dinobench.results.comparability import higher_is_better, key, match, read_results, reasons
 from dinobench.stats.paired_tests import POWER, PairedTest, bounds, holm, paired_test
 from dinobench.types import RunRecord
+
+with lazy.imports():
+    from scipy import stats
 
 PASS, FAIL, UNSURE, INCOMPLETE = "pass", "fail", "cannot tell", "incomplete"
 EXIT_CODES = {PASS: 0, FAIL: 1, UNSURE: 3, INCOMPLETE: 4}  # 2 is bad input, as everywhere

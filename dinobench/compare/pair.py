@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
+from dinobench import lazy
 from dinobench.errors import UserError, unknown_name
 from dinobench.results.comparability import higher_is_better, match, read_results, reasons
 from dinobench.results.items import read_items
 from dinobench.stats.paired_tests import BinaryPairs, PairedTest, holm, paired_test
 from dinobench.types import RunRecord
+
+with lazy.imports():
+    import numpy as np
+    import pandas as pd
 
 #: Columns whose items resemble each other, where the items do not name one: objects of a video, edits of an original.
 CLUSTERS = ("video", "query", "original")

@@ -7,12 +7,15 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from dinobench import lazy
 from dinobench.errors import UserError
 from dinobench.results.comparability import higher_is_better, key
 from dinobench.results.items import labels
+from dinobench.results.vouched import Facts
 from dinobench.types import RunRecord
+
+with lazy.imports():
+    import numpy as np
 
 #: Methods that have learnt nothing: at chance, or alike, is what is expected of them.
 UNTRAINED = ("random", "pixels")
@@ -35,6 +38,7 @@ def flags(results: Path, records: Sequence[RunRecord]) -> dict[str, list[str]]:
     for group in by_key.values():
         for record, reason in (*_alone(group, chance), *_like_random(group), *_identical(group)):
             reasons[record.run_id].append(reason)
+    chance.facts.keep()
     return dict(reasons)
 
 
@@ -61,8 +65,8 @@ class _Chance:
     """Scores that take no image to get, from the labels among the items of one run per data set and question."""
 
     def __init__(self, results: Path) -> None:
-        self.results = results
-        self.known: dict[Hashable, np.ndarray] = {}
+        self.results, self.facts = results, Facts(results)
+        self.known: dict[Hashable, list[float]] = {}
 
     def of(self, record: RunRecord) -> float | None:
         """In per cent, or None where the metric is of another kind or the items have no labels."""
@@ -70,23 +74,29 @@ class _Chance:
         if metric not in ("top1", "mAP"):
             return None
         question = record.protocol, record.dataset_fingerprint
-        if question not in self.known and (read := self._shares(record)) is not None:
-            self.known[question] = read
-        shares = self.known.get(question)
-        if shares is None or not len(shares):
+        if question not in self.known:
+            found = self.facts.of([record], "the largest share of a class, and the sum of squared shares",
+                                  lambda: self._shares(record))  # fmt: skip
+            if found is not None:
+                self.known[question] = found
+        if not (shares := self.known.get(question)):
             return None
-        return 100 * float(shares.max()) if metric == "top1" else 100 * ORDER * float((shares**2).sum())
+        return 100 * shares[0] if metric == "top1" else 100 * ORDER * shares[1]
 
-    def _shares(self, record: RunRecord) -> np.ndarray | None:
-        """(classes,) the share of each class among the items: none where they have no labels, None without a file."""
+    def _shares(self, record: RunRecord) -> list[float] | None:
+        """Of the classes among the items: the largest, and the sum of squares.
+
+        Nothing where they have no labels, None without a file.
+        """
         try:
             found = labels(self.results, record)
         except (UserError, OSError):
-            return np.empty(0)  # a broken file of items is no reason to doubt the number
+            return []  # a broken file of items is no reason to doubt the number
         if found is None:
             return None
         counts = found.value_counts().field("counts").to_numpy()
-        return counts / max(1, counts.sum())
+        shares: np.ndarray = counts / max(1, counts.sum())
+        return [float(shares.max()), float((shares**2).sum())] if len(shares) else []
 
 
 def _half_width(record: RunRecord) -> float:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from dinobench.compare.pair import aligned, scores
 from dinobench.errors import UserError
+from dinobench.results.vouched import Facts
 from dinobench.stats.paired_tests import ALPHA, paired_test
 from dinobench.types import RunRecord
 
@@ -21,21 +22,37 @@ NOTE = (
 )
 
 
-def tell_by_items(results: Path) -> Tell:
-    """Two-sided at the 5 % level, over the per-item scores in `results`; runs without items cannot be tested."""
+class TellByItems:
+    """A `Tell`: two-sided at the 5 % level, over the per-item scores in `results`; runs without items cannot be tested.
 
-    def tell(best: RunRecord, other: RunRecord, metric: str) -> bool | None:
+    What was found is remembered when the `with` block ends.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results, self.facts = results, Facts(results)
+
+    def __enter__(self) -> TellByItems:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.facts.keep()
+
+    def __call__(self, best: RunRecord, other: RunRecord, metric: str) -> bool | None:
+        told: bool | None = self.facts.of(
+            (best, other), f"told apart by {metric}", lambda: self._test(best, other, metric)
+        )
+        return told
+
+    def _test(self, best: RunRecord, other: RunRecord, metric: str) -> bool | None:
         try:
-            items = aligned(results, best, results, other)
+            items = aligned(self.results, best, self.results, other)
             pairs = scores(metric, items, f"{best.run_id} and {other.run_id}") if items else None
         except UserError:  # items that are damaged, or others: the numbers still rank
             return None
         if pairs is None:
             return None
         one, two, clusters, _ = pairs
-        return paired_test(one, two, clusters).p() < ALPHA
-
-    return tell
+        return bool(paired_test(one, two, clusters).p() < ALPHA)
 
 
 def tied(ranked: Sequence[RunRecord], metric: str, tell: Tell) -> int:

@@ -34,14 +34,10 @@ def load_dataset(
     `TrainingImages`. Raises UserError when nothing is found, the layout is unknown or the data are at fault.
     """
     modules = _layout_modules(kind)
-    name, target = _split_spec(spec)
-    embedded = EMBEDDED.get(kind, {})
-    if target in embedded:
-        return embedded[target].make(name or target)
-    path = _find(target)
-    options = {"masks_only": True} if masks_only else {}
+    name, target, path = _place(spec, kind)
     if path is None:
-        raise UserError(_not_found(target, sorted(embedded)))
+        return EMBEDDED[kind][target].make(name or target)
+    options = {"masks_only": True} if masks_only else {}
     try:
         for module in modules:
             if module.recognises(path, **options):
@@ -51,6 +47,11 @@ def load_dataset(
         raise UserError(_unknown_layout(path, kind, modules))
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+
+
+def check_place(spec: str, kind: str) -> None:
+    """Raises UserError, as `load_dataset` does, where there is nothing that `spec` names."""
+    _place(spec, kind)
 
 
 def known_layouts() -> Iterator[tuple[str, str, str]]:
@@ -82,6 +83,17 @@ def _split_spec(spec: str) -> tuple[str, str]:
     if not target.strip():
         raise UserError(f"--data {spec!r} names nothing: give a path, name=path or an embedded name such as digits")
     return name, target
+
+
+def _place(spec: str, kind: str) -> tuple[str, str, Path | None]:
+    """(name, what is named, its path or None for an embedded set). Raises UserError where there is no such thing."""
+    name, target = _split_spec(spec)
+    embedded = EMBEDDED.get(kind, {})
+    if target in embedded:
+        return name, target, None
+    if (path := _find(target)) is None:
+        raise UserError(_not_found(target, sorted(embedded)))
+    return name, target, path
 
 
 def _folder_name(path: Path) -> str:

@@ -23,16 +23,13 @@ from typing import Any
 import numpy as np
 
 from dinobench.data.decoding import in_order
-from dinobench.files import atomic_path, cache_root, open_regular
+from dinobench.files import Signature, atomic_path, cache_root, open_regular, settled, signature
 
 Progress = Callable[..., Any]
 #: Where an image lies in a larger file: that file, the offset and the number of its bytes.
 Place = tuple[str, int, int]
 
 
-# Two writes within one tick of the file system's clock leave the same stat data (git calls such files racily clean),
-# so a file that changed this recently, in nanoseconds, is hashed again next time.
-SETTLED_NS = 2_000_000_000
 CHUNK = 64  # files per task: a future and a line of progress for each would take longer than the file
 KEEP_SECONDS = 10.0  # of hashing that a killed run may lose
 THREADS = min(8, 2 * (os.cpu_count() or 1))
@@ -95,30 +92,25 @@ def of_dataset(classes: Sequence[str], splits: Sequence[tuple[str, np.ndarray]])
     return total.hexdigest()
 
 
-def _signature(stat: os.stat_result) -> tuple[int, int, int, int]:
-    """Size, times and inode; the inode cut to 63 bits because some file systems use more."""
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino & (2**63 - 1)
-
-
 def _below(folder: str, place: Place) -> Place:
     return os.path.join(folder, place[0]), *place[1:]
 
 
-def _stat(path: str | Place) -> tuple[int, int, int, int]:
+def _stat(path: str | Place) -> Signature:
     try:
         found = os.stat(path if isinstance(path, str) else path[0])
     except OSError:
         return _NO_STAT
-    return _signature(found) if S_ISREG(found.st_mode) else _NO_STAT  # reading a pipe or a device may never end
+    return signature(found) if S_ISREG(found.st_mode) else _NO_STAT  # reading a pipe or a device may never end
 
 
-def _hash(path: str | Place) -> tuple[tuple[int, int, int, int], bytes, bool]:
+def _hash(path: str | Place) -> tuple[Signature, bytes, bool]:
     """(stat data from before reading, digest, whether the file had been at rest long enough to trust them)."""
     file_path, offset, left = (path, 0, -1) if isinstance(path, str) else path
     try:
         with open_regular(file_path, buffering=0) as file:
-            signature = _signature(os.fstat(file.fileno()))
-            settled = time.time_ns() - max(signature[1:3]) > SETTLED_NS
+            stat = signature(os.fstat(file.fileno()))
+            at_rest = settled(stat)
             total = hashlib.sha256()
             file.seek(offset)
             while block := file.read(1 << 20 if left < 0 else min(left, 1 << 20)):
@@ -126,7 +118,7 @@ def _hash(path: str | Place) -> tuple[tuple[int, int, int, int], bytes, bool]:
                 left -= len(block) if left >= 0 else 0
     except OSError:
         return _NO_STAT, bytes(32), False
-    return signature, total.digest(), settled
+    return stat, total.digest(), at_rest
 
 
 @dataclass(frozen=True)

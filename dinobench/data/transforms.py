@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 
+from dinobench import lazy
 from dinobench.errors import UserError
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channels, input_of
 from dinobench.types import setting
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from dinobench.types import Backbone
 
 T = TypeVar("T")
+
+with lazy.imports():
+    import torch
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import ClassVar, Protocol
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from dinobench import lazy
 from dinobench.data.decoding import BROKEN_IMAGE, open_image
 from dinobench.data.object_labels import VOID, check_prediction, later_labels
 from dinobench.errors import BrokenImage, UserError
+
+with lazy.imports():
+    import cv2
 
 
 class Video(Protocol):

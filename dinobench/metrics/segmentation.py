@@ -11,8 +11,12 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+
+from dinobench import lazy
+
+with lazy.imports():
+    import cv2
 
 # Share of the image diagonal within which two boundaries match: `bound_th` of the DAVIS evaluation package.
 BOUNDARY_TOLERANCE = 0.008

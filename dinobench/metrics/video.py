@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
+from dinobench import lazy
 from dinobench.metrics.segmentation import statistics
 from dinobench.types import Metric
+
+with lazy.imports():
+    import pandas as pd
 
 STATISTICS = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay")
 #: All in percent; decay is the score lost from the first to the last quarter of a video, so less is better.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ from dinobench.files import atomic_path, user_path
 from dinobench.hashing import sha256_file
 from dinobench.models import sharded
 from dinobench.models.containers import MAX_TENSORS, read_file
-from dinobench.models.screening import DISTRIBUTED
+from dinobench.models.sources.files import is_index, weights_file
 
 # Training state that holds tensors but never a backbone.
 SKIPPED = frozenset(
@@ -28,8 +26,6 @@ SKIPPED = frozenset(
 SKIPPED |= {"loss_scaler", "amp", "loops", "callbacks", "dino_loss", "ibot_loss", "criterion", "rng_state"}
 # parts of names that torch.compile, FSDP and Lightning put in
 WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_forward_module)\.")
-# what Hugging Face puts into a model's folder, in the order in which its own loader looks
-FOLDER_FILES = tuple(f"{n}{end}" for n in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
 MAX_NAME = 1000  # characters
 
 
@@ -53,8 +49,8 @@ def read_checkpoint(path: str | Path) -> RawCheckpoint:
     Raises UserError, one line with the remedy, for a missing, empty, truncated or foreign file, for a part of a
     checkpoint, and for a pickle that asks for anything but tensors, containers, numbers and argparse.Namespace.
     """
-    path = _file(user_path(path))
-    if sharded.is_index(path):
+    path = weights_file(user_path(path))
+    if is_index(path):
         container, value, sha256 = sharded.read(path)
     else:
         container, value = read_file(path)
@@ -86,29 +82,6 @@ def write_checkpoint(obj: Any, path: str | Path) -> None:
     """torch.save, whole or not at all: readers see the old file or the new one, also after a power cut."""
     with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
         torch.save(obj, file)
-
-
-def _file(path: Path) -> Path:
-    """The file itself, or what holds the weights in a Hugging Face model folder."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path (a timm model is written timm:NAME)") from None
-    except (OSError, ValueError) as error:  # endless links, names too long, no permission
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', '') or error}") from None
-    if stat.S_ISDIR(mode):
-        if (path / ".metadata").is_file() or next(path.glob("*.distcp"), None):
-            raise UserError(f"{path}: {DISTRIBUTED.replace('FOLDER', repr(str(path)))}")
-        for name in FOLDER_FILES:
-            if (path / name).is_file():
-                return path / name
-        raise UserError(f"{path}: is a folder; give the checkpoint file in it")
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: is not a regular file")
-    if path.suffix == ".distcp" or path.name == ".metadata":
-        raise UserError(f"{path}: {DISTRIBUTED.replace('FOLDER', repr(str(path.parent)))}")
-    sharded.refuse_part(path)
-    return path
 
 
 def _named(value: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dinobench.models.inert_pickle import DICTS, Built, Node, Rejected
+from dinobench.models.sources.files import DISTRIBUTED
 
 MAX_DEPTH = 64  # of containers in containers; configurations reach about ten
 MAX_VALUES = 3_000_000  # as a walk meets them: containers that share their contents multiply
@@ -107,10 +108,6 @@ _PARAMETER = "torch._utils._rebuild_parameter"
 FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
 PARAMETERS = ("torch.nn.parameter.Parameter", _PARAMETER, f"{_PARAMETER}_with_state")
 TENSORS = (_TENSOR, f"{_TENSOR}_v2", f"{_TENSOR}_v3", FROM_TYPE, *PARAMETERS)
-DISTRIBUTED = (
-    "is of a distributed checkpoint (DCP); make one file of its folder with "
-    "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, 'whole.pth') and give that"
-)
 
 
 def _check_shape(nodes: list[Node]) -> None:

@@ -22,24 +22,6 @@ from dinobench.models.containers import read_file
 
 MAX_INDEX = 1 << 24  # bytes; some 100,000 tensors
 MAX_PARTS = 1000
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<kind>safetensors|bin)")
-
-
-def is_index(path: Path) -> bool:
-    """Whether the name is that of a sharded save's index."""
-    return path.name.endswith(".json")
-
-
-def refuse_part(path: Path) -> None:
-    """Raises UserError for one of several parts, naming what to give in its place."""
-    match = PART.fullmatch(path.name)
-    if match is None or int(match["count"]) == 1:
-        return
-    index = path.with_name(f"{match['stem']}.{match['kind']}.index.json")
-    remedy = f"give its index, {index}" if index.is_file() else f"{index.name}, its index, is not beside it: fetch both"
-    raise UserError(
-        f"{path}: is part {int(match['number'])} of {int(match['count'])} of a sharded checkpoint; {remedy}"
-    )
 
 
 def parts(index: Path) -> list[str]:

@@ -14,12 +14,13 @@ from typing import Any
 
 from dinobench import __version__
 from dinobench.compare.sanity import flags
-from dinobench.compare.ties import tell_by_items, tied
+from dinobench.compare.ties import TellByItems, tied
 from dinobench.config import settings_of
 from dinobench.errors import UserError
 from dinobench.files import write_output
 from dinobench.report.charts import Group, bars_of, groups, over_k, over_mass, primary
 from dinobench.report.files import curves, evaluation_charts, named, owner, pictures, trainings
+from dinobench.report.packing import PLAIN, finite, packed, records_json
 from dinobench.report.svg import number, percent, scale
 from dinobench.results.comparability import read_results
 from dinobench.results.records import as_dict
@@ -77,9 +78,10 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
     """The page as text, and what went into it: a pure function of the folder."""
     records, broken = read_results(results)
     protocols = _protocols(records)
-    ranked, tell = groups(records), tell_by_items(results)
-    for group in ranked:
-        group.tied = tied(group.records, group.records[0].primary, tell)
+    ranked = groups(records)
+    with TellByItems(results) as tell:
+        for group in ranked:
+            group.tied = tied(group.records, group.records[0].primary, tell)
     records = [r for g in ranked for r in g.records]
     tones = {name: i for i, name in enumerate(dict.fromkeys(r.checkpoint.name for r in records))}
     trained, untold = trainings(results, records)
@@ -97,10 +99,19 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
     over_kept = over_mass(records, tones)
     if len(over_kept) > GROUPS:
         left_out.append(f"{len(over_kept) - GROUPS:,} plots of Jaccard over the attention kept")
-    text = _template().render(
+    environment = _environment()
+    rows = rows_of(ranked, flags(results, records))
+    compressed = {}
+    if len(rows) > PLAIN:
+        board_row = environment.get_template("rows.html").module.board_row
+        rest = "".join(map(board_row, rows[PLAIN:]))
+        compressed = {"rows": packed(re.sub(r"\n\s*", "\n", rest)), "records": packed(records_json(records))}
+    text = environment.get_template("report.html").render(
         title=title or "dinobench report",
         version=__version__,
-        rows=rows_of(ranked, flags(results, records)),
+        rows=rows[:PLAIN],
+        total=len(rows),
+        packed=compressed,
         records=records,
         facts=_facts(records),
         bars=[bars_of(g) for g in drawn],
@@ -111,7 +122,7 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
         pictures=shown,
         left_out=named(left_out),
         data={
-            "records": [_finite(as_dict(r)) for r in records],
+            "records": [] if compressed else [finite(as_dict(r)) for r in records],
             "docs": _docs(protocols),
             "pictures": [p.rows for p in shown],
             "trainings": [owner(t.name, records)[1] for t in trained[:TRAININGS]],
@@ -121,7 +132,7 @@ def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) 
     return text, Written(len(records), 0, left_out)
 
 
-def _template() -> Any:
+def _environment() -> Any:
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
@@ -132,7 +143,7 @@ def _template() -> Any:
         "separators": (",", ":")
     }  # the order of metrics and settings means something
     environment.filters.update(number=number, breakable=_breakable)
-    return environment.get_template("report.html")
+    return environment
 
 
 def _inlined() -> dict[str, Any]:
@@ -204,12 +215,3 @@ def _docs(protocols: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
         if dataclasses.is_dataclass(config):
             docs[name] = {s.name: [s.doc, s.source] for s in settings_of(config).values()}
     return docs
-
-
-def _finite(tree: Any) -> Any:
-    """JSON has no NaN and no infinity, which the records' files may hold: as text they can still be read."""
-    if isinstance(tree, dict):
-        return {str(k): _finite(v) for k, v in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(v) for v in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -173,7 +173,7 @@ def chart(
     def at_y(y: float) -> float:
         return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    marks = x_at if x_at is not None else ticks(x_low, x_high)
+    marks = [x for x in x_at if x > 0 or not log_x] if x_at is not None else ticks(x_low, x_high)
     levels = ticks(y_low, y_high)
     return Chart(
         title=title,

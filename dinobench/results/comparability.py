@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 from dinobench.errors import UserError
 from dinobench.hashing import canonical_json
-from dinobench.results import records
-from dinobench.results.items import checked
+from dinobench.results.listing import read_folder, require_runs
 from dinobench.types import RunRecord
 
 Key: TypeAlias = tuple[str, int, str, str, int]
@@ -204,11 +203,8 @@ def _latest(runs: Sequence[RunRecord], notes: list[str]) -> dict[tuple[int, str]
 
 def read_results(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
     """The records of a folder, and what could not be read. Raises UserError when it holds no runs at all."""
-    if not (results / "runs").is_dir():
-        raise UserError(f"{results}: no runs/ folder in it; `dinobench run --out {results} ...` makes one")
-    whole, broken = records.read_all(results)
-    whole, contradicted = checked(results, whole)
-    broken = sorted([*broken, *contradicted])
+    require_runs(results)
+    whole, broken = read_folder(results)
     if not whole:
         reason = f"; {len(broken)} broken, such as {broken[0][0].name}: {broken[0][1]}" if broken else ""
         raise UserError(f"{results}: holds no records{reason}; `dinobench run --out {results} ...` makes some")

@@ -12,14 +12,13 @@ import io
 import math
 import os
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinobench.errors import UserError
 from dinobench.files import LEFT_BEHIND, atomic_path, read_regular, sweep
-from dinobench.results.parquet import read_frame, read_table
+from dinobench.results.parquet import is_number, read_frame, read_table
 from dinobench.types import RunRecord
 
 if TYPE_CHECKING:
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 
 #: Bytes of a file of items at most: ImageNet's validation set takes 3 MB.
 LIMIT = 64 << 20
-#: Records whose items a listing checks; beyond, it takes longer than the listing, and `dinobench check` does it.
-CHECKED = 1000
-
-#: What pandas calls columns that can be averaged; one of truth values that lacks some is an object.
-NUMBERS = ("floating", "integer", "boolean", "empty")
 
 #: Above any score of an item, and squares of it can still be added.
 BEYOND = 1e100
@@ -77,10 +71,10 @@ def read_items(results: Path, record: RunRecord) -> pd.DataFrame | None:
     if content is None:
         return None
     try:
-        items = read_frame(content)
+        items, scores = read_frame(content), read_table(content, list(record.metrics))
     except Exception as error:
         raise _damaged(results, record, error) from error
-    if reason := _contradiction(record, items):
+    if reason := _contradiction(record, scores):
         raise UserError(f"{path_of(results, record.run_id)}: {reason}")
     return items
 
@@ -103,32 +97,12 @@ def contradiction(results: Path, record: RunRecord) -> str | None:
         if content is None:
             return None
         try:
-            table = read_table(content, list(record.metrics))
-            items = table.to_pandas(ignore_metadata=True, use_threads=False)
+            items = read_table(content, list(record.metrics))
         except Exception as error:
             raise _damaged(results, record, error) from error
     except (UserError, OSError) as error:
         return str(error)
     return _contradiction(record, items)
-
-
-def checked(
-    results: Path, records: Sequence[RunRecord], limit: int = CHECKED
-) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
-    """(the records whose items agree with them, the files of the others, each with the reason).
-
-    All are taken as they are where there are more than `limit`.
-    """
-    if len(records) > limit:
-        return list(records), []
-    sound: list[RunRecord] = []
-    broken: list[tuple[Path, str]] = []
-    for record in records:
-        if reason := contradiction(results, record):
-            broken.append((results / "runs" / f"{record.run_id}.json", reason))
-        else:
-            sound.append(record)
-    return sound, broken
 
 
 def digest_of(results: Path, run_id: str) -> str | None:
@@ -163,18 +137,20 @@ def _damaged(results: Path, record: RunRecord, error: Exception) -> UserError:
     return UserError(f"{path_of(results, record.run_id)}: damaged ({reason}); run it again with --force")
 
 
-def _contradiction(record: RunRecord, items: pd.DataFrame) -> str | None:
-    from pandas.api.types import infer_dtype
+def _contradiction(record: RunRecord, items: pa.Table) -> str | None:
+    import pyarrow as pa
 
     for name, metric in record.metrics.items():
-        if name not in items:
+        if name not in items.column_names:
             continue
-        if infer_dtype(items[name], skipna=True) not in NUMBERS:
+        column = items[name]
+        if not is_number(column.type) and column.null_count < len(column):
             return f"its items hold no numbers for {name}; run it again with --force"
-        column: Any = items[name].astype(float)
-        if column.abs().max() > BEYOND:
+        values: Any = column.combine_chunks().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        values = values[values == values]  # NaN where the item does not count
+        if len(values) and abs(values).max() > BEYOND:
             return f"its items hold values beyond any score for {name}; run it again with --force"
-        mean = (100 if metric.unit == "%" else 1) * float(column.mean())
+        mean = (100 if metric.unit == "%" else 1) * (float(values.mean()) if len(values) else math.nan)
         if not math.isclose(mean, metric.value, rel_tol=1e-6, abs_tol=1e-6):
             return f"{name} is {metric.value:.6g}, the mean of its items {mean:.6g}; run it again with --force"
     return None

@@ -14,8 +14,7 @@ from typing import Any
 from dinobench.errors import UserError
 from dinobench.escaping import csv_cell
 from dinobench.files import atomic_path, sweep
-from dinobench.results.items import checked
-from dinobench.results.records import read_all
+from dinobench.results.listing import read_folder
 from dinobench.types import RunRecord
 
 COLUMNS = (
@@ -75,9 +74,7 @@ def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]
         # last must have seen them all.
         while (now := _state(results)) != seen:
             seen = now
-            records, broken = read_all(results)
-            records, contradicted = checked(results, records)
-            broken = sorted([*broken, *contradicted])
+            records, broken = read_folder(results)
             with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(COLUMNS)

@@ -40,7 +40,7 @@ def read_table(content: bytes, columns: Sequence[str] | None = None) -> pa.Table
     if len(set(schema.names)) < len(schema.names):
         raise ValueError("two columns have one name")
     for field in schema:
-        if not (_is_text(field.type) or _is_number(field.type) or pa.types.is_null(field.type)):
+        if not (_is_text(field.type) or is_number(field.type) or pa.types.is_null(field.type)):
             raise ValueError(f"column {field.name} is neither numbers nor text but {field.type}")
     wanted = schema.names if columns is None else [name for name in columns if name in schema.names]
     # Batch by batch, because the counts in the file's head need not be true; nor is more of that read than must be:
@@ -77,12 +77,12 @@ def read_frame(content: bytes) -> pd.DataFrame:
         if name in (*NAMES, cluster):
             if lacking or not (_is_text(kind) or pa.types.is_integer(kind)):
                 raise ValueError(f"not every item has a {name}")
-        elif lacking and not _is_number(kind):
+        elif lacking and not is_number(kind):
             raise ValueError(f"not every item has a {name}")
     return frame
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
     """Whether values of the type can be averaged: numbers and truth values."""
     import pyarrow as pa
 

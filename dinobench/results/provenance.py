@@ -9,9 +9,11 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 import dinobench
+from dinobench import lazy
+
+with lazy.imports():
+    import torch
 
 #: Libraries whose version can move a number.
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "lightning-fabric")

@@ -6,8 +6,11 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-from scipy import special
+from dinobench import lazy
+
+with lazy.imports():
+    import numpy as np
+    from scipy import special
 
 #: Resamples of a percentile bootstrap; its Monte Carlo error in a 95 % bound is then about 2 % of a standard error.
 RESAMPLES = 10_000

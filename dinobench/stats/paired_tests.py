@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-from scipy import special
-
+from dinobench import lazy
 from dinobench.stats.intervals import (
     ENOUGH_GROUPS,
     RESAMPLES,
@@ -22,6 +20,10 @@ from dinobench.stats.intervals import (
     standard_error,
     student_interval,
 )
+
+with lazy.imports():
+    import numpy as np
+    from scipy import special
 
 #: Random sign patterns of a sign-flip test; p is then never below 1e-4.
 FLIPS = 10_000

@@ -15,11 +15,15 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
 
-from dinobench.metrics.classification import first_argmax
-from dinobench.training.step_values import to_device
+from dinobench import lazy
 from dinobench.types import Backbone, Features
+
+with lazy.imports():
+    import torch
+
+    from dinobench.metrics.classification import first_argmax
+    from dinobench.training.step_values import to_device
 
 #: Joined features are held in memory up to this many bytes; larger ones are gathered from disk batch by batch.
 KEEP_BYTES = 4 << 30

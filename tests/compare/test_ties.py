@@ -8,14 +8,14 @@ from helpers.runs import run
 from helpers.tables import run as scored
 
 from dinobench.compare import compare, writers
-from dinobench.compare.ties import NOTE, TESTED, tell_by_items, tied
+from dinobench.compare.ties import NOTE, TESTED, TellByItems, tied
 from dinobench.report import charts, page
 from dinobench.results import records
 from dinobench.results.comparability import read_results
 
 
 def places(found, results):
-    table = compare(found, tell=tell_by_items(results))
+    table = compare(found, tell=TellByItems(results))
     return {r.labels[0]: cells[0].place for r, cells in zip(table.rows, table.cells, strict=True)}, table
 
 

@@ -9,6 +9,7 @@ from helpers import browser
 from helpers.reports import HOSTILE, SEVERAL, folder, made
 from PIL import Image
 
+from dinobench.report import packing
 from dinobench.report import page as report
 
 pytestmark = pytest.mark.slow
@@ -123,3 +124,34 @@ def test_browser_needs_no_sideways_scrolling(opened, width):
 def test_browser_prints(opened, tmp_path):
     opened.pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF-")
+
+
+@pytest.fixture
+def many(tmp_path):
+    path = browser.find()
+    if path is None:
+        pytest.skip("no Chromium: put one on PATH or name it in DINOBENCH_CHROMIUM")
+    found = [made(f"m{i:03}", 99 - i / 10, run_id=f"r{i:03}") for i in range(packing.PLAIN + 40)]
+    report.write(folder(tmp_path / "many", found), tmp_path / "many.html")
+    with browser.Page(path) as page:
+        page.open(tmp_path / "many.html")
+        page.js("new Promise(done => { const wait = () => document.querySelector('#rest').hidden"
+                " ? done(1) : setTimeout(wait, 50); wait(); })")  # fmt: skip
+        yield page
+        assert page.complaints() == [] and len(page.requests()) == 1
+
+
+def test_browser_unpacks_rows_and_records_of_a_large_page(many):
+    last = packing.PLAIN + 39
+    assert len(many.js(ROWS)) == last + 1 and many.js("document.querySelector('#shown').textContent") == "540 runs"
+    many.js(f"location.hash = '#r{last}'")
+    many.js("new Promise(done => setTimeout(done, 300))")
+    raw = json.loads(many.js(f"document.querySelector('#r{last} + tr.detail pre').textContent"))
+    assert list(raw)[:2] == ["schema", "run_id"]
+    assert raw["run_id"] == f"r{last}" and raw["checkpoint"]["name"] == f"m{last}"
+    many.js(TITLE.format("score") + ".click()")
+    many.js(TITLE.format("score") + ".click()")
+    assert many.js(ROWS)[:2] == [f"r{last}", f"r{last - 1}"]
+    many.js("{const f = document.querySelector('#text'); f.value = 'm539';"
+            "f.dispatchEvent(new Event('input', {bubbles: true}))}")  # fmt: skip
+    assert many.js(ROWS) == [f"r{last}"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import dataclasses
+import gzip
 import json
 import os
 import re
@@ -15,9 +17,13 @@ from typer.testing import CliRunner
 from dinobench.cli import compare
 from dinobench.errors import UserError
 from dinobench.report import charts as report_charts
-from dinobench.report import files
+from dinobench.report import files, packing
 from dinobench.report import page as report
 from dinobench.results import records
+
+
+def unpacked(script: str) -> str:
+    return gzip.decompress(base64.b64decode(script)).decode()
 
 
 class Read(HTMLParser):
@@ -149,9 +155,19 @@ def test_two_thousand_rows_stay_small(tmp_path):
         made(f"model{i}", i % 97, dataset=f"set{i % 80}", dataset_fingerprint=f"{i % 80:064}") for i in range(2000)
     ]
     text, done = report.page(folder(tmp_path, found))
-    assert done.runs == 2000 and text.count('<tr role="row" id=') == 2000
-    assert len(text.encode()) < 6_000_000
+    assert done.runs == 2000 and text.count('<tr role="row" id=') == packing.PLAIN
+    assert len(text.encode()) < 2_000_000
+    _, rows, kept = Read(text).scripts[:3]
+    assert unpacked(rows).count('<tr role="row" id=') == 2000 - packing.PLAIN
+    assert len(json.loads(unpacked(kept))["records"]) == 2000
     assert done.left_out == ["plots of 20 groups of comparable runs, which the table has"]
+
+
+def test_names_from_records_are_text_in_packed_rows_too(tmp_path):
+    found = [made(f"m{i}", 90 - i / 100, run_id=f"r{i}") for i in range(packing.PLAIN)]
+    text, _ = report.page(folder(tmp_path, [*found, made(HOSTILE, 1.0, run_id="evil")]))
+    [row] = [a for a in Read(unpacked(Read(text).scripts[1])).elements if a[1].get("id") == "evil"]
+    assert row[0] == "tr" and "<img" not in unpacked(Read(text).scripts[1])
 
 
 @pytest.fixture

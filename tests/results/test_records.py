@@ -20,6 +20,7 @@ from dinobench.inputs import ModelInput
 from dinobench.results import records
 from dinobench.results.items import read_items
 from dinobench.runner import Evaluation
+from dinobench.types import RunRecord
 
 
 def test_round_trip(tmp_path):
@@ -195,3 +196,10 @@ def test_many_processes_prepare_one_folder_at_once(tmp_path):
     with multiprocessing.get_context("spawn").Pool(8) as pool:
         pool.map(records.prepare, [tmp_path / "out"] * 200, chunksize=1)
     assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "runs"]
+
+
+def test_a_record_that_was_read_is_written_in_the_order_of_its_fields(tmp_path):
+    old = {k: v for k, v in json.loads(records.to_json(record())).items() if k not in ("leak", "lower_is_better")}
+    again = records.to_json(records.from_dict(old))
+    assert list(json.loads(again)) == [f.name for f in dataclasses.fields(RunRecord)]
+    assert again == records.to_json(record())

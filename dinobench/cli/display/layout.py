@@ -10,7 +10,7 @@ from dinobench import console
 from dinobench.escaping import inert
 
 #: Spaces between columns.
-GAP = 2
+GAP = console.GAP
 #: Columns narrower than this are no longer read but spelt.
 NARROW = 24
 

@@ -160,10 +160,11 @@ def one(name: str) -> None:
     Raises UserError for a name of neither.
     """
     from dinobench.config import plain, settings_of
-    from dinobench.pretrain.run import GROUP, load_method
-    from dinobench.registry import available, load, metrics_of
+    from dinobench.registry import METHODS, available, load, metrics_of
 
-    if name in available(GROUP) and name not in available():
+    if name in available(METHODS) and name not in available():
+        from dinobench.pretrain.run import load_method
+
         method = load_method(name)
         console.text(f"{name}: {method.summary}\n")
         return _settings(settings_of(method.config_type()))
@@ -193,9 +194,10 @@ def _settings(settings: Mapping[str, Setting]) -> None:
 def methods() -> None:
     """Every pretraining method with its settings: default, meaning and source."""
     from dinobench.config import plain, settings_of
-    from dinobench.pretrain.run import GROUP, load_method
+    from dinobench.pretrain.run import load_method
+    from dinobench.registry import METHODS
 
-    for method in _each(lambda name, source: load_method(name), GROUP):
+    for method in _each(lambda name, source: load_method(name), METHODS):
         rows = [[s.name, plain(s.value), s.doc, s.source] for s in settings_of(method.config_type()).values()]
         layout.table(f"{method.name}: {method.summary}", ["setting", "default", "meaning", "source"], rows)
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dinobench.data import fingerprint
 from dinobench.data.edits import EDITS, crop_share, edited, recompress
+from dinobench.data.embedded.installed import sample
 from dinobench.data.image_split import ArraySplit
 from dinobench.data.layouts import copydays, landmarks
 
@@ -69,15 +70,22 @@ def places(name: str = NAME) -> landmarks.Landmarks:
 
 def _tiles() -> Iterator[tuple[Image.Image, tuple[int, int, int, int], Image.Image]]:
     """(photo, box, tile) of both photos, row by row."""
-    from sklearn.datasets import load_sample_images
-
-    for pixels in load_sample_images().images:
-        photo = Image.fromarray(pixels)
+    for photo in _photos():
         width, height = photo.width // COLUMNS, photo.height // ROWS
         for row in range(ROWS):
             for column in range(COLUMNS):
                 box = (column * width, row * height, (column + 1) * width, (row + 1) * height)
                 yield photo, box, photo.crop(box)
+
+
+def _photos() -> list[Image.Image]:
+    """The photos of `sklearn.datasets.load_sample_images`, in its order."""
+    try:
+        return [Image.open(sample(f"images/{name}.jpg")).convert("RGB") for name in ("china", "flower")]
+    except OSError:  # it may keep them elsewhere one day
+        from sklearn.datasets import load_sample_images
+
+        return [Image.fromarray(pixels) for pixels in load_sample_images().images]
 
 
 def _split(

@@ -20,7 +20,7 @@ from typing import Any
 from dinobench import console
 from dinobench.errors import UserError
 from dinobench.models import sharded
-from dinobench.models.checkpoint import FOLDER_FILES
+from dinobench.models.sources.files import FOLDER_FILES, is_index
 
 CONFIG, INPUT = "config.json", "preprocessor_config.json"
 MAIN = "main"  # the revision that the hub takes where none is named
@@ -64,7 +64,7 @@ def _cached(model: str, commit: str) -> Snapshot | None:
     if None in (*beside, weights) or weights is None:
         return None
     path = Path(weights)
-    if sharded.is_index(path) and None in [look(part) for part in sharded.parts(path)]:
+    if is_index(path) and None in [look(part) for part in sharded.parts(path)]:
         return None
     return Snapshot(path.parent, commit)
 
@@ -88,7 +88,7 @@ class _Files:
             raise UserError(
                 f"{self.reference}: holds none of {', '.join(FOLDER_FILES)}; check its name, or give a path"
             )
-        if sharded.is_index(weights):
+        if is_index(weights):
             for part in sharded.parts(weights):
                 try:
                     self.required(part)

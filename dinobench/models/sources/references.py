@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dinobench import lazy
 from dinobench.errors import UserError, nearest
 from dinobench.files import user_path
-from dinobench.models.checkpoint import FOLDER_FILES, RawCheckpoint, read_checkpoint
+from dinobench.models.sources.files import FOLDER_FILES, weights_file
+
+with lazy.imports():
+    from dinobench.models.checkpoint import RawCheckpoint, read_checkpoint
 
 if TYPE_CHECKING:
     from dinobench.models.factory import NamedModel
@@ -102,6 +106,19 @@ def resolve(
     if not _exists(text):
         _refuse_unknown(text)
     return Weights(cached_snapshot(path))
+
+
+def check(text: str) -> None:
+    """Raises UserError where a path leads to no weights, before anything is imported that would read them."""
+    if not kind(text):
+        weights_of(text)
+
+
+def weights_of(text: str) -> Path:
+    """The file that a path leads to; nothing of it is read. Raises UserError where there is none."""
+    if not _exists(text):
+        _refuse_unknown(text)
+    return weights_file(cached_snapshot(user_path(text)))
 
 
 def cached_snapshot(folder: Path) -> Path:

@@ -11,6 +11,18 @@
   };
   let parsed;
   const data = () => (parsed ??= JSON.parse($("#data").textContent));
+  // what a page of many runs keeps compressed: rows of the leaderboard, and the records
+  const unpacked = {};
+  const unpack = (name) => (unpacked[name] ??= (async () => {
+    const bytes = Uint8Array.from(atob($(`#packed-${name}`).textContent.trim()), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  })());
+  let packed; // {fields, shared, records}: fields of a record that others have too are numbers of `shared`
+  const recorded = (i) => {
+    if (!packed) return data().records[i];
+    const { fields, shared, records } = packed;
+    return Object.fromEntries(fields.map(([name, among], at) => [name, among ? shared[records[i][at]] : records[i][at]]));
+  };
 
   // -- theme: the system's unless chosen; a page from disk may not be allowed to remember
   const root = document.documentElement;
@@ -36,13 +48,16 @@
   const text = (tr, name) => $(`.c-${name}`, tr).textContent.trim();
   const amount = (tr, name) => Number($(`.c-${name}`, tr).dataset.v);
   const flags = (tr) => (tr.nextElementSibling?.matches(".flags") ? tr.nextElementSibling : null);
-  const rows = $$("tr[data-i]", body).map((tr, at) => ({
-    tr, at, flags: flags(tr), group: Number(tr.dataset.g), detail: null,
+  const total = Number($("#board").dataset.total);
+  const taken = (trs) => trs.map((tr) => ({
+    tr, at: Number(tr.dataset.i), flags: flags(tr), group: Number(tr.dataset.g), detail: null,
     model: text(tr, "model"), protocol: text(tr, "protocol"), profile: text(tr, "profile"),
     dataset: text(tr, "dataset"), metric: text(tr, "metric"), score: amount(tr, "score"), n: amount(tr, "n"),
     all: `${tr.textContent} ${flags(tr)?.textContent ?? ""} ${tr.id}`.toLowerCase().replace(/\s+/g, " "),
   }));
+  const rows = taken($$("tr[data-i]", body));
   let order = rows;
+  let sorted = null;
 
   const numbers = (a, b) => (Number.isNaN(a) - Number.isNaN(b)) || a - b;
   const compare = {
@@ -50,6 +65,7 @@
     n: (a, b, sign) => sign * numbers(a.n, b.n),
   };
   const sort = (key, sign) => {
+    sorted = [key, sign];
     const by = compare[key] ?? ((a, b) => sign * words.compare(a[key], b[key]));
     order = [...rows].sort((a, b) => by(a, b, sign) || a.at - b.at);
     const moved = document.createDocumentFragment();
@@ -92,8 +108,8 @@
       if (row.detail) row.detail.hidden = !fits || $(".open", row.tr).getAttribute("aria-expanded") !== "true";
       count += fits;
     }
-    shown.textContent = count === rows.length ? `${count.toLocaleString("en")} runs`
-      : `${count.toLocaleString("en")} of ${rows.length.toLocaleString("en")} runs`;
+    shown.textContent = count === total ? `${count.toLocaleString("en")} runs`
+      : `${count.toLocaleString("en")} of ${total.toLocaleString("en")} runs`;
     divide();
   };
   $("#filters").addEventListener("input", filter);
@@ -140,7 +156,7 @@
   const places = (lists, i) => lists.flatMap((list, at) => (list.includes(i) ? [at] : []));
 
   const provenance = (i) => {
-    const record = data().records[i];
+    const record = recorded(i);
     const { checkpoint, config, metrics, versions, notes, ...run } = record;
     const docs = (Object.hasOwn(data().docs, record.protocol) && data().docs[record.protocol]) || {};
     const doc = (name) => (Object.hasOwn(docs, name) ? docs[name].filter(Boolean).join(" – ") : "");
@@ -169,7 +185,14 @@
   const open = (row, expanded) => {
     const button = $(".open", row.tr);
     if (!row.detail) {
-      row.detail = el("tr", { class: "detail", role: "row", id: `s-detail-${row.at}` }, provenance(row.at));
+      const waiting = !packed && $("#packed-records");
+      row.detail = el("tr", { class: "detail", role: "row", id: `s-detail-${row.at}` },
+        waiting ? el("td", { colspan: "8", role: "cell" }, "Unpacking …") : provenance(row.at));
+      if (waiting) unpack("records").then((text) => {
+        packed ??= JSON.parse(text);
+        row.detail.replaceChildren(provenance(row.at));
+      }).catch(() => row.detail.replaceChildren(el("td", { colspan: "8", role: "cell" },
+        `This browser cannot unpack the records; this one is runs/${row.tr.id}.json.`)));
       button.setAttribute("aria-controls", row.detail.id);
       (row.flags ?? row.tr).after(row.detail);
     }
@@ -177,7 +200,9 @@
     for (const part of [row.tr, row.flags]) part?.classList.toggle("opened", expanded);
     row.detail.hidden = !expanded;
   };
-  const byElement = new Map(rows.flatMap((row) => [[row.tr, row], [row.flags, row]]));
+  const byElement = new Map();
+  const index = (some) => { for (const row of some) byElement.set(row.tr, row).set(row.flags, row); };
+  index(rows);
   body.addEventListener("click", (event) => {
     const row = byElement.get(event.target.closest("tr"));
     if (!row || (getSelection().toString() && !event.target.closest("button"))) return;
@@ -202,4 +227,19 @@
   };
   addEventListener("hashchange", follow);
   follow();
+
+  // -- the rows that did not fit into the page's text
+  if ($("#packed-rows")) unpack("rows").then((html) => {
+    const holder = document.createElement("template");
+    holder.innerHTML = html; // made, and escaped, by the same template as the rows before them
+    const trs = $$("tr[data-i]", holder.content);
+    body.append(holder.content);
+    const more = taken(trs);
+    rows.push(...more);
+    index(more);
+    if (sorted) sort(...sorted);
+    filter();
+    $("#rest").hidden = true;
+    if (location.hash) follow();
+  }).catch(() => { /* the hint below the table says so */ });
 })();

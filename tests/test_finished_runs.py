@@ -1,0 +1,100 @@
+"""A checkpoint is known again while its files stay as they are, and read again when anything speaks against that."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from helpers.samples import INFO
+
+from dinobench import files, finished_runs
+from dinobench.errors import UserError
+
+HOW = {"name": None, "seed": 0, "arch": None, "key": None, "heads": None, "allow_partial": False}
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch, own_cache):
+    monkeypatch.setattr(files, "SETTLED_NS", -(10**12))
+
+
+def read(path, info=INFO, **changes):
+    """As a run does: looks, reads, remembers."""
+    sight = finished_runs.look(str(path), **{**HOW, **changes})
+    finished_runs.remember(sight, info)
+
+
+def known(path, **changes):
+    return finished_runs.recalled(str(path), **{**HOW, **changes})
+
+
+def test_a_checkpoint_is_known_again_as_what_it_was(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    assert known(path) is None
+    info = dataclasses.replace(INFO, missing=("a", "b"), epoch=3)
+    read(path, info)
+    assert known(path) == info
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"key": "student"}, {"name": "b"}, {"allow_partial": True}])
+def test_read_in_another_way_it_is_another(tmp_path, changes):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    read(path)
+    assert known(path, **changes) is None
+
+
+def test_a_file_that_was_replaced_or_touched_is_read_again(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    read(path)
+    path.write_bytes(b"WEIGHTS")
+    assert known(path) is None
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        known(path)
+
+
+def test_a_file_that_changed_while_it_was_read_is_not_remembered(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    sight = finished_runs.look(str(path), **HOW)
+    path.write_bytes(b"other weights")
+    finished_runs.remember(sight, INFO)
+    assert known(path) is None
+
+
+def test_a_part_of_a_sharded_save_counts(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    part = tmp_path / "model-00001-of-00002.safetensors"
+    index.write_text(json.dumps({"weight_map": {"a": part.name}}))
+    part.write_bytes(b"part")
+    read(index)
+    assert known(index) == INFO
+    part.write_bytes(b"another")
+    assert known(index) is None
+
+
+def test_other_software_reads_anew(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    read(path)
+    monkeypatch.setattr(finished_runs, "_software", lambda: ("newer",))
+    assert known(path) is None
+
+
+def test_pretrained_names_are_never_believed():
+    assert known("timm:vit_tiny_patch16_224") is None
+    assert finished_runs.look("timm:vit_tiny_patch16_224", **HOW) is None
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"files": {}, "info": {}}', '{"files": [], "info": 3}', "[" * 100_000])
+def test_a_damaged_memory_is_none(tmp_path, damage):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    read(path)
+    [memory] = (files.cache_root() / finished_runs.KIND).iterdir()
+    memory.write_text(damage)
+    assert known(path) is None
