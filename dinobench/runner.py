@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import dinobench
-from dinobench import console, finished_runs, lazy, registry, runtime
+from dinobench import console, lazy, registry, runtime
 from dinobench.config import Resolved, flat, resolve_config
 from dinobench.data import check_place, load_dataset
 from dinobench.errors import UnsupportedCapability, UserError
@@ -30,7 +30,7 @@ from dinobench.files import cache_root, file_name, writable_folder
 from dinobench.hashing import digest
 from dinobench.inputs import input_lines, reading_of, recorded
 from dinobench.models.sources import references
-from dinobench.results import leaderboard, records
+from dinobench.results import known_runs, leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.types import (
     Backbone,
@@ -153,8 +153,8 @@ def run(
         for kind in {p.data for p in protocols}:
             check_place(data, kind)
         if folder is not None and compute.cache and not force and save is None and compute.precision != "auto":
-            infos = [finished_runs.recalled(spec, name=name, seed=seed, **vars(loading)) for name, spec in named]
-            if earlier := finished_runs.all_of(
+            infos = [known_runs.recalled(spec, name=name, seed=seed, **vars(loading)) for name, spec in named]
+            if earlier := known_runs.all_of(
                 [p.name for p in protocols], infos, folder, skip_broken,
                 lambda backbones: _evaluations(pairs, data_sets(), backbones, seed, compute.precision),
             ):  # fmt: skip
@@ -219,9 +219,9 @@ def _run_all(
 ) -> list[RunRecord]:
     done: dict[str, RunRecord] = {}
     if out is not None and not force and ctx.rank == 0:
-        done = finished_runs.earlier(evaluations, out, ctx.skip_broken)
+        done = known_runs.earlier(evaluations, out, ctx.skip_broken)
     done = ctx.runtime.broadcast(done)
-    finished_runs.tell(done, out)
+    known_runs.tell(done, out)
     pending = []
     for evaluation in evaluations:
         name, info = evaluation.protocol.name, evaluation.backbone.info
@@ -369,10 +369,10 @@ def with_intervals(protocol: str, declared: Sequence[Metric], result: Result, se
 
 def _load(name: str | None, spec: str, loading: LoadOptions, seed: int, remember: bool) -> Backbone:
     how = {"name": name, "seed": seed, **vars(loading)}
-    sight = finished_runs.look(spec, **how) if remember else None
+    sight = known_runs.look(spec, **how) if remember else None
     backbone = load_backbone(spec, **how)
     if sight is not None:
-        finished_runs.remember(sight, backbone.info)
+        known_runs.remember(sight, backbone.info)
     return backbone
 
 

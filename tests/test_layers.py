@@ -27,7 +27,7 @@ FLOORS = (
     ("compare",),
     ("runner",),
     ("protocols", "pretrain"),
-    ("context", "registry", "finished_runs"),
+    ("context", "registry"),
     ("features", "training", "algorithms", "results"),
     ("models", "data", "metrics", "stats"),
     ("runtime", "config"),

@@ -8,8 +8,9 @@ import json
 import pytest
 from helpers.samples import INFO
 
-from dinobench import files, finished_runs
+from dinobench import files
 from dinobench.errors import UserError
+from dinobench.results import known_runs
 
 HOW = {"name": None, "seed": 0, "arch": None, "key": None, "heads": None, "allow_partial": False}
 
@@ -21,12 +22,12 @@ def settled(monkeypatch, own_cache):
 
 def read(path, info=INFO, **changes):
     """As a run does: looks, reads, remembers."""
-    sight = finished_runs.look(str(path), **{**HOW, **changes})
-    finished_runs.remember(sight, info)
+    sight = known_runs.look(str(path), **{**HOW, **changes})
+    known_runs.remember(sight, info)
 
 
 def known(path, **changes):
-    return finished_runs.recalled(str(path), **{**HOW, **changes})
+    return known_runs.recalled(str(path), **{**HOW, **changes})
 
 
 def test_a_checkpoint_is_known_again_as_what_it_was(tmp_path):
@@ -60,9 +61,9 @@ def test_a_file_that_was_replaced_or_touched_is_read_again(tmp_path):
 def test_a_file_that_changed_while_it_was_read_is_not_remembered(tmp_path):
     path = tmp_path / "a.pth"
     path.write_bytes(b"weights")
-    sight = finished_runs.look(str(path), **HOW)
+    sight = known_runs.look(str(path), **HOW)
     path.write_bytes(b"other weights")
-    finished_runs.remember(sight, INFO)
+    known_runs.remember(sight, INFO)
     assert known(path) is None
 
 
@@ -81,13 +82,13 @@ def test_other_software_reads_anew(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     path.write_bytes(b"weights")
     read(path)
-    monkeypatch.setattr(finished_runs, "_software", lambda: ("newer",))
+    monkeypatch.setattr(finished, "_software", lambda: ("newer",))
     assert known(path) is None
 
 
 def test_pretrained_names_are_never_believed():
     assert known("timm:vit_tiny_patch16_224") is None
-    assert finished_runs.look("timm:vit_tiny_patch16_224", **HOW) is None
+    assert known_runs.look("timm:vit_tiny_patch16_224", **HOW) is None
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"files": {}, "info": {}}', '{"files": [], "info": 3}', "[" * 100_000])
@@ -95,6 +96,6 @@ def test_a_damaged_memory_is_none(tmp_path, damage):
     path = tmp_path / "a.pth"
     path.write_bytes(b"weights")
     read(path)
-    [memory] = (files.cache_root() / finished_runs.KIND).iterdir()
+    [memory] = (files.cache_root() / known_runs.KIND).iterdir()
     memory.write_text(damage)
     assert known(path) is None

@@ -106,7 +106,7 @@ def _software() -> tuple[Any, ...]:
             versions.append(version(library))
         except PackageNotFoundError:
             versions.append("")
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     sources = sorted([*here.glob("*.py"), *(here / "models").rglob("*.py")])
     return (*versions, *((source.name, *(signature_of(source) or ())) for source in sources))
 
