@@ -6,12 +6,13 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from dinobench import __version__
+from dinobench import __version__, lazy
 from dinobench.bench.measure import BenchRow
 from dinobench.errors import UserError
 from dinobench.files import write_output
+
+with lazy.imports():
+    import torch
 
 #: What stands around the table in a file that it is written into.
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"

@@ -82,7 +82,7 @@ def test_other_software_reads_anew(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     path.write_bytes(b"weights")
     read(path)
-    monkeypatch.setattr(finished, "_software", lambda: ("newer",))
+    monkeypatch.setattr(known_runs, "_software", lambda: ("newer",))
     assert known(path) is None
 
 

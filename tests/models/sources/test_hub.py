@@ -24,7 +24,7 @@ from dinobench.models.sources.hub import cached_models, fetch
 
 VIT = huggingface(vit())
 FILES = {
-    "config.json": json.dumps({"model_type": "vit", "num_attention_heads": 1}).encode(),
+    "config.json": json.dumps({"model_type": "vit", "num_attention_heads": 1, "layer_norm_eps": 1e-6}).encode(),
     "preprocessor_config.json": b"{}",
     "model.safetensors": safetensors(VIT),
 }

@@ -31,7 +31,9 @@ def hub(monkeypatch, tmp_path):
 
 def hf_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "vit", "num_attention_heads": 1, "layer_norm_eps": 1e-6})
+    )
     save_file(huggingface(vit()), folder / "model.safetensors")
     return folder
 
