@@ -56,7 +56,7 @@ def score(monkeypatch):
         monkeypatch.setattr(runner, "load_backbone", loaded)
         data, small = PROTOCOLS[protocol]
         compute = ComputeOptions(device="cpu", cache=False)
-        (record,) = dinobench.run(protocol, "any", data, settings=small | settings, out=None, compute=compute)
+        (record,) = dinobench.run(protocol, "pixels", data, settings=small | settings, out=None, compute=compute)
         return record, [x[..., :16, :16] for x in seen]
 
     return scored

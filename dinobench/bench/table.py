@@ -5,14 +5,17 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dinobench import __version__, lazy
-from dinobench.bench.measure import BenchRow
 from dinobench.errors import UserError
 from dinobench.files import write_output
 
 with lazy.imports():
     import torch
+
+if TYPE_CHECKING:
+    from dinobench.bench.measure import BenchRow
 
 #: What stands around the table in a file that it is written into.
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"

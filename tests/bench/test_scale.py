@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
+from dinobench import files
 from dinobench.bench import scale
-from dinobench.data import fingerprint
 
 
 def test_every_step_is_measured_on_the_files_asked_for(monkeypatch):
     monkeypatch.setattr(scale, "CLASSES", 2)
     monkeypatch.setattr(scale, "LINKS", 7)
-    monkeypatch.setattr(fingerprint, "SETTLED_NS", -1)
+    monkeypatch.setattr(files, "SETTLED_NS", -1)
     monkeypatch.setattr(scale.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("DINOBENCH_CACHE", "as it was")
     rows = scale.scale(120)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinobench import files
 from dinobench.data import fingerprint, load_dataset
 from dinobench.files import cache_root
 from dinobench.types import ImageClassification
@@ -29,7 +30,7 @@ NAMES = [f"{split}/{c}/{i}.png" for split in ("train", "val") for c in "ab" for 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DINOBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fingerprint, "SETTLED_NS", -1)  # trust files that were written this very moment
+    monkeypatch.setattr(files, "SETTLED_NS", -1)  # trust files that were written this very moment
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_swapped_pair_is_seen(root: Path) -> None:
 def test_files_that_just_changed_are_not_trusted(
     root: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fingerprint, "SETTLED_NS", 3_600_000_000_000)
+    monkeypatch.setattr(files, "SETTLED_NS", 3_600_000_000_000)
     load(root), load(root)
     assert len(hashed) == 2 * len(NAMES)
 
@@ -183,9 +184,10 @@ def test_what_was_hashed_before_an_interrupt_is_kept(
 KILLED = """
     import os, sys
     from pathlib import Path
+    from dinobench import files
     from dinobench.data import fingerprint
 
-    fingerprint.SETTLED_NS, fingerprint.CHUNK, fingerprint.KEEP_SECONDS, fingerprint.THREADS = -1, 1, 0.0, 1
+    files.SETTLED_NS, fingerprint.CHUNK, fingerprint.KEEP_SECONDS, fingerprint.THREADS = -1, 1, 0.0, 1
     original, hashed = fingerprint._hash, []
 
     def noted(path):

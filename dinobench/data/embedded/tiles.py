@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dinobench.data import fingerprint
+from dinobench.data.decoding import decode
 from dinobench.data.edits import EDITS, crop_share, edited, recompress
 from dinobench.data.embedded.installed import sample
 from dinobench.data.image_split import ArraySplit
@@ -81,7 +82,7 @@ def _tiles() -> Iterator[tuple[Image.Image, tuple[int, int, int, int], Image.Ima
 def _photos() -> list[Image.Image]:
     """The photos of `sklearn.datasets.load_sample_images`, in its order."""
     try:
-        return [Image.open(sample(f"images/{name}.jpg")).convert("RGB") for name in ("china", "flower")]
+        return [decode(sample(f"images/{name}.jpg")) for name in ("china", "flower")]
     except OSError:  # it may keep them elsewhere one day
         from sklearn.datasets import load_sample_images
 
