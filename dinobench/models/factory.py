@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from timm.layers import Attention, PatchEmbed, RotaryEmbeddingDinoV3
+from timm.layers import Attention, AttentionPool2d, PatchEmbed, RotaryEmbeddingDinoV3
 from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
@@ -320,6 +320,8 @@ def describe(module: Any, model: str) -> Architecture:
         return Architecture("resnet", base, width, build, settings=base if _unlike_inferred(module) else "", pool=None)
     if type(module) is ConvNeXt:
         return Architecture("convnext", base, width, build, pool=None)
+    if isinstance(getattr(module, "head", None), AttentionPool2d):  # CLIP's ResNets
+        return Architecture("resnet", base, width, build, settings=base, pool=None)
     return Architecture("generic", base, width, build, settings=base, pool=None)
 
 

@@ -57,14 +57,16 @@ def find_candidates(names: Iterable[str], families: Sequence[Family] = FAMILIES)
     """Every backbone in the file, best first. The first of `families` whose marks stand under a prefix takes it."""
     present = set(names)
     candidates: dict[str, Candidate] = {}
+    taken: set[str] = set()  # a mark of one family's is no other's, under whatever prefix
     for family in families:
         anchor, *others = family.anchors
         for name in present:
             prefix = name.removesuffix(anchor)
-            if prefix == name or (prefix and not prefix.endswith(".")) or prefix in candidates:
+            if prefix == name or (prefix and not prefix.endswith(".")) or prefix in candidates or name in taken:
                 continue
             if all(prefix + n in present for n in others) and not any(prefix + n in present for n in family.absent):
                 candidates[prefix] = Candidate(prefix, family)
+                taken.update(prefix + n for n in family.anchors)
     averaged = averaged_is_evaluated(present)
     return sorted(candidates.values(), key=lambda c: (c.rank(averaged), c.prefix.count("."), c.prefix))
 

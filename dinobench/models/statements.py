@@ -155,9 +155,14 @@ def tell_open_clip(spec: ModelSpec, config: Mapping[str, Any]) -> None:
     origin = "open_clip_config.json"
     timm_name = _word(tower.get("timm_model_name"))
     width, head_width = _number(tower.get("width", 768), whole=True), _number(tower.get("head_width", 64), whole=True)
+    layers = tower.get("layers")
     if timm_name:
-        spec.tell(origin, timm=timm_name)
-    elif not isinstance(tower.get("layers"), list) and width and head_width:  # a list: a ResNet
+        # what projects in two steps has a layer more than timm's model of that name; a ConvNeXt's tensors tell it all
+        projected = tower.get("timm_proj") == "mlp" and timm_name.startswith("convnext")
+        spec.tell(origin, timm=None if projected else timm_name)
+    elif isinstance(layers, list):  # a ResNet, whose last map is 32 times as wide as its stem
+        spec.tell(origin, heads=int(32 * width // head_width) or None if width and head_width else None)
+    elif width and head_width:
         quick = model.get("quick_gelu") is True
         spec.tell(
             origin, heads=int(width // head_width) or None, activation="quick_gelu" if quick else "gelu",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 
 import torch
 from timm.models.convnext import ConvNeXt
 
 from dinobench.models.architecture import NORM_EPS, Architecture
+from dinobench.models.families import released
 from dinobench.models.families.family import Family, count, first
 from dinobench.models.key_mapping import Mapped, Rules, flatten_convnext
 from dinobench.models.spec import ModelSpec
@@ -23,7 +25,10 @@ CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 3, 27, 3), 128): "base",
     ((3, 3, 27, 3), 192): "large",
     ((3, 3, 27, 3), 256): "xlarge",
+    ((3, 4, 30, 3), 384): "xxlarge",
 }
+#: timm's `convnext.py`: of LAION's largest, whose norms keep torch's default; all others have 1e-6.
+SIZES_EPS = {"xxlarge": released.LAYER_NORM_EPS}
 RULES: Rules = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -57,6 +62,11 @@ DINOV3_RULES: Rules = (
     (r"^layer_norm\.", "head.norm."),
 )
 _TV_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
+# open_clip keeps timm's model as `trunk`, and the projection to the space it shares with texts as `head`
+OPEN_CLIP_RULES: Rules = (
+    (r"^trunk\.", ""),
+    (r"^head\.mlp\.fc1\.", "head.pre_logits.fc."),
+)
 OWN = r"head\.norm\..*"  # timm's ConvNeXt keeps its final norm in the head; the original's `norm` maps there too
 
 
@@ -88,13 +98,21 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
 
 
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architecture:
-    """Depths, widths, LayerScale and global response norm (arXiv 2301.00808) of a ConvNeXt with a patch stem."""
+    """Depths, widths, LayerScale and global response norm (arXiv 2301.00808) of a ConvNeXt with a patch stem.
+
+    A layer before the classifier (timm's `convnext_large_mlp`, the first of open_clip's projection of two) is part of
+    the feature, as in timm's `forward_head(pre_logits=True)`.
+    """
     tensors = mapped.tensors
     depths = tuple(count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.") for i in range(4))
     kernels = [first(tensors, rf"stages\.{i}\.blocks\.\d+\.conv_dw\.weight") for i in range(4)]
     dims = tuple(k.shape[0] for k in kernels)
     v2 = any(".grn." in n for n in tensors)
-    eps = float(spec.settle("eps", NORM_EPS, "the releases'"))
+    size = CONVNEXTS.get((depths, dims[0]), f"w{dims[0]}")
+    eps = float(spec.settle("eps", SIZES_EPS.get(size, NORM_EPS), "the releases'"))
+    hidden = tensors["head.pre_logits.fc.weight"].shape[0] if "head.pre_logits.fc.weight" in tensors else None
+    if hidden or size in SIZES_EPS:  # only CLIP trains these
+        spec.tell("CLIP's", mean=released.CLIP_MEAN, std=released.CLIP_STD)
     build = functools.partial(
         ConvNeXt,
         depths=depths,
@@ -105,12 +123,25 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architectur
         use_grn=v2,
         norm_eps=eps,
         head_norm_first="norm_pre.weight" in tensors,
+        head_hidden_size=hidden,
         num_classes=0,
     )
-    name = ("convnextv2_" if v2 else "convnext_") + CONVNEXTS.get((depths, dims[0]), f"w{dims[0]}")
-    return Architecture("convnext", name, dims[-1], build, settings="" if eps == NORM_EPS else f"eps={eps:g}")
+    name = f"{'convnextv2' if v2 else 'convnext'}_{size}{'_mlp' if hidden else ''}"
+    return Architecture("convnext", name, hidden or dims[-1], build, settings="" if eps == NORM_EPS else f"eps={eps:g}")
 
 
+def infer_open_clip(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architecture:
+    """A tower of open_clip's, whose images are normalised as CLIP's."""
+    spec.tell("CLIP's", mean=released.CLIP_MEAN, std=released.CLIP_STD)
+    return infer(mapped, spec, partial)
+
+
+_TRUNK = ("trunk.stages.0.blocks.0.conv_dw.weight", "trunk.stem.0.weight")
+OPEN_CLIP = Family(
+    "open-clip-convnext", (*_TRUNK, "head.proj.weight"), infer_open_clip, rules=OPEN_CLIP_RULES, finish=finish, own=OWN,
+    label="convnext-timm", method="clip",
+)  # fmt: skip
+OPEN_CLIP_MLP = replace(OPEN_CLIP, name="open-clip-convnext-mlp", anchors=(*_TRUNK, "head.mlp.fc1.weight"))
 TIMM = Family(
     "convnext-timm", ("stages.0.blocks.0.conv_dw.weight", "stem.0.weight"), infer, finish=finish, own=OWN,
     label="convnext-timm",
