@@ -51,6 +51,7 @@ class Architecture:
     grid: tuple[int, int] = (0, 0)
     settings: str = ""  # what the outputs depend on and no tensor tells
     pool: str | None = "cls"  # what the family's authors take for the feature; None where there are no tokens to pool
+    token_dim: int | None = None  # of one token, where the feature is not as wide
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def repool(architecture: Architecture, pool: str | None, path: str) -> Architect
     if architecture.pool is None:
         raise UserError(f"{path}: a {architecture.arch} has no tokens for --pool {pool}; leave it out")
     settings = ",".join(s for s in (architecture.settings, f"pool={pool}") if s)
-    width = architecture.embed_dim * (2 if pool == "cls+mean" else 1)
+    width = (architecture.token_dim or architecture.embed_dim) * (2 if pool == "cls+mean" else 1)
     return replace(architecture, pool=pool, settings=settings, embed_dim=width)
 
 

@@ -22,9 +22,9 @@ PREFIX_TOKENS = ("cls_token", "dist_token", "reg_token")  # in the order in whic
 # What stands beside a backbone in the files met in the wild: heads, predictors, decoders, queues, mask tokens. A layer
 # of the head before its classifier is none of these: it makes the feature.
 IGNORED = re.compile(
-    r"(fc|heads?(?!\.pre_logits\.)|head_dist|classifier|linear|pooler|projector|projection|projection_head|projection_mlp|proj_head|"
-    r"prototypes|predictor|prediction_head|prediction_mlp|prediction|dino_head|ibot_head|contrastive_head|criterion|bn|"
-    r"mask_token|masked_embed|queue\w*|center|decoder|decoder_\w+|lm_head|embeddings\.mask_token)(\.|$)"
+    r"(fc|heads?(?!\.pre_logits\.)|head_dist|classifier|linear|pooler|projector|projection|projection_head|"
+    r"projection_mlp|proj_head|prototypes|predictor|prediction_head|prediction_mlp|prediction|dino_head|ibot_head|contrastive_head|"
+    r"criterion|bn|mask_token|masked_embed|queue\w*|center|decoder|decoder_\w+|lm_head|embeddings\.mask_token)(\.|$)"
 )
 
 

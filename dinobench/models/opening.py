@@ -57,7 +57,10 @@ def open_weights(source: Weights, options: LoadOptions, partial: bool) -> Opened
     if packed := [n for n, t in tensors.items() if t.is_floating_point() and t.dtype.itemsize == 1]:
         kind = str(tensors[packed[0]].dtype).removeprefix("torch.")
         raise UserError(f"{shown}: {len(packed)} tensors of {kind} ({chosen.prefix}{packed[0]}); save them as float16")
-    if wanted:
+    if wanted and chosen.family.named:
+        spec.tell(wanted.origin, variant=wanted.arch)
+        wanted, whole = None, {}
+    elif wanted:
         wanted.tell(spec)
     method = infer_method(raw.tensors, raw.meta, chosen)
     spec.tell("the file's marks", method=None if method in WEAK else method)

@@ -20,7 +20,8 @@ class TokenBackbone(ModuleBackbone):
     """A transformer of timm's whose blocks keep one grid of patches: BEiT, EVA, DINOv3, CLIP, SigLIP, ...
 
     `pool` says what the feature is: "cls", "mean" (of the patches), "cls+mean" (side by side), "map" (the model's own
-    attention pooling) or "cls&dist" (the mean of CLS and DeiT's distillation token). The norm that timm puts after the
+    attention pooling), "cls&dist" (the mean of CLS and DeiT's distillation token) or "summary" (RADIO's CLS tokens, one
+    after the other, that the module names in `summary`). The norm that timm puts after the
     pooling (`fc_norm`) is part of it. What stands before a classifier is thus the same as with timm's
     `forward_head(pre_logits=True)` for the pooling that the model has.
     """
@@ -91,6 +92,8 @@ class TokenBackbone(ModuleBackbone):
             return self._post(self.module.attn_pool(tokens if whole else tokens[:, self.prefix :]))
         if self.pool == "cls&dist":
             return self._post(tokens[:, :2].mean(dim=1))
+        if self.pool == "summary":
+            return self._post(tokens[:, list(self.module.summary)].flatten(1))
         parts = [tokens[:, 0]] if "cls" in self.pool else []
         parts += [tokens[:, self.prefix :].mean(dim=1)] if "mean" in self.pool else []
         return torch.cat([self._post(part) for part in parts], dim=-1)

@@ -13,6 +13,7 @@ import torch
 from helpers.families_hierarchical import made, random_values
 from helpers.layouts_table import Case, Written
 from helpers.weights import golden_input, save
+from safetensors.torch import save_file
 
 X = golden_input(2, 64, 64)
 OPENAI_MARKS = {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}
@@ -105,6 +106,69 @@ def open_clip_trunk(projection: str, folder: Path) -> Written:
     return Written(path, X, features)
 
 
+def radio(width: int = 32, depth: int = 2, heads: int = 2, tokens: int = 8, corners: bool = True, side: int = 6) -> Any:
+    """timm's NaFlexVit in RADIO's configuration, whose positions are resized as RADIO's are, in random values."""
+    from timm.models.naflexvit import NaFlexVit, _radio_vit_cfg
+
+    config = _radio_vit_cfg(
+        embed_dim=width, depth=depth, num_heads=heads, reg_tokens=tokens - 1, pos_embed_align_corners=corners,
+        init_values=1e-5,
+    )  # fmt: skip
+    config.pos_embed_grid_size = (side, side)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = random_values(NaFlexVit(config, num_classes=0))
+        with torch.no_grad():
+            model.embeds.proj.bias.zero_()
+    return model
+
+
+def nvidia(model: Any, summary: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """The tensors as in NVIDIA's model.safetensors."""
+    own = dict(model.state_dict())
+    out = {f"radio_model.model.{n}".replace(".gamma", ".grandma"): t for n, t in own.items() if n.startswith("blocks.")}
+    generator = "radio_model.model.patch_generator"
+    kernel = own["embeds.proj.weight"]
+    if kernel.ndim == 4:
+        kernel = kernel.flatten(1)
+    else:  # NaFlexVit's rows are (pixel, channel)
+        kernel = kernel.reshape(len(kernel), 16 * 16, 3).transpose(1, 2).flatten(1)
+    out[f"{generator}.embedder.weight"] = kernel.contiguous()
+    rows = own["embeds.pos_embed"]  # (1, side, side, D)
+    out[f"{generator}.pos_embed"] = rows.reshape(1, -1, rows.shape[-1]).contiguous()
+    out[f"{generator}.cls_token.token"] = torch.cat([own["embeds.cls_token"], own["embeds.reg_token"]], dim=1)[0]
+    out["radio_model.summary_idxs"] = torch.tensor(summary)
+    for name, values in (("mean", timm.data.OPENAI_CLIP_MEAN), ("std", timm.data.OPENAI_CLIP_STD)):
+        out[f"radio_model.input_conditioner.norm_{name}"] = torch.tensor(values).reshape(3, 1, 1)
+    out["radio_model.adaptors.clip.head_mlp.0.weight"] = torch.ones(2, 2)
+    return out
+
+
+def radio_tokens(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """(B, tokens + N, D), as they leave the last block."""
+    with torch.no_grad():
+        out = model.forward_features(x)
+    return out["patches"] if isinstance(out, dict) else out
+
+
+def radio_case(change: Callable[[dict], dict] = dict, arch: str | None = None, **sizes: Any):
+    def build(folder: Path) -> Written:
+        model = radio(**sizes)
+        tokens = radio_tokens(model, X)
+        path = folder / "model.safetensors"
+        save_file(change(nvidia(model, (0, 1, 2))), path)
+        options = {"arch": arch} if arch else {}
+        return Written(path, X, tokens[:, :3].flatten(1), patches=tokens[:, 8:], options=options)
+
+    return build
+
+
+def as_trained(tensors: dict) -> dict:
+    """NVlabs/RADIO's own files have the ViT as `base_model`, and no list of tokens."""
+    own = {n: t for n, t in tensors.items() if n.startswith("radio_model.model.")}
+    return {n.replace("radio_model.model.", "base_model.").replace("grandma", "gamma"): t for n, t in own.items()}
+
+
 def cases() -> list[Case]:
     big = {"image": 224, "width": 64, "heads": 32, "layers": (3, 4, 6, 3)}
     mlp = functools.partial(convnext, head_hidden_size=20)
@@ -130,6 +194,12 @@ def cases() -> list[Case]:
             resnet(openai, options={"arch": "resnet18"}),
         ),
         Case("ConvNeXt", "timm, with a layer before the classifier", "by itself", made("mlp", mlp)),
+        Case("RADIO", "NVIDIA's model on the hub", "refused: give --arch, as in vit_", radio_case()),
+        Case(
+            "RADIO", "NVIDIA's model on the hub", "--arch vit_base_patch16_radio_v3",
+            radio_case(arch="vit_base_patch16_radio_v3", width=768, depth=12, heads=12),
+        ),
+        Case("RADIO", "NVlabs/RADIO's training", "refused: with --arch", radio_case(as_trained)),
         Case("ConvNeXt", "open_clip", "by itself", functools.partial(open_clip_trunk, "linear")),
         Case("ConvNeXt", "open_clip, projection of two layers", "by itself", functools.partial(open_clip_trunk, "mlp")),
     ]  # fmt: skip

@@ -48,7 +48,8 @@ class Family:
     `infer(mapped, spec, partial)` gives the architecture, asking `spec` for what no shape tells and settling there
     what it decides; it may raise LookupError, ValueError or ArithmeticError where shapes make no sense. `heads` are
     names that match `key_mapping.IGNORED` but are the backbone's own (a ConvNeXt's `head.norm`). `label` is what
-    formats are called in records. `method` is who trains such files, where only one does.
+    formats are called in records. `method` is who trains such files, where only one does. With `named`, a name given
+    by --arch does not make the model timm's own: `infer` is told it as the fact `variant`, and answers for it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Family:
     own: str = ""
     label: str = ""
     method: str = ""
+    named: bool = False
 
     def canonical(self, name: str) -> str:
         """timm's name of one of the family's tensors."""
