@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 import timm
@@ -54,6 +55,19 @@ def test_open_clips_projection_of_two_layers_is_that_of_timms_model(tmp_path, mo
         torch.testing.assert_close(backbone.features(X), written.features, atol=1e-4, rtol=1e-4)
     backbone = load_backbone(written.path)
     assert backbone.info.input.mean == released.CLIP_MEAN and backbone.info.method == "clip"
+
+
+@pytest.mark.parametrize("projection", ["linear", "mlp"])
+def test_a_folder_of_open_clips_is_read_with_what_it_says(tmp_path, projection):
+    written = open_clip_trunk(projection, tmp_path)
+    path = written.path.rename(tmp_path / "open_clip_pytorch_model.bin")
+    tower = {"timm_model_name": "convnext_atto", "timm_pool": "avg", "timm_proj": projection, "image_size": 64}
+    images = {"mean": list(released.CLIP_MEAN), "std": list(released.CLIP_STD)}
+    config = {"model_cfg": {"embed_dim": 12, "vision_cfg": tower}, "preprocess_cfg": images}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    backbone = load_backbone(path)
+    torch.testing.assert_close(backbone.features(X), written.features, atol=1e-4, rtol=1e-4)
+    assert backbone.info.input.mean == released.CLIP_MEAN and backbone.info.input.origin == "open_clip_config.json"
 
 
 def test_a_model_with_that_layer_is_not_one_without(tmp_path, monkeypatch):
