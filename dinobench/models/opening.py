@@ -132,7 +132,7 @@ def _candidates(
     candidates = find_candidates(raw.tensors, FAMILIES)
     if wanted and wanted.whole:
         own = find_candidates(raw.tensors, [replace(GENERIC, anchors=wanted.anchors)])
-        if own and not (candidates and _fitting(raw, candidates, key, whole) > _fitting(raw, own, key, whole)):
+        if own and not (candidates and _sees_more(raw, candidates, own, key, whole)):
             candidates = own
     if not candidates:
         some = ", ".join(list(raw.tensors)[:3])
@@ -151,6 +151,15 @@ def _at_its_grid(wanted: RequestedArch, mapped: Mapped, whole: Mapping[str, Any]
     prefix = usual.shape[1] - wanted.architecture.grid[0] * wanted.architecture.grid[1]
     h, w = grid_of(rows.shape[1] - prefix, patch, spec)
     return parse_arch(wanted.arch, wanted.origin, (h * patch, w * patch))
+
+
+def _sees_more(
+    raw: RawCheckpoint, found: list[Candidate], own: list[Candidate], key: str | None, whole: Mapping[str, Any]
+) -> bool:
+    """Whether a family leads to more of `whole` than its own names, or to as much and knows what stands around it."""
+    of_family, of_names = _fitting(raw, found, key, whole), _fitting(raw, own, key, whole)
+    around = found[0].prefix != own[0].prefix and own[0].prefix.startswith(found[0].prefix)
+    return of_family > of_names or (of_family == of_names and around and key is None)
 
 
 def _fitting(raw: RawCheckpoint, candidates: list[Candidate], key: str | None, whole: Mapping[str, Any]) -> int:

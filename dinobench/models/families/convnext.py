@@ -130,15 +130,15 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architectur
     return Architecture("convnext", name, hidden or dims[-1], build, settings="" if eps == NORM_EPS else f"eps={eps:g}")
 
 
-def infer_open_clip(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architecture:
+def finish_open_clip(mapped: Mapped, spec: ModelSpec) -> None:
     """A tower of open_clip's, whose images are normalised as CLIP's."""
     spec.tell("CLIP's", mean=released.CLIP_MEAN, std=released.CLIP_STD)
-    return infer(mapped, spec, partial)
+    finish(mapped, spec)
 
 
 _TRUNK = ("trunk.stages.0.blocks.0.conv_dw.weight", "trunk.stem.0.weight")
 OPEN_CLIP = Family(
-    "open-clip-convnext", (*_TRUNK, "head.proj.weight"), infer_open_clip, rules=OPEN_CLIP_RULES, finish=finish, own=OWN,
+    "open-clip-convnext", (*_TRUNK, "head.proj.weight"), infer, rules=OPEN_CLIP_RULES, finish=finish_open_clip, own=OWN,
     label="convnext-timm", method="clip",
 )  # fmt: skip
 OPEN_CLIP_MLP = replace(OPEN_CLIP, name="open-clip-convnext-mlp", anchors=(*_TRUNK, "head.mlp.fc1.weight"))

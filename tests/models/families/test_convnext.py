@@ -70,6 +70,16 @@ def test_a_folder_of_open_clips_is_read_with_what_it_says(tmp_path, projection):
     assert backbone.info.input.mean == released.CLIP_MEAN and backbone.info.input.origin == "open_clip_config.json"
 
 
+def test_an_open_clip_tower_is_seen_as_one_by_name_too(tmp_path, monkeypatch):
+    arch = register(monkeypatch, "convnext_small_plain")  # a name that says nothing of the input, as convnext_base's
+    written = open_clip_trunk("linear", tmp_path)
+    backbone = load_backbone(written.path, arch=arch)
+    torch.testing.assert_close(backbone.features(X), written.features, atol=1e-4, rtol=1e-4)
+    assert backbone.info.input.mean == released.CLIP_MEAN and backbone.info.method == "clip"
+    with pytest.raises(UserError, match=r"left over .visual.head.mlp.fc1.weight"):
+        load_backbone(open_clip_trunk("mlp", tmp_path).path, arch=arch)
+
+
 def test_a_model_with_that_layer_is_not_one_without(tmp_path, monkeypatch):
     arch = register(monkeypatch, "convnext_small_plain", **CONVNEXT)
     path = save(random_values(convnext(head_hidden_size=20)).state_dict(), tmp_path / "x.pth")
