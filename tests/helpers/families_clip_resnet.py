@@ -114,7 +114,7 @@ def radio(width: int = 32, depth: int = 2, heads: int = 2, tokens: int = 8, corn
         embed_dim=width, depth=depth, num_heads=heads, reg_tokens=tokens - 1, pos_embed_align_corners=corners,
         init_values=1e-5,
     )  # fmt: skip
-    config.pos_embed_grid_size = (side, side)
+    config.pos_embed_grid_size, config.mlp_ratio = (side, side), 0.5  # small: tests hold a whole ViT-B of it
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = random_values(NaFlexVit(config, num_classes=0))
