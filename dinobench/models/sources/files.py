@@ -9,8 +9,9 @@ from pathlib import Path
 
 from dinobench.errors import UserError
 
-# what Hugging Face puts into a model's folder, in the order in which its own loader looks
+# what Hugging Face puts into a model's folder, in the order in which its own loader looks; then open_clip's
 FOLDER_FILES = tuple(f"{n}{end}" for n in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
+FOLDER_FILES += ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<kind>safetensors|bin)")
 DISTRIBUTED = (
     "is of a distributed checkpoint (DCP); make one file of its folder with "
