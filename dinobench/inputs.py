@@ -84,3 +84,10 @@ def input_lines(infos: Iterable[Any]) -> list[str]:
         if not (own := input_of(info)).usual:
             lines.setdefault(str(own), []).append(info.name)
     return [f"input of {', '.join(dict.fromkeys(names))}: {line}" for line, names in lines.items()]
+
+
+def reading_lines(backbones: Iterable[Any]) -> list[str]:
+    """What people must know of how models are read: input that is not ImageNet's, and what had to be assumed."""
+    known = list(backbones)
+    assumed = [line for backbone in known for line in getattr(backbone, "assumed", ())]
+    return [*input_lines(backbone.info for backbone in known), *dict.fromkeys(assumed)]

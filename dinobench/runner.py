@@ -28,7 +28,7 @@ from dinobench.data import check_place, load_dataset
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.files import cache_root, file_name, writable_folder
 from dinobench.hashing import digest
-from dinobench.inputs import input_lines, reading_of, recorded
+from dinobench.inputs import reading_lines, reading_of, recorded
 from dinobench.models.sources import references
 from dinobench.results import known_runs, leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
@@ -231,7 +231,7 @@ def _run_all(
             pending.append(evaluation)
     for name in dict.fromkeys(e.protocol.name for e in pending if ctx.saves and not getattr(e.protocol, "saves", "")):
         console.note(f"--save: {name} makes no files to keep")
-    for line in input_lines([e.backbone.info for e in pending]):
+    for line in reading_lines([e.backbone for e in pending]):
         console.note(line)
     ctx.service.prepare([(e.backbone, split, request) for e in pending for split, request in e.requests()])
     for position, evaluation in enumerate(pending):

@@ -123,6 +123,8 @@ def visualize_attention(
         attention = backbone.cls_attention(transform.normalise(pixels))[0].numpy()
     seen = np.moveaxis(pixels[0].numpy(), 0, -1)
     patches = seen.shape[0] // patch, seen.shape[1] // patch
+    for line in backbone.assumed:
+        console.note(line)
     title = f"{backbone.info.name} ({backbone.info.arch}), {image.name}"
     _write(output, figures.figure_file(figures.attention_figure(seen, attention, patches, title, keep), kind))
 
@@ -178,6 +180,8 @@ def visualize_davis(
     frames = [chosen.frame(i) for i in range(len(chosen))]
     truths = [chosen.mask(i) for i in range(len(chosen))]
     title = f"{backbone.info.name}, {video}"
+    for line in backbone.assumed:
+        console.note(line)
     pages = figures.propagation_pages(frames, predictions, truths, title)
     _write(output, figures.video_file(pages, fps, kind))
 

@@ -28,6 +28,7 @@ class ModuleBackbone:
     """What all adapters share: a module, and refusals for what its kind of architecture does not have."""
 
     capabilities: frozenset[str] = frozenset({"features"})
+    assumed: tuple[str, ...] = ()  # what nothing tells of the weights, a line each
     module: Any  # an nn.Module; timm types its submodules too loosely to say more
 
     def __init__(self, module: nn.Module, info: CheckpointInfo, patch_size: int | None) -> None:

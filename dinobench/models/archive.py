@@ -116,6 +116,11 @@ def _recognise(entries: list[_Entry]) -> None:
     names = {entry.name.partition(b"/")[2] for entry in entries}
     if b"constants.pkl" in names:
         raise Rejected("is a TorchScript archive, which carries code; save the model's state_dict() instead")
+    if entries and all(entry.name.endswith(b".npy") for entry in entries):  # TIPS's own files, and big_vision's
+        raise Rejected(
+            "is a NumPy archive; save it for PyTorch: torch.save({name: torch.from_numpy(array) for name, array in "
+            "numpy.load(file).items()}, 'model.pth')"
+        )
     if b"data.pkl" not in names:
         raise Rejected("is a zip archive but not a checkpoint; give the file written by torch.save")
     if any(entry.method for entry in entries):

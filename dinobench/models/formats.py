@@ -41,8 +41,10 @@ class Candidate:
         return self.prefix.rstrip(".") or "(top level)"
 
     def rank(self, averaged: bool = False) -> int:
-        """Its place in PREFERENCE; with `averaged` a target is a teacher."""
+        """Its place in PREFERENCE; with `averaged` a target is a teacher. An `online` family's average comes last."""
         tokens = set(re.split(r"[._]", self.prefix))
+        if self.family.online and "ema" in tokens:
+            return len(PREFERENCE)
         if averaged and "target" in tokens:
             return 0
         return next((i for i, words in enumerate(PREFERENCE) if words & tokens), PREFERENCE.index(frozenset()))
@@ -54,13 +56,17 @@ class Candidate:
 
 
 def find_candidates(names: Iterable[str], families: Sequence[Family] = FAMILIES) -> list[Candidate]:
-    """Every backbone in the file, best first. The first of `families` whose marks stand under a prefix takes it."""
+    """Every backbone in the file, best first. The first of `families` whose marks stand under a prefix takes it.
+
+    It takes the mark itself too, so that what stands inside a whole is not offered beside it.
+    """
     present = set(names)
+    ordered = sorted(present)
     candidates: dict[str, Candidate] = {}
     taken: set[str] = set()  # a mark of one family's is no other's, under whatever prefix
     for family in families:
         anchor, *others = family.anchors
-        for name in present:
+        for name in ordered:
             prefix = name.removesuffix(anchor)
             if prefix == name or (prefix and not prefix.endswith(".")) or prefix in candidates or name in taken:
                 continue
@@ -124,8 +130,9 @@ def infer_method(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], c
     def has(*words: str) -> bool:
         return not parts.isdisjoint(words)
 
-    if has("ibot_head") or (has("ls1", "layer_scale1") and has("mask_token") and _registers(tensors) in (0, 4)):
-        return "dinov2"  # TIPS has its names, and one register
+    dinov2s = has("ls1", "layer_scale1") and has("mask_token") and _registers(tensors) in (0, 4)
+    if has("ibot_head") or (dinov2s and not has("depth_head")):
+        return "dinov2"  # TIPS has its names, and one register; Depth Anything trains it on, under a head
     if has("ibot_loss", "masked_embed", "last_layer2", "last_layer2_g"):
         return "ibot"
     if has("dino_loss", "dino_head") or (has("student", "teacher") and has("last_layer")):

@@ -80,6 +80,9 @@ def load_backbone(
     width in patches) that of its positions; `pool` ("cls", "mean", "cls+mean", "map") what the feature is made of;
     `trust_repo` lets `torchhub:` run its repository's code; `name` is how the model is called in tables.
 
+    What had to be assumed, such as a number of heads that nothing tells, is in `backbone.assumed`, a line each, which
+    every run says.
+
     Raises UserError, one line, for anything wrong with the spec or the file.
     """
     source = resolve(str(spec), seed=seed, name=name, trust_repo=trust_repo, pool=pool)
@@ -90,7 +93,9 @@ def load_backbone(
     _check_complete(opened, allow_partial)
     tensors = _used(opened)
     info = _info(opened, tensors, name, allow_partial)
-    return _adapter(opened.architecture, _fill(opened, tensors, seed), info)
+    backbone = _adapter(opened.architecture, _fill(opened, tensors, seed), info)
+    backbone.assumed = _assumed(opened)
+    return backbone
 
 
 def inspect_checkpoint(
@@ -158,6 +163,16 @@ def _check_complete(opened: Opened, allow_partial: bool) -> None:
     if broken := non_finite(opened.mapped.tensors):
         names = _some([prefix + opened.mapped.names(n) for n in broken])
         raise UserError(f"{path}: NaN or infinity in {len(broken)} tensors ({names}); use an earlier checkpoint")
+
+
+def _assumed(opened: Opened) -> tuple[str, ...]:
+    """A line for a number of heads that nothing tells and no released model of that width settles."""
+    if not opened.spec.origin("heads").startswith("assumed"):
+        return ()
+    return (
+        f"{opened.raw.path}: {opened.architecture.heads} attention heads are assumed, 64 numbers each: neither the "
+        "file nor a released model of its width says; if it has others, give --heads",
+    )
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

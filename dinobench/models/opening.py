@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,7 +83,8 @@ def open_weights(source: Weights, options: LoadOptions, partial: bool) -> Opened
     coverage = archs.cover(expected, mapped)
     if wanted and wanted.whole and coverage.missing:
         _check_family(wanted, mapped, chosen, spec)
-    architecture = archs.repool(architecture, options.pool, shown)
+    stated = spec.get("trunk_pool") if architecture.pool else None
+    architecture = archs.repool(architecture, options.pool or stated, shown)
     spec.tell("the family's", pool=architecture.pool)
     method = spec.get("method") or "unknown"
     return Opened(source, raw, chosen, candidates, mapped, architecture, coverage, method, spec)
@@ -118,7 +120,8 @@ def _map(tensors: Tensors, chosen: Candidate, whole: Mapping[str, Any], spec: Mo
     mapped = map_keys(tensors, family.canonical, family.own, frozenset(whole))
     # before anything is added up: positions folded in half precision would be rounded once more
     mapped.tensors = {n: _widened(t) for n, t in mapped.tensors.items()}
-    family.finish(mapped, spec)
+    with _made_clear(spec):
+        family.finish(mapped, spec)
     return mapped
 
 
@@ -165,15 +168,25 @@ def _sees_more(
 def _fitting(raw: RawCheckpoint, candidates: list[Candidate], key: str | None, whole: Mapping[str, Any]) -> int:
     """How many of `whole` the file has, read as that of `candidates` which `key` names."""
     chosen = choose(candidates, key if any(c.answers(key) for c in candidates if key) else None, "")
-    mapped = _map(under(raw.tensors, chosen, candidates), chosen, whole, ModelSpec(""))
+    try:
+        mapped = _map(under(raw.tensors, chosen, candidates), chosen, whole, ModelSpec(""))
+    except UserError:
+        return 0
     archs.fit_shapes(whole, mapped)
     return len(archs.cover(whole, mapped).matched)
 
 
 def _infer(mapped: Mapped, chosen: Candidate, spec: ModelSpec, partial: bool) -> Architecture:
     """The family's reading. Raises UserError, with --arch or --heads as the remedy, where it is unclear."""
-    try:
+    with _made_clear(spec):
         return chosen.family.infer(mapped, spec, partial)
+
+
+@contextlib.contextmanager
+def _made_clear(spec: ModelSpec) -> Iterator[None]:
+    """Shapes of which a family makes no sense -> UserError."""
+    try:
+        yield
     except (LookupError, ValueError, ArithmeticError) as error:
         raise UserError(f"{spec.path}: its architecture is not clear from its tensors ({error}); give --arch") from None
 

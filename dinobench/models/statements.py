@@ -35,6 +35,8 @@ WHOLE = frozenset({"heads", "registers", "window"})
 
 #: Whole numbers beside the weights of OpenAI's CLIP (openai/CLIP `model.py`, `build_model`), and of no other.
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+#: open_clip's `timm_pool` ("avg" where it is left out: `CLIPVisionCfg`) -> ours; the empty one is the model's own.
+TRUNK_POOLS = {"avg": "mean", "token": "cls", "map": "map"}
 #: transformers' defaults of vision configurations by `model_type`: heads, eps, activation; and whose method it is.
 CONFIG_USUAL: dict[str, tuple[int, float, str, str | None]] = {
     "clip_vision_model": (12, 1e-5, "quick_gelu", "clip"),
@@ -57,13 +59,34 @@ def gather(raw: RawCheckpoint, told: Mapping[str, Mapping[str, Any]]) -> ModelSp
         spec.tell(option, **facts)
     if all(mark in raw.tensors or mark in raw.meta for mark in OPENAI_MARKS):
         spec.tell("the file's marks", openai=True)
+    refuse_pooled_trunk(raw)
     tell_header(spec, raw.meta)
     tell_input(spec, raw.meta)
     tell_arguments(spec, raw.meta)
+    tell_fairseq(spec, raw.meta)
     tell_solo_learn(spec, raw)
     if HUB_NAME.fullmatch(raw.path.name):  # a config.json beside any other file may be anything's
         tell_folder(spec, raw.path.parent)
     return spec
+
+
+def tell_fairseq(spec: ModelSpec, meta: Mapping[str, Any]) -> None:
+    """`cfg`, which fairseq writes: data2vec 2's heads and the epsilon of its norms."""
+    model = _inner(meta, "cfg", "model")
+    model = _inner(model, "pretrained_model_args", "model") or model  # of a fine-tuned one
+    if model.get("_name") == "data2vec_multi":
+        heads, eps = _number(model.get("num_heads"), whole=True), _number(model.get("norm_eps"))
+        spec.tell("the file's cfg", heads=heads, eps=eps)
+
+
+def refuse_pooled_trunk(raw: RawCheckpoint) -> None:
+    """Raises UserError for open_clip's timm models under an attention pooling of its own (`AbsAttentionPool2d`)."""
+    marks = ("visual.head.pool.q.weight", "visual.head.pool.qkv.weight", "visual.head.pool.pos_embed")
+    if any(name.endswith(marks) for name in raw.tensors):
+        raise UserError(
+            f"{raw.path}: is open_clip's of a timm model under an attention pooling of open_clip's own "
+            "(visual.head.pool), which is not read here; save the state_dict() of visual.trunk to evaluate the trunk"
+        )
 
 
 def tell_solo_learn(spec: ModelSpec, raw: RawCheckpoint) -> None:
@@ -159,7 +182,8 @@ def tell_open_clip(spec: ModelSpec, config: Mapping[str, Any]) -> None:
     if timm_name:
         # what projects in two steps has a layer more than timm's model of that name; a ConvNeXt's tensors tell it all
         projected = tower.get("timm_proj") == "mlp" and timm_name.startswith("convnext")
-        spec.tell(origin, timm=None if projected else timm_name)
+        pool = TRUNK_POOLS.get(_word(tower.get("timm_pool", "avg")) or "")
+        spec.tell(origin, timm=None if projected else timm_name, trunk_pool=pool)
     elif isinstance(layers, list):  # a ResNet, whose last map is 32 times as wide as its stem
         spec.tell(origin, heads=int(32 * width // head_width) or None if width and head_width else None)
     elif width and head_width:
@@ -189,6 +213,14 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: is no JSON object, so what it says of the model is not known; copy it again or move it away"
         )
     return content
+
+
+def _inner(value: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """What stands under one key after the other, empty where anything on the way is no mapping."""
+    for key in keys:
+        inner = value.get(key)
+        value = inner if isinstance(inner, Mapping) else {}
+    return value
 
 
 def _word(value: Any) -> str | None:

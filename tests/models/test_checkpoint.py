@@ -68,6 +68,7 @@ FOREIGN = {
     "jpeg": (b"\xff\xd8\xff\xe0" + b"\0" * 99, "JPEG"),
     "web": (b"<!DOCTYPE html><html>", "web page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "npz": (zipped(["a.npy", "b.npy"]), "is a NumPy archive; save it for PyTorch: torch.save"),
     "docx": (zipped(["word/document.xml"]), "zip archive but not a checkpoint"),
     "pickle": (pickle.dumps({"a": 1}), "plain pickle"),
     "pickled_text": (pickle.dumps("hello"), "plain pickle"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import safetensors.torch
 import timm
 import torch
 from helpers.checkpoints import VIT
+from helpers.families_dino_eva import from_timm, hf_dinov3, original_dinov3
+from helpers.families_more import Data2Vec2
 from helpers.families_plain import timm_vit
 from helpers.pretraining import make
 from helpers.pretraining import save as save_training
@@ -20,6 +23,9 @@ from hypothesis import strategies as st
 from timm.layers import QuickGELU
 
 from dinobench.errors import UserError
+from dinobench.inputs import reading_lines
+from dinobench.models.architecture import HEADS
+from dinobench.models.families.family import ACTIVATIONS
 from dinobench.models.loading import inspect_checkpoint, load_backbone
 
 X = golden_input(1, 64, 64)
@@ -152,11 +158,37 @@ def test_moco_v3_is_known_by_its_fixed_positions(tmp_path, kind):
 
 def test_methods_are_named_by_marks_that_no_other_has(tmp_path):
     """timm's models with registers, and TIPS with DINOv2's names and one register, are not DINOv2's."""
-    scaled = vit(registers=4, v2=True)
-    timm_s = {n.replace("register_tokens", "reg_token"): t for n, t in scaled.items() if n != "mask_token"}
-    cases = {"dinov2": scaled, "unknown": timm_s, "unknown ": vit(registers=1, v2=True)}
-    for method, tensors in cases.items():
-        assert load_backbone(save(tensors, tmp_path / "x.pth")).info.method == method.strip()
+    cases: list[tuple[str, dict]] = [("tips", vit(registers=1, v2=True)), ("unknown", vit(registers=2, v2=True))]
+    for registers in (0, 4):
+        original = vit(registers=registers, v2=True)
+        timm_s = {n.replace("register_tokens", "reg_token"): t for n, t in original.items() if n != "mask_token"}
+        depth_anything = prefixed(original, "pretrained.") | {"depth_head.projects.0.weight": torch.ones(2, 2)}
+        cases += [("dinov2", original), ("dinov2", huggingface(original, v2=True)), ("unknown", timm_s)]
+        cases += [("unknown", depth_anything)]
+    own = dict(vit(registers=1, v2=True))
+    head = {"teacher.ibot_head.mlp.0.weight": torch.ones(2, 2)}
+    cases += [("dinov2", prefixed(own, "teacher.backbone.") | head), ("dinov2", {"method": "DINOv2", **own})]
+    plain = {n: t for n, t in own.items() if n != "mask_token" and ".ls" not in n}
+    cases += [("unknown", {n.replace("register_tokens", "reg_token"): t for n, t in plain.items()})]
+    dinov3 = hf_dinov3()
+    cases += [("dinov3", original_dinov3(dinov3)), ("dinov3", dict(dinov3.state_dict()))]
+    cases += [("unknown", dict(from_timm("vit_small_patch16_dinov3")().state_dict()))]  # others train such too
+    for method, tensors in cases:
+        found = load_backbone(save(tensors, tmp_path / "x.pth")).info
+        assert found.method == method, list(tensors)[:3]
+        assert (found.input is None) == (method != "tips")  # whose images are not normalised
+
+
+def test_timm_s_tips_are_known_by_their_size(tmp_path):
+    """Its files have no mask token; a model of one register and another grid may be anybody's."""
+    for size, patch, known in ((224, 14, True), (448, 14, True), (112, 14, False), (256, 16, False)):
+        tensors = vit(registers=1, v2=True, depth=1, image=size, patch=patch)
+        path = save(
+            {n.replace("register_tokens", "reg_token"): t for n, t in tensors.items() if n != "mask_token"},
+            tmp_path / "x.pth",
+        )
+        found = load_backbone(path).info
+        assert (found.method == "tips") == known == (found.input is not None)
 
 
 def test_what_was_assumed_is_shown(tmp_path):
@@ -165,3 +197,75 @@ def test_what_was_assumed_is_shown(tmp_path):
     assert {n: o for n, _, o in inspect_checkpoint(tmp_path / "x.pth", heads=2, pool="mean").facts}[
         "heads"
     ] == "--heads"
+
+
+KINDS = ("folder", "header", "args", "options", "nothing")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    heads=st.integers(1, 6), size=st.sampled_from([8, 16, 32, 64]), depth=st.integers(1, 2),
+    kind=st.sampled_from(KINDS),
+    act=st.sampled_from(["gelu", "quick_gelu", "relu", "gelu_tanh", "silu"]), eps=st.sampled_from([1e-6, 1e-3]),
+)  # fmt: skip
+def test_heads_as_written_are_those_read_or_asked_for(tmp_path_factory, heads, size, depth, kind, act, eps):
+    """By a Hugging Face folder, our header, a file's arguments or --heads; never another number of them in silence."""
+    width = heads * size
+    tensors, place = vit(width=width, depth=depth, image=32), tmp_path_factory.mktemp("written")
+    config = {"num_attention_heads": heads, "hidden_act": act, "layer_norm_eps": eps}
+    header = {"heads": heads, "activation": act, "eps": eps}
+    path = {
+        "folder": lambda: folder(place, config, huggingface(tensors)),
+        "header": lambda: save({"teacher": tensors, "dinobench": {"model": header}}, place / "x.pth"),
+        "args": lambda: save({"model": tensors, "args": Namespace(num_heads=heads)}, place / "x.pth"),
+    }.get(kind, lambda: save(tensors, place / "x.pth"))()
+    told = kind in ("folder", "header")
+    try:
+        backbone = load_backbone(path, heads=heads if kind == "options" else None)
+    except UserError as error:
+        assert kind == "nothing" and "--heads" in str(error)
+        return
+    said = " ".join(backbone.assumed)
+    assert "\n" not in said
+    if kind != "nothing":
+        assert backbone.info.heads == heads and not said
+        layer = ACTIVATIONS[act] if told else torch.nn.GELU
+        norm = functools.partial(torch.nn.LayerNorm, eps=eps if told else 1e-6)
+        model = timm_vit(tensors, heads, size=32, act_layer=layer, norm_layer=norm)
+        x = golden_input(1, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(backbone.features(x), model.forward_features(x)[:, 0], rtol=1e-4, atol=1e-4)
+    elif width not in HEADS:
+        assert f"{backbone.info.heads} attention heads are assumed" in said and "--heads" in said
+    else:
+        assert backbone.info.heads == HEADS[width] and not said
+
+
+def test_what_is_assumed_is_said_once(tmp_path):
+    """By every run, whatever the number of its protocols, and not where it is told."""
+    path = save(VIT, tmp_path / "x.pth")
+    one, told = load_backbone(path), load_backbone(path, heads=2)
+    assert not told.assumed
+    said = f"{path}: 1 attention heads are assumed, 64 numbers each: "
+    assert [line.startswith(said) for line in reading_lines([one, told, load_backbone(path)])] == [True]
+
+
+@pytest.mark.parametrize("name", ["modality_encoders.IMAGE.context_encoder.blocks.300.mlp.fc1.weight", "blocks.999.x"])
+def test_absurd_numbers_of_blocks_are_refused(tmp_path, name):
+    """Also where joining or renumbering comes before the architecture is looked for."""
+    tensors = dict(Data2Vec2().state_dict()) | {name: torch.ones(8, 8)}
+    with pytest.raises(UserError, match=r"not clear from its tensors .*give --arch") as error:
+        load_backbone(save({"model": tensors}, tmp_path / "x.pt"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape"),
+    [("extra_tokens", (64,)), ("extra_tokens", (1, 2, 64)), ("local_encoder.proj.weight", (64, 3, 2, 16, 16)),
+     ("fixed_positional_encoder.positions", (1, 17, 64)), ("context_encoder.norm.weight", (63,))],
+)  # fmt: skip
+def test_damaged_data2vec2_is_refused_in_one_line(tmp_path, tensor, shape):
+    tensors = dict(Data2Vec2().state_dict()) | {f"modality_encoders.IMAGE.{tensor}": torch.ones(shape)}
+    with pytest.raises(UserError) as error:
+        load_backbone(save({"model": tensors}, tmp_path / "x.pt"))
+    assert "\n" not in str(error.value)

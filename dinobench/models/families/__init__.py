@@ -10,10 +10,12 @@ from dinobench.models.families import (
     clip,
     clip_resnet,
     convnext,
+    data2vec2,
     dinov3,
     efficientnet,
     eva,
     huggingface,
+    not_read,
     other_vits,
     perception,
     radio,
@@ -25,6 +27,9 @@ from dinobench.models.families.family import GENERIC, Family
 
 FAMILIES: tuple[Family, ...] = (
     *swin.FAMILIES,
+    data2vec2.FINE_TUNED,
+    data2vec2.IMAGES,
+    *not_read.FAMILIES,
     dinov3.ORIGINAL,
     dinov3.HUGGINGFACE,
     dinov3.TIMM,

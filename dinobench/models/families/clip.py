@@ -12,7 +12,7 @@ from dataclasses import replace
 from dinobench.errors import UserError
 from dinobench.models.architecture import HEADS, Architecture
 from dinobench.models.families import released, vit
-from dinobench.models.families.family import Family, settings_of
+from dinobench.models.families.family import Family, check_patch_embedding, settings_of
 from dinobench.models.key_mapping import Mapped, Rules
 from dinobench.models.spec import ModelSpec
 
@@ -86,7 +86,7 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
 
 def infer_siglip(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     """SigLIP as transformers has it, with tanh's GELU unless a config.json says otherwise."""
-    width = mapped.tensors["patch_embed.proj.weight"].shape[0]
+    width, _ = check_patch_embedding(mapped.tensors["patch_embed.proj.weight"], spec.path)
     spec.tell("SigLIP's of this width", heads=released.SIGLIP_HEADS.get(width, HEADS.get(width)))
     if spec.get("heads") is None:
         raise UserError(f"{spec.path}: how many heads a SigLIP of width {width} has is open; give --heads")

@@ -11,7 +11,16 @@ from timm.models.convnext import ConvNeXt
 
 from dinobench.models.architecture import NORM_EPS, Architecture
 from dinobench.models.families import released
-from dinobench.models.families.family import Family, count, first
+from dinobench.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    activation,
+    activation_name,
+    count,
+    first,
+    settings_of,
+    shape_of,
+)
 from dinobench.models.key_mapping import Mapped, Rules, flatten_convnext
 from dinobench.models.spec import ModelSpec
 
@@ -27,8 +36,11 @@ CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 3, 27, 3), 256): "xlarge",
     ((3, 4, 30, 3), 384): "xxlarge",
 }
-#: timm's `convnext.py`: of LAION's largest, whose norms keep torch's default; all others have 1e-6.
-SIZES_EPS = {"xxlarge": released.LAYER_NORM_EPS}
+#: Depths and widths -> eps and activation of those of timm's that have others than the releases (its `convnext.py`).
+UNUSUAL: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[float, str]] = {
+    ((3, 4, 30, 3), (384, 768, 1536, 3072)): (1e-5, "gelu"),  # convnext_xxlarge, which LAION's CLIP has
+    ((1, 2, 4, 2), (24, 32, 48, 64)): (1e-5, "gelu_tanh"),  # test_convnext
+}
 RULES: Rules = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -67,7 +79,8 @@ OPEN_CLIP_RULES: Rules = (
     (r"^trunk\.", ""),
     (r"^head\.mlp\.fc1\.", "head.pre_logits.fc."),
 )
-OWN = r"head\.norm\..*"  # timm's ConvNeXt keeps its final norm in the head; the original's `norm` maps there too
+# timm's ConvNeXt keeps its final norm in the head (the original's `norm` maps there too), and some a layer behind it
+OWN = r"head\.(norm|pre_logits\.fc)\..*"
 
 
 def rename_torchvision(name: str) -> str:
@@ -109,9 +122,11 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architectur
     dims = tuple(k.shape[0] for k in kernels)
     v2 = any(".grn." in n for n in tensors)
     size = CONVNEXTS.get((depths, dims[0]), f"w{dims[0]}")
-    eps = float(spec.settle("eps", SIZES_EPS.get(size, NORM_EPS), "the releases'"))
-    hidden = tensors["head.pre_logits.fc.weight"].shape[0] if "head.pre_logits.fc.weight" in tensors else None
-    if hidden or size in SIZES_EPS:  # only CLIP trains these
+    usual_eps, usual_act = UNUSUAL.get((depths, dims), (NORM_EPS, "gelu"))
+    eps = float(spec.settle("eps", usual_eps, "the releases'"))
+    act = activation(spec, usual_act)
+    hidden = shape_of(tensors, "head.pre_logits.fc.weight", 0)
+    if hidden or size == "xxlarge":  # only CLIP trains these
         spec.tell("CLIP's", mean=released.CLIP_MEAN, std=released.CLIP_STD)
     build = functools.partial(
         ConvNeXt,
@@ -122,12 +137,19 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architectur
         ls_init_value=1e-6 if any(n.endswith(".gamma") for n in tensors) else None,
         use_grn=v2,
         norm_eps=eps,
+        act_layer=act,
         head_norm_first="norm_pre.weight" in tensors,
-        head_hidden_size=hidden,
+        head_hidden_size=hidden or None,
         num_classes=0,
     )
+    settings = settings_of(
+        (
+            f"eps={eps:g}" if eps != usual_eps else "",
+            f"activation={activation_name(act())}" if act is not ACTIVATIONS[usual_act] else "",
+        )
+    )
     name = f"{'convnextv2' if v2 else 'convnext'}_{size}{'_mlp' if hidden else ''}"
-    return Architecture("convnext", name, hidden or dims[-1], build, settings="" if eps == NORM_EPS else f"eps={eps:g}")
+    return Architecture("convnext", name, hidden or dims[-1], build, settings=settings)
 
 
 def finish_open_clip(mapped: Mapped, spec: ModelSpec) -> None:

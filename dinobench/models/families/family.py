@@ -48,8 +48,9 @@ class Family:
     `infer(mapped, spec, partial)` gives the architecture, asking `spec` for what no shape tells and settling there
     what it decides; it may raise LookupError, ValueError or ArithmeticError where shapes make no sense. `heads` are
     names that match `key_mapping.IGNORED` but are the backbone's own (a ConvNeXt's `head.norm`). `label` is what
-    formats are called in records. `method` is who trains such files, where only one does. With `named`, a name given
-    by --arch does not make the model timm's own: `infer` is told it as the fact `variant`, and answers for it.
+    formats are called in records. `method` is who trains such files, where only one does. `online`: its authors
+    evaluate the trained weights, not their average beside them. With `named`, a name given by --arch does not make the
+    model timm's own: `infer` is told it as the fact `variant`, and answers for it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Family:
     label: str = ""
     method: str = ""
     named: bool = False
+    online: bool = False
 
     def canonical(self, name: str) -> str:
         """timm's name of one of the family's tensors."""
@@ -142,8 +144,23 @@ def settings_of(parts: Sequence[str]) -> str:
     return ",".join(part for part in parts if part)
 
 
+#: Whose patch embedding has other axes: frames, height and width of a patch; the numbers in a flat patch.
+VIDEO = (
+    "is a video model (V-JEPA, V-JEPA 2, VideoMAE and the like): its patches span {} frames by {} x {} pixels, and how "
+    "an image becomes a clip is not settled here; take an image model, such as I-JEPA for V-JEPA"
+)
+NAFLEX = (
+    "is a NaFlex ViT (SigLIP 2's kind for any aspect ratio): its patch embedding is a linear layer over flattened "
+    "patches of {} numbers; take the model of fixed resolution, such as google/siglip2-base-patch16-224"
+)
+
+
 def check_patch_embedding(projection: torch.Tensor, path: str) -> tuple[int, int]:
     """(width, patch) of a patch embedding's weight (width, 3, patch, patch). Raises UserError for another shape."""
+    if projection.ndim == 5:
+        raise UserError(f"{path}: {VIDEO.format(*projection.shape[2:])}")
+    if projection.ndim == 2:
+        raise UserError(f"{path}: {NAFLEX.format(projection.shape[1])}")
     if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
         raise UserError(
             f"{path}: patch embedding of shape {tuple(projection.shape)}; expected (width, 3, patch, patch)"

@@ -54,6 +54,27 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
     fold_positions(mapped, spec.get("grid") or _stated_grid(mapped, spec))
 
 
+def finish_plain(mapped: Mapped, spec: ModelSpec) -> None:
+    """As `finish`; and whether these are TIPS, which have DINOv2's names, and images that are not normalised."""
+    finish(mapped, spec)
+    if spec.get("method") is None and not spec.get("ours") and is_tips(mapped):
+        spec.tell("TIPS's marks", method="tips", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def is_tips(mapped: Mapped) -> bool:
+    """Whether these are the vision towers of google-deepmind/tips, or timm's of them: one register, LayerScale.
+
+    No DINOv2 was released with one register. timm's files have no mask token; patches of 14 and grids of 16 or 32 (224
+    or 448 pixels, its `run_image_encoder_inference.py`, which also has mean 0 and std 1) are left to know them by.
+    """
+    tensors = mapped.tensors
+    if shape_of(tensors, "reg_token", 1) != 1 or "cls_token" not in tensors or "blocks.0.ls1.gamma" not in tensors:
+        return False
+    own_names = "mask_token" in mapped.ignored and "register_tokens" in mapped.sources.get("reg_token", ())
+    patch, rows = shape_of(tensors, "patch_embed.proj.weight", 3), shape_of(tensors, "pos_embed", 1)
+    return own_names or (patch == 14 and rows in (16 * 16, 32 * 32))
+
+
 def _stated_grid(mapped: Mapped, spec: ModelSpec) -> tuple[int, int] | None:
     """The grid of the images that the file says it was made for, where the positions can be of them."""
     size, rows = spec.get("image_size"), shape_of(mapped.tensors, "pos_embed", 1)
@@ -196,4 +217,4 @@ def is_mocov3(position: torch.Tensor | None) -> bool:
     return bool(np.abs(rows[1:] - fixed).max() < 1e-2)  # also after a cast to bfloat16
 
 
-VIT = Family("vit", ("patch_embed.proj.weight",), infer, rules=RULES, finish=finish, label="vit")
+VIT = Family("vit", ("patch_embed.proj.weight",), infer, rules=RULES, finish=finish_plain, label="vit")

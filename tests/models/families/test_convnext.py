@@ -14,9 +14,10 @@ from helpers.weights import save
 from timm.models import _registry
 
 from dinobench.errors import UserError
+from dinobench.models.architecture import build_empty, cover
 from dinobench.models.families import convnext as family
 from dinobench.models.families import released
-from dinobench.models.key_mapping import Mapped
+from dinobench.models.key_mapping import Mapped, map_keys
 from dinobench.models.loading import load_backbone
 from dinobench.models.spec import ModelSpec
 
@@ -101,3 +102,31 @@ def test_laions_largest_has_its_own_eps():
     spec = ModelSpec("x")
     found = family.infer(Mapped(dict(model.state_dict())), spec)
     assert found.arch == "convnext_xxlarge" and spec.get("eps") == 1e-5 and spec.get("mean") == released.CLIP_MEAN
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("convnext_atto", True), ("convnext_tiny_hnf", True), ("convnext_large_mlp", True), ("convnext_xxlarge", True),
+        ("convnextv2_nano", True), ("test_convnext", True), ("convnext_zepto_rms", False), ("convnext_atto_ols", False),
+    ],
+)  # fmt: skip
+def test_registered_models_are_read_as_built(name, read):
+    with torch.device("meta"):
+        module = timm.create_model(name, num_classes=0)
+    mapped = map_keys(module.state_dict(), family.TIMM.canonical, family.OWN)
+    family.finish(mapped, ModelSpec("x.pth"))
+    architecture = family.infer(mapped, ModelSpec("x.pth"))
+    found = build_empty(architecture)
+    coverage = cover(found.state_dict(), mapped)
+    assert read == (not coverage.missing and not coverage.unexpected)
+    if read:
+        assert computes(found) == computes(module) and not architecture.settings
+        assert architecture.embed_dim == module.head_hidden_size
+
+
+def computes(module: torch.nn.Module) -> set[str]:
+    """What decides the outputs beside the tensors: epsilons, activations, whether there is a layer at the end."""
+    kinds = {f"eps {m.eps:g}" for m in module.modules() if hasattr(m, "eps")}
+    kinds |= {type(m).__name__ for m in module.modules() if "LU" in type(m).__name__}
+    return kinds | {n for n, _ in module.named_parameters() if n.startswith("head.")}
