@@ -10,9 +10,10 @@ import sys
 
 import pytest
 import torch
+from helpers.gathering import gather
 from PIL import Image
 
-from dinobench.distributed import gather_rows, sum_gradients
+from dinobench.distributed import sum_gradients
 from dinobench.results.items import read_items
 from dinobench.results.records import read_all
 
@@ -117,14 +118,5 @@ def test_sums_over_processes(monkeypatch):
     assert sum_gradients(model, totals, processes=1) is totals
 
 
-def gathering(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for dtype in (torch.float32, torch.float64, torch.int64, torch.int16, torch.bool):
-        for shape in ((), (3,), (2, 3)):
-            own = [torch.ones(n, *shape).cumsum(0).add(n).to(dtype) for n in (4, 0)]
-            assert torch.equal(gather_rows(own[rank]), torch.cat(own)), (dtype, shape)
-    torch.distributed.destroy_process_group()
-
-
 def test_rows_of_any_number_and_type_are_gathered(tmp_path):
-    torch.multiprocessing.spawn(gathering, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.spawn(gather, (str(tmp_path),), nprocs=2)

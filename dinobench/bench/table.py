@@ -44,6 +44,7 @@ def _processor() -> str:
 def markdown(rows: Sequence[BenchRow], where: str) -> str:
     """A table as GitHub renders it, below a line that says `where` it was measured.
 
+    >>> from dinobench.bench.measure import BenchRow
     >>> print(markdown([BenchRow("k-NN", "3 s", "2 s faiss", 1.5, "at most 2", True)], "a laptop"))
     On a laptop:
     <BLANKLINE>

@@ -169,8 +169,8 @@ def build(own_periods: bool, **kwargs: object) -> nn.Module:
 
 
 ORIGINAL = Family(
-    "dinov3", ("rope_embed.periods", "patch_embed.proj.weight", "cls_token"), infer, rules=RULES, finish=finish,
-    label="dinov3", method="dinov3",
+    "dinov3", ("rope_embed.periods", "patch_embed.proj.weight", "cls_token", "blocks.0.ls1.gamma"), infer, rules=RULES,
+    finish=finish, label="dinov3", method="dinov3",
 )  # fmt: skip
 HUGGINGFACE = Family(
     "dinov3-huggingface", ("embeddings.patch_embeddings.weight", "embeddings.register_tokens", "norm.weight"), infer,

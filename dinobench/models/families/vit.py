@@ -7,7 +7,7 @@ the width as in the released models, unless the file, the method or the user say
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     fc1, fc2 = first(tensors, r"blocks\.\d+\.mlp\.fc1\.weight"), first(tensors, r"blocks\.\d+\.mlp\.fc2\.weight")
     packed = fc1.shape[0] == 2 * fc2.shape[1]
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
-    kind = _kind(tensors)
+    kind = _kind(mapped, spec)
     grid = grid_of(tensors["pos_embed"].shape[1], patch, spec, partial) if "pos_embed" in tensors else None
     grid = grid or (224 // patch, 224 // patch)  # reported as missing; matters only where partial loading is allowed
     known = released.settle(kind, (width, depth, patch, grid), tensors, spec)
@@ -161,12 +161,20 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
 POOL_OF = {"plain": "cls", "distilled": "cls&dist", "map": "map", "fc_norm": "mean", "gap": "mean"}
 
 
-def _kind(tensors: Mapping[str, torch.Tensor]) -> str:
-    """What stands at a ViT's end: a key of POOL_OF."""
+def _kind(mapped: Mapped, spec: ModelSpec) -> str:
+    """What stands at a ViT's end: a key of POOL_OF.
+
+    A norm after the pooling of patches comes with the classifier that it was trained for, as in MAE's fine-tuned files.
+    Without one a ViT with CLS and such a norm may be half of something else: then `norm` is missing, unless --pool
+    says what is meant.
+    """
+    tensors = mapped.tensors
     if "attn_pool.latent" in tensors:
         return "map"
     if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
-        return "fc_norm"
+        classified = any(re.search(r"(^|\.)(head|classifier|fc)\.", name) for name in mapped.ignored)
+        if classified or "cls_token" not in tensors or spec.get("pool") == "mean":
+            return "fc_norm"
     if "dist_token" in tensors:
         return "distilled"
     rows = shape_of(tensors, "pos_embed", 1)
