@@ -41,6 +41,7 @@ def infer_mmlab(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     tensors = mapped.tensors
     width, hidden = (shape_of(tensors, "blocks.0.mlp.fc1.weight", axis) for axis in (1, 0))
     spec.tell("mmpretrain's", heads=MMLAB_HEADS.get((width, count(tensors, r"blocks\.(\d+)\."), hidden)))
+    spec.tell("mmpretrain's", classified=True if "fc_norm.weight" in tensors else None)
     return vit.infer(mapped, spec, partial)
 
 

@@ -164,15 +164,16 @@ POOL_OF = {"plain": "cls", "distilled": "cls&dist", "map": "map", "fc_norm": "me
 def _kind(mapped: Mapped, spec: ModelSpec) -> str:
     """What stands at a ViT's end: a key of POOL_OF.
 
-    A norm after the pooling of patches comes with the classifier that it was trained for, as in MAE's fine-tuned files.
-    Without one a ViT with CLS and such a norm may be half of something else: then `norm` is missing, unless --pool
-    says what is meant.
+    A norm after the pooling of patches comes with the classifier that it was trained for, as in MAE's fine-tuned files,
+    or with other marks of a model that has one (BEiT-3's inner norms, mmpretrain's names). Without any a ViT with CLS
+    and such a norm may be half of something else: then `norm` is missing, unless --pool says what is meant.
     """
     tensors = mapped.tensors
     if "attn_pool.latent" in tensors:
         return "map"
     if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
         classified = any(re.search(r"(^|\.)(head|classifier|fc)\.", name) for name in mapped.ignored)
+        classified |= bool(spec.get("classified")) or has(tensors, r"blocks\.\d+\.(attn|mlp)\.norm\.weight")
         if classified or "cls_token" not in tensors or spec.get("pool") == "mean":
             return "fc_norm"
     if "dist_token" in tensors:
