@@ -418,7 +418,7 @@ def test_bad_data_is_one_line(command, images, tmp_path):
 
 
 def test_a_size_that_the_patches_do_not_fit_is_one_line(command, images, checkpoint):
-    assert_one_line(*command(*KNN, "--ckpt", checkpoint, "--data", images, "--set", "crop=30"), "32")
+    assert_one_line(*command(*KNN, "--ckpt", checkpoint, "--heads", "1", "--data", images, "--set", "crop=30"), "32")
 
 
 def test_results_that_cannot_be_written_are_said_before_the_work(command, images, tmp_path, monkeypatch):

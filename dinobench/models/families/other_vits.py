@@ -1,4 +1,4 @@
-"""ViTs in the names of torchvision and of OpenMMLab (mmpretrain, mmcls, mmseg's backbones)."""
+"""ViTs in the names of Hugging Face transformers, torchvision and OpenMMLab (mmpretrain, mmcls, mmseg's backbones)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ from dinobench.models.families.family import Family, count, shape_of
 from dinobench.models.key_mapping import Mapped, Rules
 from dinobench.models.spec import ModelSpec
 
+TRANSFORMERS_RULES: Rules = (
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.distillation_token$", "dist_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layernorm\.", "norm."),
+    (r"^(?:encoder\.layer|layers|encoder\.layers)\.(\d+)\.", r"blocks.\1."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    # transformers 5 has other names in memory than it writes
+    (r"\.attention\.q_proj\.", ".attn.query."),
+    (r"\.attention\.k_proj\.", ".attn.key."),
+    (r"\.attention\.v_proj\.", ".attn.value."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.|\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"(?<!attention)\.output\.dense\.|\.mlp\.weights_out\.", ".mlp.fc2."),
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+)
 TORCHVISION_RULES: Rules = (
     (r"^class_token$", "cls_token"),
     (r"^encoder\.pos_embedding$", "pos_embed"),
@@ -45,6 +65,10 @@ def infer_mmlab(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     return vit.infer(mapped, spec, partial)
 
 
+TRANSFORMERS = Family(  # ViT, DeiT and DINOv2; `config.json` tells what tensors do not
+    "huggingface", ("embeddings.patch_embeddings.projection.weight",), vit.infer, rules=TRANSFORMERS_RULES,
+    finish=vit.finish, label="huggingface",
+)  # fmt: skip
 TORCHVISION = Family(
     "vit-torchvision", ("conv_proj.weight", "encoder.pos_embedding"), vit.infer, rules=TORCHVISION_RULES,
     finish=vit.finish, label="torchvision",
