@@ -110,4 +110,4 @@ def test_two_processes_equal_one(tmp_path):
         expected = trained(*case)
         for result in ranks:
             assert list(result[2]) == list(expected[2])
-            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=5e-5)
