@@ -26,6 +26,7 @@ from dinobench.cli.options import (
     finite,
 )
 from dinobench.errors import UserError
+from dinobench.types import LoadOptions
 
 with lazy.imports():
     import numpy as np
@@ -71,6 +72,15 @@ def score_davis(
             console.note(f"written: {csv / name}")
 
 
+def _loaded(ckpt: str, loading: LoadOptions) -> Any:
+    """The backbone, under the name that stands before its reference."""
+    from dinobench.models.loading import load_backbone
+    from dinobench.models.sources.references import split_name
+
+    name, reference = split_name(ckpt)
+    return load_backbone(reference, name=name, **vars(loading))
+
+
 @visualize_app.command("attention")
 def visualize_attention(
     image: Annotated[Path, typer.Argument(help="An image file.")],
@@ -95,23 +105,13 @@ def visualize_attention(
     from dinobench.data.decoding import BROKEN_IMAGE, decode
     from dinobench.data.transforms import ImageTransform, for_backbone
     from dinobench.features.extraction import cut_to_multiple
-    from dinobench.models.loading import load_backbone
-    from dinobench.models.sources.references import split_name
     from dinobench.report import figures
 
     kind = _format(output, figures.FIGURES)
-    name, reference = split_name(ckpt)
-    backbone = load_backbone(
-        reference,
-        name=name,
-        arch=arch,
-        key=key,
-        heads=heads,
-        pool=pool,
-        grid=grid,
-        allow_partial=allow_partial,
-        trust_repo=trust_repo,
+    loading = LoadOptions(
+        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
     )
+    backbone = _loaded(ckpt, loading)
     try:
         original = decode(image)
     except BROKEN_IMAGE as error:
@@ -150,8 +150,6 @@ def visualize_davis(
     from dinobench.config import parse_settings, resolve_config
     from dinobench.context import LocalContext
     from dinobench.data import load_dataset
-    from dinobench.models.loading import load_backbone
-    from dinobench.models.sources.references import split_name
     from dinobench.report import figures
 
     kind = _format(output, figures.VIDEOS)
@@ -159,18 +157,10 @@ def visualize_davis(
     config = resolve_config(protocol, None, parse_settings(set_ or [])).config
     [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
     device = runtime.start().device
-    name, reference = split_name(ckpt)
-    backbone = load_backbone(
-        reference,
-        name=name,
-        arch=arch,
-        key=key,
-        heads=heads,
-        pool=pool,
-        grid=grid,
-        allow_partial=allow_partial,
-        trust_repo=trust_repo,
-    ).to(device)
+    loading = LoadOptions(
+        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
+    )
+    backbone = _loaded(ckpt, loading).to(device)
     if lacks := sorted(protocol.requires - backbone.capabilities):
         raise UserError(
             f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to propagate masks with"

@@ -73,9 +73,9 @@ def vit_name(width: int, depth: int, patch: int, registers: int) -> str:
     return f"{size}_patch{patch}" + (f"_reg{registers}" if registers else "")
 
 
-def usual_heads(width: int) -> int | None:
+def usual_heads(width: int, table: Mapping[int, int] = HEADS) -> int | None:
     """Heads by width: the released models' table, else 64 per head where that divides."""
-    return HEADS.get(width) or (width // 64 if width % 64 == 0 else None)
+    return table.get(width) or (width // 64 if width % 64 == 0 else None)
 
 
 POOLS = ("cls", "mean", "cls+mean", "map")

@@ -42,6 +42,36 @@ class Mapped:
         if self.tensors.pop(canonical, None) is not None:
             self.ignored += self.sources.pop(canonical, (canonical,))
 
+    def set_aside_all(self, pattern: str) -> None:
+        """`set_aside` of every tensor whose canonical name matches as a whole."""
+        for name in [n for n in self.tensors if re.fullmatch(pattern, n)]:
+            self.set_aside(name)
+
+    def move(self, old: str, new: str) -> None:
+        """Another canonical name for a tensor that is there."""
+        self.tensors[new], self.sources[new] = self.tensors.pop(old), self.sources.pop(old, (old,))
+
+    def rename(self, pattern: str, replacement: str) -> None:
+        """Canonical names that only the whole of the tensors decides; a name that is taken is left alone."""
+        for name in list(self.tensors):
+            new = re.sub(pattern, replacement, name)
+            if new != name and new not in self.tensors:
+                self.move(name, new)
+
+    def join(self, names: Sequence[str], joined: str) -> None:
+        """Tensors -> one, along the first axis in that order, where all are there and fit."""
+        parts = [self.tensors[n] for n in names if n in self.tensors]
+        if len(parts) == len(names) and len({(t.shape[1:], t.ndim, t.dtype) for t in parts}) == 1 and parts[0].ndim:
+            self.sources[joined] = tuple(s for n in names for s in self.sources.pop(n, (n,)))
+            self.tensors[joined] = torch.cat([self.tensors.pop(n) for n in names])
+
+    def split(self, canonical: str, parts: Mapping[str, torch.Tensor]) -> None:
+        """A tensor that is there -> the parts of it, by their names."""
+        source = self.sources.pop(canonical, (canonical,))
+        del self.tensors[canonical]
+        self.tensors |= parts
+        self.sources |= dict.fromkeys(parts, source)
+
     def names(self, canonical: str) -> str:
         """The file's own name (or names) of a canonical tensor, for messages."""
         return " + ".join(self.sources.get(canonical, (canonical,)))
@@ -82,12 +112,8 @@ def apply_rules(rules: Rules, name: str) -> str:
 def fuse_qkv(mapped: Mapped) -> None:
     """Separate query, key and value (D, D) -> one qkv (3 * D, D), in that order, where all three are there."""
     for name in [n for n in mapped.tensors if ".attn.query." in n]:
-        parts = [name, name.replace(".query.", ".key."), name.replace(".query.", ".value.")]
-        tensors = [mapped.tensors[p] for p in parts if p in mapped.tensors]
-        if len(tensors) == 3 and len({(t.shape[1:], t.ndim, t.dtype) for t in tensors}) == 1 and tensors[0].ndim:
-            fused = name.replace(".query.", ".qkv.")
-            mapped.sources[fused] = tuple(s for p in parts for s in mapped.sources.pop(p))
-            mapped.tensors[fused] = torch.cat([mapped.tensors.pop(p) for p in parts])
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        mapped.join(parts, name.replace(".query.", ".qkv."))
 
 
 def fold_positions(mapped: Mapped, grid: tuple[int, int] | None = None) -> None:

@@ -71,9 +71,9 @@ def open_weights(source: Weights, options: LoadOptions, partial: bool) -> Opened
         grid, rows = wanted.architecture.grid, whole.get("pos_embed")
         if rows is not None and rows.ndim == 3 and rows.shape[1] != grid[0] * grid[1]:
             unfold_positions(mapped)
-        wanted = _at_its_grid(wanted, mapped, whole, spec)
-        architecture = wanted.architecture
-        expected = archs.build_empty(architecture).state_dict()
+        at_grid = _at_its_grid(wanted, mapped, whole, spec)
+        architecture = at_grid.architecture
+        expected = whole if at_grid is wanted else archs.build_empty(architecture).state_dict()
         archs.fit_shapes(expected, mapped)
     else:
         architecture = _infer(mapped, chosen, spec, partial)

@@ -12,9 +12,11 @@ from torch import nn
 
 from dinobench.errors import UserError
 from dinobench.models.architecture import NORM_EPS, Architecture, usual_heads
-from dinobench.models.families import eva
+from dinobench.models.families import eva, released
 from dinobench.models.families.family import (
+    TRANSFORMERS_QKV,
     Family,
+    check_heads,
     check_patch_embedding,
     count,
     first,
@@ -27,7 +29,6 @@ from dinobench.models.spec import ModelSpec
 
 HUGGINGFACE_EPS = 1e-12  # transformers' BeitConfig and Data2VecVisionConfig, where no config.json tells another
 SIZES = {(768, 12): "beit_base", (1024, 24): "beit_large"}
-HALF = (0.5, 0.5, 0.5)  # BEiT's input (unilm/beit: `imagenet_default_mean_and_std` is off unless asked for)
 MAX_INDICES = 1 << 27  # of all blocks, 1 GiB of them; BEiT-L at 512 px has 25 million
 TABLE = "relative_position_bias_table"
 
@@ -38,9 +39,7 @@ HUGGINGFACE_RULES: Rules = (
     (r"^(encoder\.relative|shared)_position_bias\.", "rel_pos_bias."),
     (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
     (r"(\.attention\.attention)?\.relative_position_bias\.", ".attn."),
-    (r"\.attention\.q_proj\.", ".attn.query."),
-    (r"\.attention\.k_proj\.", ".attn.key."),
-    (r"\.attention\.v_proj\.", ".attn.value."),
+    *TRANSFORMERS_QKV,
     (r"\.attention\.o_proj\.", ".attn.proj."),
     (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
@@ -61,9 +60,9 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
     spec.tell("masked image modelling", pool="mean" if masked and "fc_norm.weight" not in tensors else None)
     if has(tensors, r"cls_pt_layers\..*"):
         spec.tell("its layers for pretraining CLS", method="beitv2")
-    eva.set_aside(mapped, r"cls_pt_layers\..*|(.*\.)?relative_position_index")
-    eva.rename(mapped, r"\.attn\.query\.bias$", ".attn.q_bias")
-    eva.rename(mapped, r"\.attn\.value\.bias$", ".attn.v_bias")
+    mapped.set_aside_all(r"cls_pt_layers\..*|(.*\.)?relative_position_index")
+    mapped.rename(r"\.attn\.query\.bias$", ".attn.q_bias")
+    mapped.rename(r"\.attn\.value\.bias$", ".attn.v_bias")
     fuse_qkv(mapped)
     kind = spec.get("model_type")
     if kind in ("beit", "data2vec-vision"):
@@ -77,8 +76,7 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool, usual_eps: float = NOR
     depth = count(tensors, r"blocks\.(\d+)\.")
     shared, own = f"rel_pos_bias.{TABLE}" in tensors, has(tensors, rf"blocks\.\d+\.attn\.{TABLE}")
     heads, grid = _heads_and_grid(mapped, spec, patch, partial)
-    if heads < 1 or width % heads:
-        raise UserError(f"{path}: {heads} heads do not divide the width {width}; give another --heads")
+    check_heads(width, heads, path)
     indices = (grid[0] * grid[1] + 1) ** 2 * (depth if own else 1)
     if indices > MAX_INDICES:
         raise UserError(
@@ -92,7 +90,8 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool, usual_eps: float = NOR
     # transformers' models without pooler have no norm at the end; a file alone that lacks it is broken
     bare = fc_norm and "fc_norm.weight" not in tensors and spec.origin("model_type") == "config.json"
     if spec.get("model_type") != "data2vec-vision" and spec.get("method") not in ("beitv2", "data2vec"):
-        spec.tell("BEiT's (BEiT v2 and data2vec: ImageNet's)", mean=HALF, std=HALF)
+        # unilm/beit: `imagenet_default_mean_and_std` is off unless asked for
+        spec.tell("BEiT's (BEiT v2 and data2vec: ImageNet's)", mean=released.HALF, std=released.HALF)
     make = functools.partial(
         build,
         act,

@@ -59,13 +59,10 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
     for name in ("proj", "embeddings.position_ids"):
         mapped.set_aside(name)
     for kind in ("weight", "bias"):
-        joint = tensors.get(f"attn_pool.qkv.{kind}")
+        joint = tensors.get(name := f"attn_pool.qkv.{kind}")
         if joint is not None and joint.ndim and joint.shape[0] % 3 == 0:
-            source = mapped.sources.pop(f"attn_pool.qkv.{kind}")
-            del tensors[f"attn_pool.qkv.{kind}"]
             width = joint.shape[0] // 3
-            tensors[f"attn_pool.q.{kind}"], tensors[f"attn_pool.kv.{kind}"] = joint[:width], joint[width:]
-            mapped.sources |= {f"attn_pool.q.{kind}": source, f"attn_pool.kv.{kind}": source}
+            mapped.split(name, {f"attn_pool.q.{kind}": joint[:width], f"attn_pool.kv.{kind}": joint[width:]})
     vit.finish(mapped, spec)
 
 

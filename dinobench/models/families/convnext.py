@@ -106,8 +106,7 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
         again, norm = mapped.tensors.get(f"norms.3.{part}"), mapped.tensors.get(f"head.norm.{part}")
         if again is not None and norm is not None and torch.equal(again, norm):
             spec.tell("DINOv3's second name of its norm", method="dinov3")
-            mapped.ignored.extend(mapped.sources.pop(f"norms.3.{part}"))
-            del mapped.tensors[f"norms.3.{part}"]
+            mapped.set_aside(f"norms.3.{part}")
 
 
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool = False) -> Architecture:

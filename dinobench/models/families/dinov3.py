@@ -15,7 +15,7 @@ from torch import nn
 
 from dinobench.models.architecture import Architecture
 from dinobench.models.families import eva
-from dinobench.models.families.family import Family, has, settings_of
+from dinobench.models.families.family import TRANSFORMERS_QKV, Family, has, settings_of, settle_heads
 from dinobench.models.key_mapping import Mapped, Rules, fuse_qkv
 from dinobench.models.spec import ModelSpec
 
@@ -44,9 +44,7 @@ HUGGINGFACE_RULES: Rules = (
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
     (r"^(model\.)?layer\.(\d+)\.", r"blocks.\2."),
-    (r"\.attention\.q_proj\.", ".attn.query."),
-    (r"\.attention\.k_proj\.", ".attn.key."),
-    (r"\.attention\.v_proj\.", ".attn.value."),
+    *TRANSFORMERS_QKV,
     (r"\.attention\.o_proj\.", ".attn.proj."),
     (r"\.layer_scale(\d)\.lambda1$", r".gamma_\1"),
     (r"\.mlp\.gate_proj\.", ".mlp.fc1_g."),
@@ -59,18 +57,18 @@ NOT_EVALUATED = r"(local_cls_norm|projectors)\..*"  # of the local crops' loss; 
 def finish(mapped: Mapped, spec: ModelSpec) -> None:
     """Biases as timm has them, query and value apart; nothing that is not evaluated."""
     tensors = mapped.tensors
-    eva.set_aside(mapped, NOT_EVALUATED)
+    mapped.set_aside_all(NOT_EVALUATED)
     _join_huggingface(mapped)
     _apply_masks(mapped)
     _split_biases(mapped)
     if "reg_token" in tensors and not tensors["reg_token"].numel():
-        eva.set_aside(mapped, "reg_token")
+        mapped.set_aside("reg_token")
     periods, projection = tensors.get("rope.periods"), tensors.get("patch_embed.proj.weight")
     if periods is not None and periods.ndim == 1 and len(periods) and projection is not None:
         if projection.shape[0] % (4 * len(periods)) == 0:
             spec.tell("the file's rotary periods", heads=projection.shape[0] // (4 * len(periods)))
         if torch.equal(periods.float(), usual_periods(len(periods))):
-            eva.set_aside(mapped, r"rope\.periods")
+            mapped.set_aside("rope.periods")
 
 
 def _join_huggingface(mapped: Mapped) -> None:
@@ -84,7 +82,7 @@ def _join_huggingface(mapped: Mapped) -> None:
                 mapped.sources[other] = ()
     fuse_qkv(mapped)
     if has(tensors, r"blocks\.\d+\.mlp\.fc1_g\.weight"):
-        eva.rename(mapped, r"\.mlp\.fc1\.", ".mlp.fc1_x.")
+        mapped.rename(r"\.mlp\.fc1\.", ".mlp.fc1_x.")
 
 
 def _apply_masks(mapped: Mapped) -> None:
@@ -97,7 +95,7 @@ def _apply_masks(mapped: Mapped) -> None:
                 mask = torch.ones_like(mask)
                 mask[len(mask) // 3 : 2 * len(mask) // 3] = 0
             tensors[name.removesuffix("_mask")] = bias * mask.to(bias.dtype)
-    eva.set_aside(mapped, r"blocks\.\d+\.attn\.qkv\.bias_mask")
+    mapped.set_aside_all(r"blocks\.\d+\.attn\.qkv\.bias_mask")
 
 
 def _split_biases(mapped: Mapped) -> None:
@@ -107,11 +105,8 @@ def _split_biases(mapped: Mapped) -> None:
     if any(tensors[n].ndim != 1 or len(tensors[n]) % 3 or tensors[n].chunk(3)[1].any() for n in names):
         return
     for name in names:
-        query, _, value = tensors.pop(name).chunk(3)
-        source = mapped.sources.pop(name, (name,))
-        for new, part in (("q_bias", query), ("v_bias", value)):
-            tensors[name.replace("qkv.bias", new)] = part
-            mapped.sources[name.replace("qkv.bias", new)] = source
+        query, _, value = tensors[name].chunk(3)
+        mapped.split(name, {name.replace("qkv.bias", "q_bias"): query, name.replace("qkv.bias", "v_bias"): value})
 
 
 def usual_periods(n: int) -> torch.Tensor:
@@ -124,7 +119,7 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     tensors = mapped.tensors
     found = eva.options(tensors, spec.path)
     width, patch, depth, gated = found["embed_dim"], found["patch_size"], found["depth"], found["swiglu_mlp"]
-    heads = eva.settle_heads(width, spec, HEADS, "the released DINOv3 models' of this width")
+    heads = settle_heads(width, spec, HEADS, "the released DINOv3 models' of this width")
     if width // heads % 4:
         raise ValueError(f"heads of {width // heads} numbers, where rotary positions need a multiple of 4")
     eps = float(spec.settle("eps", EPS, "DINOv3's"))

@@ -38,8 +38,7 @@ def _place(name: str) -> tuple[int, int, int, int]:
 def finish(mapped: Mapped, spec: ModelSpec) -> None:
     """Give the tensors timm's names, by their order, where their shapes are those of one of the models."""
     for name in [n for n in mapped.tensors if n.startswith(("_fc.", "_dropout"))]:
-        del mapped.tensors[name]
-        mapped.ignored.extend(mapped.sources.pop(name))
+        mapped.set_aside(name)
     try:
         names = sorted((n for n in mapped.tensors if not n.endswith("num_batches_tracked")), key=_place)
     except ValueError:

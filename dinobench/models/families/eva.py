@@ -16,7 +16,8 @@ from timm.models.eva import Eva
 from torch import nn
 
 from dinobench.errors import UserError
-from dinobench.models.architecture import HEADS, NORM_EPS, Architecture, usual_heads
+from dinobench.models.architecture import NORM_EPS, Architecture, usual_heads
+from dinobench.models.families import released
 from dinobench.models.families.family import (
     Family,
     activation,
@@ -26,13 +27,12 @@ from dinobench.models.families.family import (
     grid_of,
     has,
     settings_of,
+    settle_heads,
     shape_of,
 )
 from dinobench.models.key_mapping import Mapped, Rules
 from dinobench.models.spec import ModelSpec
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's CLIP, which EVA's training takes over
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ROPE_GRID = 16  # EVA-02's pt_hw_seq_len: positions are told in patches of a 224 px image of patch 14
 ROPE_THETA = 10_000.0
 MAX_SIDE = 1 << 12
@@ -56,11 +56,12 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
     spec.tell("masked image modelling", pool="mean" if _masked(mapped) and "fc_norm.weight" not in tensors else None)
     read_rope_tables(mapped, spec)
     if has(tensors, r"blocks\.\d+\.mlp\.fc1_g\.weight") and not has(tensors, r"blocks\.\d+\.mlp\.norm\.weight"):
-        for part in ("weight", "bias"):
-            join(mapped, ("mlp.fc1_g", "mlp.fc1_x"), part, "mlp.fc1")
-        join(mapped, ("attn.q_proj", "attn.k_proj", "attn.v_proj"), "weight", "attn.qkv")
+        for i in range(count(tensors, r"blocks\.(\d+)\.")):
+            for part in ("weight", "bias"):
+                mapped.join([f"blocks.{i}.mlp.fc1_{half}.{part}" for half in "gx"], f"blocks.{i}.mlp.fc1.{part}")
+            mapped.join([f"blocks.{i}.attn.{x}_proj.weight" for x in "qkv"], f"blocks.{i}.attn.qkv.weight")
     elif has(tensors, r"blocks\.\d+\.attn\.q_proj\.weight"):  # timm's separate projections keep their biases
-        rename(mapped, r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias")
+        mapped.rename(r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias")
 
 
 def _masked(mapped: Mapped) -> bool:
@@ -81,35 +82,7 @@ def read_rope_tables(mapped: Mapped, spec: ModelSpec) -> None:
             slowest = ROPE_THETA ** -(1 - 4 / sine.shape[1])
             stretched = float(torch.asin(sine[1, -1].clamp(-1, 1))) * side / slowest
             spec.tell("the file's rotary table", rope_grid=round(stretched) if 0.5 < stretched < MAX_SIDE else None)
-    set_aside(mapped, r"(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)")
-
-
-def set_aside(mapped: Mapped, pattern: str) -> None:
-    """Tensors that no evaluation reads, or that the module computes itself."""
-    for name in [n for n in mapped.tensors if re.fullmatch(pattern, n)]:
-        mapped.ignored.extend(mapped.sources.pop(name, (name,)))
-        del mapped.tensors[name]
-
-
-def rename(mapped: Mapped, pattern: str, replacement: str) -> None:
-    """Canonical names that only the whole of the tensors decides."""
-    for name in list(mapped.tensors):
-        new = re.sub(pattern, replacement, name)
-        if new != name and new not in mapped.tensors:
-            mapped.tensors[new] = mapped.tensors.pop(name)
-            mapped.sources[new] = mapped.sources.pop(name, (name,))
-
-
-def join(mapped: Mapped, layers: tuple[str, ...], part: str, joined: str) -> None:
-    """In every block `layers`' weights or biases -> one of `joined`, in that order, where all are there and fit."""
-    tensors = mapped.tensors
-    for i in range(count(tensors, r"blocks\.(\d+)\.")):
-        names = [f"blocks.{i}.{layer}.{part}" for layer in layers]
-        parts = [tensors[n] for n in names if n in tensors]
-        if len(parts) == len(layers) and len({(t.shape[1:], t.ndim, t.dtype) for t in parts}) == 1 and parts[0].ndim:
-            new = f"blocks.{i}.{joined}.{part}"
-            mapped.sources[new] = tuple(s for n in names for s in mapped.sources.pop(n, (n,)))
-            tensors[new] = torch.cat([tensors.pop(n) for n in names])
+    mapped.set_aside_all(r"(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)")
 
 
 def options(tensors: Mapping[str, torch.Tensor], path: str) -> dict[str, Any]:
@@ -166,21 +139,6 @@ def other_activation(spec: ModelSpec, gated: bool) -> Callable[..., nn.Module] |
     return None if act is activation(ModelSpec(spec.path), usual) else act
 
 
-def settle_heads(width: int, spec: ModelSpec, table: Mapping[int, int], whose: str) -> int:
-    """Heads as told, as released under that width, or 64 numbers each. Raises UserError when nothing settles it."""
-    spec.tell(whose if width in table else "assumed: 64 numbers a head", heads=table.get(width) or _by_64(width))
-    heads = spec.get("heads")
-    if heads is None:
-        raise UserError(f"{spec.path}: how many attention heads a ViT of width {width} has is not clear; give --heads")
-    if heads < 1 or width % heads:
-        raise UserError(f"{spec.path}: {heads} heads do not divide the width {width}; give another --heads")
-    return int(heads)
-
-
-def _by_64(width: int) -> int | None:
-    return width // 64 if width % 64 == 0 else None
-
-
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     """EVA: learned positions, plain MLP. EVA-02: rotary ones beside them, gated MLP."""
     tensors, path = mapped.tensors, spec.path
@@ -192,12 +150,12 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
             "name it with --arch, as in --arch eva02_enormous_patch14_clip_224"
         )
     gated = found["swiglu_mlp"]
-    heads = settle_heads(width, spec, HEADS, "the released models' of this width")
+    heads = settle_heads(width, spec)
     rows = tensors["pos_embed"].shape[1] - (1 if found["class_token"] else 0)
     grid = grid_of(rows, patch, spec, partial)
     eps = float(spec.settle("eps", NORM_EPS, "the releases'"))
     act = other_activation(spec, gated)
-    spec.tell("EVA's", mean=CLIP_MEAN, std=CLIP_STD)
+    spec.tell("EVA's", mean=released.CLIP_MEAN, std=released.CLIP_STD)  # its training takes CLIP's over
     stretched = int(spec.settle("rope_grid", ROPE_GRID, "EVA-02's")) if gated else 0
     pool = "mean" if "fc_norm.weight" in tensors else spec.get("pool")
     if pool not in ("cls", "mean"):

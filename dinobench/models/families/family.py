@@ -12,7 +12,7 @@ from timm.layers import GELUTanh, QuickGELU
 from torch import nn
 
 from dinobench.errors import UserError
-from dinobench.models.architecture import Architecture
+from dinobench.models.architecture import HEADS, Architecture, usual_heads
 from dinobench.models.key_mapping import Mapped, Rules, apply_rules, square_side
 from dinobench.models.spec import ModelSpec
 
@@ -42,15 +42,15 @@ def _not_inferred(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architectur
 class Family:
     """One way in which backbones are written to files.
 
-    `anchors` are tensors that stand together under one prefix, `absent` ones that must not stand beside them; a name
-    that starts with `re:` is a pattern for `re.fullmatch`. `rules` rename to timm's names; `finish` does what
-    renaming cannot (joining q, k and v, dropping buffers that are computed, folding positions) on float32 tensors.
-    `infer(mapped, spec, partial)` gives the architecture, asking `spec` for what no shape tells and settling there
-    what it decides; it may raise LookupError, ValueError or ArithmeticError where shapes make no sense. `heads` are
-    names that match `key_mapping.IGNORED` but are the backbone's own (a ConvNeXt's `head.norm`). `label` is what
-    formats are called in records. `method` is who trains such files, where only one does. `online`: its authors
-    evaluate the trained weights, not their average beside them. With `named`, a name given by --arch does not make the
-    model timm's own: `infer` is told it as the fact `variant`, and answers for it.
+    `anchors` are tensors that stand together under one prefix, `absent` ones that must not stand beside them. `rules`,
+    or `rename` in their place, rename to timm's names; `finish` does what renaming cannot (joining q, k and v, dropping
+    buffers that are computed, folding positions) on float32 tensors. `infer(mapped, spec, partial)` gives the
+    architecture, asking `spec` for what no shape tells and settling there what it decides; it may raise LookupError,
+    ValueError or ArithmeticError where shapes make no sense. `own` is a pattern for names that match
+    `key_mapping.IGNORED` but are the backbone's (a ConvNeXt's `head.norm`). `label` is what formats are called in
+    records. `method` is who trains such files, where only one does. `online`: its authors evaluate the trained weights,
+    not their average beside them. With `named`, a name given by --arch does not make the model timm's own: `infer` is
+    told it as the fact `variant`, and answers for it.
     """
 
     name: str
@@ -71,6 +71,12 @@ class Family:
         return self.rename(name) if self.rename else apply_rules(self.rules, name)
 
 
+#: transformers 5 has other names in memory than it writes -> those that `key_mapping.fuse_qkv` joins.
+TRANSFORMERS_QKV: Rules = (
+    (r"\.attention\.q_proj\.", ".attn.query."),
+    (r"\.attention\.k_proj\.", ".attn.key."),
+    (r"\.attention\.v_proj\.", ".attn.value."),
+)
 #: Whatever `--arch` names, in timm's own names.
 GENERIC = Family("generic", ())
 
@@ -110,6 +116,23 @@ def activation(spec: ModelSpec, usual: str = "gelu") -> Callable[..., nn.Module]
 def activation_name(module: Any) -> str | None:
     """Our name of an activation, None for one that we do not know."""
     return next((name for name, known in ACTIVATIONS.items() if known is type(module)), None)
+
+
+def settle_heads(
+    width: int, spec: ModelSpec, table: Mapping[int, int] = HEADS, whose: str = "the released models' of this width"
+) -> int:
+    """Heads as told, as `table` has them by width, or 64 numbers each. Raises UserError where nothing settles it."""
+    spec.tell(whose if width in table else "assumed: 64 numbers a head", heads=usual_heads(width, table))
+    return check_heads(width, spec.get("heads"), spec.path)
+
+
+def check_heads(width: int, heads: int | None, path: str) -> int:
+    """`heads`, if it fits. Raises UserError where it does not, or is None."""
+    if heads is None:
+        raise UserError(f"{path}: how many attention heads a ViT of width {width} has is not clear; give --heads")
+    if heads < 1 or width % heads:
+        raise UserError(f"{path}: {heads} heads do not divide the width {width}; give another --heads")
+    return heads
 
 
 def grid_of(rows: int, patch: int, spec: ModelSpec, partial: bool = False) -> tuple[int, int]:

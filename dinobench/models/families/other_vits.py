@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dinobench.models.architecture import Architecture
 from dinobench.models.families import vit
-from dinobench.models.families.family import Family, count, shape_of
+from dinobench.models.families.family import TRANSFORMERS_QKV, Family, count, shape_of
 from dinobench.models.key_mapping import Mapped, Rules
 from dinobench.models.spec import ModelSpec
 
@@ -19,10 +19,7 @@ TRANSFORMERS_RULES: Rules = (
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-    # transformers 5 has other names in memory than it writes
-    (r"\.attention\.q_proj\.", ".attn.query."),
-    (r"\.attention\.k_proj\.", ".attn.key."),
-    (r"\.attention\.v_proj\.", ".attn.value."),
+    *TRANSFORMERS_QKV,
     (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.intermediate\.dense\.|\.mlp\.weights_in\.", ".mlp.fc1."),
     (r"(?<!attention)\.output\.dense\.|\.mlp\.weights_out\.", ".mlp.fc2."),

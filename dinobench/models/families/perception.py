@@ -11,8 +11,8 @@ import functools
 from torch import nn
 
 from dinobench.models.architecture import Architecture
-from dinobench.models.families import eva
-from dinobench.models.families.family import Family, grid_of, settings_of, shape_of
+from dinobench.models.families import eva, released
+from dinobench.models.families.family import Family, grid_of, settings_of, settle_heads, shape_of
 from dinobench.models.key_mapping import Mapped, Rules
 from dinobench.models.spec import ModelSpec
 
@@ -20,7 +20,6 @@ EPS = 1e-5
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1536: 16}
 POOL_HEADS = 8
 SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1536: "gigantic"}
-HALF = (0.5, 0.5, 0.5)
 
 RULES: Rules = (
     (r"^conv1\.", "patch_embed.proj."),
@@ -49,13 +48,11 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
         if name in tensors and tensors[name].ndim == wanted and tensors[name].numel():
             tensors[name] = tensors[name].reshape(1, -1, tensors[name].shape[-1])
     for part in ("weight", "bias"):
-        joined = tensors.pop(f"attn_pool.attn.qkv.{part}", None)
-        source = mapped.sources.pop(f"attn_pool.attn.qkv.{part}", ())
+        joined = tensors.get(name := f"attn_pool.attn.qkv.{part}")
         if joined is not None:
             third = joined.shape[0] // 3 if joined.ndim else 0
-            for name, rows in (("q", slice(third)), ("kv", slice(third, None))):
-                tensors[f"attn_pool.{name}.{part}"] = joined[rows] if joined.ndim else joined
-                mapped.sources[f"attn_pool.{name}.{part}"] = source
+            query, rest = (joined[:third], joined[third:]) if joined.ndim else (joined, joined)
+            mapped.split(name, {f"attn_pool.q.{part}": query, f"attn_pool.kv.{part}": rest})
 
 
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
@@ -64,11 +61,11 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     found = eva.options(tensors, spec.path)
     width, patch, depth = found["embed_dim"], found["patch_size"], found["depth"]
     pooled, has_cls = "attn_pool.latent" in tensors, bool(found["class_token"])
-    heads = eva.settle_heads(width, spec, HEADS, "the released PE models' of this width")
+    heads = settle_heads(width, spec, HEADS, "the released PE models' of this width")
     grid = grid_of(tensors["pos_embed"].shape[1] - has_cls, patch, spec, partial)
     eps = float(spec.settle("eps", EPS, "PE's"))
     act = eva.other_activation(spec, gated=False)
-    spec.tell("PE's", mean=HALF, std=HALF)
+    spec.tell("PE's", mean=released.HALF, std=released.HALF)
     found |= {"attn_type": "rope", "use_post_transformer_norm": "norm.weight" in tensors}
     pooling = {
         "attn_pool_num_heads": POOL_HEADS,

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dinobench.errors import UserError
 from dinobench.models.architecture import Architecture
 from dinobench.models.families import released
-from dinobench.models.families.family import Family, count, first, has
+from dinobench.models.families.family import Family, check_heads, count, first, has
 from dinobench.models.key_mapping import Mapped, Rules, square_side
 from dinobench.models.spec import ModelSpec
 
@@ -92,8 +92,7 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
         found, usual = [*mean.flatten().tolist(), *std.flatten().tolist()], released.CLIP_MEAN + released.CLIP_STD
         if max(abs(a - b) for a, b in zip(found, usual, strict=True)) > 1e-3:  # bfloat16's are off by less
             spec.tell("the file's input_conditioner", mean=tuple(found[:3]), std=tuple(found[3:]))
-    for name in [n for n in tensors if n == "summary_idxs" or n.startswith(("adaptors.", "input_conditioner."))]:
-        mapped.set_aside(name)
+    mapped.set_aside_all(r"summary_idxs|(adaptors|input_conditioner)\..*")
 
 
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
@@ -120,9 +119,7 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
         raise UserError(f"{path}: its position embedding of {rows} rows is of no square grid, as RADIO's are")
     if not summary or not all(0 <= i < tokens for i in summary):
         raise UserError(f"{path}: its summary_idxs {summary} are not places of its {tokens} tokens; copy it again")
-    heads = spec.settle("heads", known.heads, f"{name}'s")
-    if width % heads:
-        raise UserError(f"{path}: {heads} heads do not divide the width {width}; give another --heads")
+    heads = check_heads(width, spec.settle("heads", known.heads, f"{name}'s"), path)
     spec.tell("RADIO's", mean=released.CLIP_MEAN, std=released.CLIP_STD)
     fc1 = first(tensors, r"blocks\.\d+\.mlp\.fc1\.weight")
     build = functools.partial(

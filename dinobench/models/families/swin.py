@@ -16,7 +16,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 
 from dinobench.errors import UserError
 from dinobench.models.architecture import Architecture
-from dinobench.models.families.family import Family, check_patch_embedding, count, first
+from dinobench.models.families.family import Family, check_patch_embedding, count, first, settings_of
 from dinobench.models.key_mapping import Mapped, Rules, fuse_qkv
 from dinobench.models.spec import ModelSpec
 
@@ -65,8 +65,8 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
     """Move the merging of patches to the stage that it leads to, join q, k and v, set computed buffers aside."""
     tensors = mapped.tensors
     for name in [n for n in tensors if COMPUTED.fullmatch(n)]:
-        tensor = tensors.pop(name)
-        mapped.ignored.extend(mapped.sources.pop(name))
+        tensor = tensors[name]
+        mapped.set_aside(name)
         if tensor.ndim == 4 and name.endswith("relative_coords_table"):
             spec.tell("its table of coordinates", window=(tensor.shape[1] + 1) // 2)
         elif tensor.ndim == 2 and name.endswith("relative_position_index"):
@@ -74,9 +74,9 @@ def finish(mapped: Mapped, spec: ModelSpec) -> None:
     if any(n.startswith("layers.0.downsample.") for n in tensors):
         for name in [n for n in tensors if re.match(r"layers\.\d+\.downsample\.", n)]:
             stage = int(name.split(".")[1])
-            _move(mapped, name, name.replace(f"layers.{stage}.", f"layers.{stage + 1}.new_", 1))
+            mapped.move(name, name.replace(f"layers.{stage}.", f"layers.{stage + 1}.new_", 1))
         for name in [n for n in tensors if ".new_downsample." in n]:
-            _move(mapped, name, name.replace(".new_downsample.", ".downsample."))
+            mapped.move(name, name.replace(".new_downsample.", ".downsample."))
     for name in [n for n in tensors if n.endswith(".attn.relative_position_bias_table") and tensors[n].ndim == 2]:
         spec.tell("its table of biases", window=(round(tensors[name].shape[0] ** 0.5) + 1) // 2)
     if any(n.endswith(".attn.logit_scale") for n in tensors):
@@ -103,16 +103,9 @@ def _split_biases(mapped: Mapped) -> None:
             q, k, v = tensors[name].chunk(3) if tensors[name].ndim == 1 else (None, None, None)
             if q is None or k is None or v is None or bool(k.any()):
                 continue  # left over, which is reported
-            sources = mapped.sources.pop(name)
-            del tensors[name]
-            for letter, bias in (("q", q), ("v", v)):
-                tensors[f"{stem}.attn.{letter}_bias"], mapped.sources[f"{stem}.attn.{letter}_bias"] = bias, sources
+            mapped.split(name, {f"{stem}.attn.q_bias": q, f"{stem}.attn.v_bias": v})
         else:
-            _move(mapped, name, f"{stem}.attn.{part[0]}_bias")
-
-
-def _move(mapped: Mapped, old: str, new: str) -> None:
-    mapped.tensors[new], mapped.sources[new] = mapped.tensors.pop(old), mapped.sources.pop(old)
+            mapped.move(name, f"{stem}.attn.{part[0]}_bias")
 
 
 def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
@@ -151,12 +144,12 @@ def infer(mapped: Mapped, spec: ModelSpec, partial: bool) -> Architecture:
     version = "swinv2" if v2 else "swin"
     size_name = SIZES.get((width, depths), f"w{width}_d{''.join(map(str, depths))}")
     arch = f"{version}_{size_name}_patch{patch}_window{window}"
-    settings = ",".join(
-        part for part in (
+    settings = settings_of(
+        (
             f"window={window}" if v2 else "",
             f"image={size[0]}x{size[1]}" if size[0] != patch * 8 * window or size[0] != size[1] else "",
             f"pretrained={kwargs['pretrained_window_sizes']}" if any(kwargs.get("pretrained_window_sizes", ())) else "",
-        ) if part
+        )
     )  # fmt: skip
     return Architecture("maps", arch, width * 8, build, settings=settings, pool=None)
 

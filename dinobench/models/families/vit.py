@@ -18,8 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dinobench.errors import UserError
-from dinobench.models.architecture import ALIASES, HEADS, Architecture, usual_heads, vit_name
-from dinobench.models.families import released
+from dinobench.models.architecture import ALIASES, Architecture, usual_heads, vit_name
+from dinobench.models.families import family, released
 from dinobench.models.families.family import (
     Family,
     activation,
@@ -194,18 +194,7 @@ def settle_heads(width: int, spec: ModelSpec) -> int:
     """Heads as told, as MoCo v3 has them, or as is usual for the width. Raises UserError when neither settles it."""
     if spec.get("method") == "mocov3" and not spec.get("ours"):  # ours have the usual ones, whatever trains them
         spec.tell("MoCo v3's", heads=MOCOV3_HEADS.get(width))
-    origin = "the released models' of this width" if width in HEADS else "assumed: 64 numbers a head"
-    spec.tell(origin, heads=usual_heads(width))
-    return check_heads(width, spec.get("heads"), spec.path)
-
-
-def check_heads(width: int, heads: int | None, path: str) -> int:
-    """`heads`, if it fits. Raises UserError where it does not, or is None."""
-    if heads is None:
-        raise UserError(f"{path}: how many attention heads a ViT of width {width} has is not clear; give --heads")
-    if heads < 1 or width % heads:
-        raise UserError(f"{path}: {heads} heads do not divide the width {width}; give another --heads")
-    return heads
+    return family.settle_heads(width, spec)
 
 
 def is_mocov3(position: torch.Tensor | None) -> bool:
