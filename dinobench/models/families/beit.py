@@ -14,7 +14,7 @@ from dinobench.errors import UserError
 from dinobench.models.architecture import NORM_EPS, Architecture, usual_heads
 from dinobench.models.families import eva, released
 from dinobench.models.families.family import (
-    TRANSFORMERS_QKV,
+    TRANSFORMERS_BLOCK,
     Family,
     check_heads,
     check_patch_embedding,
@@ -39,14 +39,7 @@ HUGGINGFACE_RULES: Rules = (
     (r"^(encoder\.relative|shared)_position_bias\.", "rel_pos_bias."),
     (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
     (r"(\.attention\.attention)?\.relative_position_bias\.", ".attn."),
-    *TRANSFORMERS_QKV,
-    (r"\.attention\.o_proj\.", ".attn.proj."),
-    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"(?<!attention)\.output\.dense\.", ".mlp.fc2."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
+    *TRANSFORMERS_BLOCK,
     (r"\.lambda_(\d)$", r".gamma_\1"),
     (r"^pooler\.layernorm\.", "fc_norm."),
     (r"^layernorm\.", "norm."),

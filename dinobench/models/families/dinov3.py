@@ -15,7 +15,7 @@ from torch import nn
 
 from dinobench.models.architecture import Architecture
 from dinobench.models.families import eva
-from dinobench.models.families.family import TRANSFORMERS_QKV, Family, has, settings_of, settle_heads
+from dinobench.models.families.family import TRANSFORMERS_BLOCK, Family, has, settings_of, settle_heads
 from dinobench.models.key_mapping import Mapped, Rules, fuse_qkv
 from dinobench.models.spec import ModelSpec
 
@@ -44,8 +44,7 @@ HUGGINGFACE_RULES: Rules = (
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
     (r"^(model\.)?layer\.(\d+)\.", r"blocks.\2."),
-    *TRANSFORMERS_QKV,
-    (r"\.attention\.o_proj\.", ".attn.proj."),
+    *TRANSFORMERS_BLOCK,
     (r"\.layer_scale(\d)\.lambda1$", r".gamma_\1"),
     (r"\.mlp\.gate_proj\.", ".mlp.fc1_g."),
     (r"\.mlp\.up_proj\.", ".mlp.fc1."),

@@ -71,11 +71,18 @@ class Family:
         return self.rename(name) if self.rename else apply_rules(self.rules, name)
 
 
-#: transformers 5 has other names in memory than it writes -> those that `key_mapping.fuse_qkv` joins.
-TRANSFORMERS_QKV: Rules = (
+#: Of a block in transformers' vision models; version 5 has other names in memory than it writes. What is called query,
+#: key and value then, `key_mapping.fuse_qkv` joins.
+TRANSFORMERS_BLOCK: Rules = (
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
     (r"\.attention\.q_proj\.", ".attn.query."),
     (r"\.attention\.k_proj\.", ".attn.key."),
     (r"\.attention\.v_proj\.", ".attn.value."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(?<!attention)\.output\.dense\.", ".mlp.fc2."),
 )
 #: Whatever `--arch` names, in timm's own names.
 GENERIC = Family("generic", ())

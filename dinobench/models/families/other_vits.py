@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dinobench.models.architecture import Architecture
 from dinobench.models.families import vit
-from dinobench.models.families.family import TRANSFORMERS_QKV, Family, count, shape_of
+from dinobench.models.families.family import TRANSFORMERS_BLOCK, Family, count, shape_of
 from dinobench.models.key_mapping import Mapped, Rules
 from dinobench.models.spec import ModelSpec
 
@@ -16,13 +16,9 @@ TRANSFORMERS_RULES: Rules = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^layernorm\.", "norm."),
     (r"^(?:encoder\.layer|layers|encoder\.layers)\.(\d+)\.", r"blocks.\1."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-    *TRANSFORMERS_QKV,
-    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.intermediate\.dense\.|\.mlp\.weights_in\.", ".mlp.fc1."),
-    (r"(?<!attention)\.output\.dense\.|\.mlp\.weights_out\.", ".mlp.fc2."),
+    *TRANSFORMERS_BLOCK,
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 )
 TORCHVISION_RULES: Rules = (

@@ -16,7 +16,14 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 
 from dinobench.errors import UserError
 from dinobench.models.architecture import Architecture
-from dinobench.models.families.family import Family, check_patch_embedding, count, first, settings_of
+from dinobench.models.families.family import (
+    TRANSFORMERS_BLOCK,
+    Family,
+    check_patch_embedding,
+    count,
+    first,
+    settings_of,
+)
 from dinobench.models.key_mapping import Mapped, Rules, fuse_qkv
 from dinobench.models.spec import ModelSpec
 
@@ -35,13 +42,9 @@ HF_RULES: Rules = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
     (r"^encoder\.layers\.", "layers."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
+    *TRANSFORMERS_BLOCK,
     (r"\.attention\.self\.continuous_position_bias_mlp\.", ".attn.cpb_mlp."),
     (r"\.attention\.self\.", ".attn."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"(?<!attention)\.output\.dense\.", ".mlp.fc2."),
     (r"^layernorm\.", "norm."),
 )
 
