@@ -1,4 +1,4 @@
-"""What every test gets: a cache of its own, two threads, no network."""
+"""What every test gets: a cache of its own, its share of the threads, no network."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["DINOBENCH_CACHE"] = os.path.join(config.stash[_FOLDER], "cache")
     os.environ.pop("DINOBENCH_DATA", None)
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    beside_others = len(config.getoption("tx", None) or ()) > 1  # of pytest-xdist, whose workers inherit these
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "2")
+        os.environ.setdefault(variable, "1" if beside_others else "2")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command sets it; spinning threads starve each other
 
 
