@@ -26,7 +26,7 @@ from dinobench.types import EvalProtocol, Metric
 
 GROUP, METHODS = "dinobench.protocols", "dinobench.methods"
 #: What a backbone may be able to give.
-CAPABILITIES = frozenset({"features", "layers", "patches", "attention"})
+CAPABILITIES = frozenset({"features", "layers", "patches", "attention", "keys", "map"})
 
 
 def provider(entry: EntryPoint) -> str:

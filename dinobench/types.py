@@ -87,7 +87,8 @@ class CheckpointInfo:
 class Backbone(Protocol):
     """One adapter over every architecture. All tensors are float32 on the device of the input.
 
-    `capabilities` is a subset of {"features", "layers", "patches", "attention"}.
+    `capabilities` is a subset of {"features", "layers", "patches", "attention", "keys", "map"}: `blocks` come with
+    "layers", `keys` with "keys", `feature_map` with "map".
     """
 
     info: CheckpointInfo
@@ -98,21 +99,37 @@ class Backbone(Protocol):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, D): CLS after the final norm, or the global average pool of a ConvNet."""
-        ...
 
     def layers(self, x: torch.Tensor, n: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(B, 3, H, W) -> the last n blocks, oldest first, each (CLS (B, D), patches (B, N, D)) after the norm."""
-        ...
 
     def cls_attention(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, heads, N): softmax of the last block, the row of CLS, the columns of the patches."""
-        ...
 
     def layers_and_attention(
         self, x: torch.Tensor, n: int = 1
     ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
         """`layers` and `cls_attention` from one forward pass."""
-        ...
+
+    def blocks(
+        self, x: torch.Tensor, indices: Sequence[int], norm: bool = False
+    ) -> list[tuple[torch.Tensor | None, torch.Tensor]]:
+        """(B, 3, H, W) -> outputs of these blocks (0 first; negative counts from the end), in the order asked.
+
+        Each is (CLS (B, D), or None in a model without one, patches (B, N, D)), before the final norm unless `norm`.
+        """
+
+    def keys(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, heads, N, D / heads): the last block's keys of the patches.
+
+        They are what the block's linear layer gives, bias included: not scaled, no positions rotated in.
+        """
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D, h, w): the last block after the final norm, or a hierarchical model's last map.
+
+        D is that of one position, which is not `embed_dim` where the feature is made of more than one.
+        """
 
     def to(self, device: Any) -> Backbone: ...
 
@@ -127,23 +144,19 @@ class ImageSplit(Protocol):
     @property
     def labels(self) -> np.ndarray:
         """(n,) int64, indices into the data set's classes."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Of the images' contents in their order; labels excluded."""
-        ...
 
     @property
     def in_memory(self) -> bool:
         """Whether the pixels lie in memory already, so that nobody need keep decoded images."""
-        ...
 
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Image.Image:
         """The decoded RGB image. Raises OSError or another of `BROKEN_IMAGE` when it cannot be decoded."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -236,22 +249,18 @@ class Context(Protocol):
     @property
     def batch_size(self) -> int | None:
         """Images in one forward pass, where the user chose; it decides no number, unlike a training's total batch."""
-        ...
 
     @property
     def workers(self) -> int | None:
         """Threads that decode images, where the user chose."""
-        ...
 
     @property
     def ram_bytes(self) -> int | None:
         """Memory that a training may keep decoded images in, where the user chose."""
-        ...
 
     @property
     def skip_broken(self) -> bool:
         """Whether to leave out images that cannot be read."""
-        ...
 
     @property
     def scratch(self) -> Path:
@@ -259,51 +268,40 @@ class Context(Protocol):
 
         It need not exist yet, outlives a run that was interrupted, and goes once the record is written.
         """
-        ...
 
     def shard(self, n: int) -> slice:
         """The part of n items that this process works on; the parts of all processes follow each other."""
-        ...
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         """The parts of all processes joined along the first dimension, in the order of `shard`."""
-        ...
 
     def run_on_all(self, work: Callable[[], T]) -> T:
         """`work` on every process; a UserError on one of them is raised on all, so that none waits for ever."""
-        ...
 
     @property
     def saves(self) -> bool:
         """Whether the user asked for the files that a run makes (`--save DIR`)."""
-        ...
 
     def save(self, name: str, content: bytes) -> None:
         """Keep a file that the run made (a mask, a model) under a relative name, where the user asked for them.
 
         Ask `saves` first where making the content takes time.
         """
-        ...
 
     def left_out(self, images: Iterable[str]) -> None:
         """Note images, as `<split>/<id>`, that could not be read and are left out; the record counts them."""
-        ...
 
     def inference(self) -> AbstractContextManager[None]:
         """No gradients, and the precision that the user chose."""
-        ...
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision that the user chose, with gradients: for training."""
-        ...
 
     def features(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         """Features of a split from the cache, or extracted now, by all processes together."""
-        ...
 
     def progress(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """The same items, with a progress bar on stderr when it takes long."""
-        ...
 
 
 class EvalProtocol(Protocol):

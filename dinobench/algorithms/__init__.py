@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dinobench.lazy import attach
 
-__all__ = ["Whitening", "fit_path", "gem", "propagate", "search"]
+__all__ = ["Whitening", "fit_path", "gem", "lost", "propagate", "search", "tokencut"]
 
 __getattr__ = attach(
     __name__,
@@ -14,5 +14,7 @@ __getattr__ = attach(
         "propagate": "label_propagation",
         "gem": "descriptors",
         "Whitening": "descriptors",
+        "lost": "object_discovery",
+        "tokencut": "object_discovery",
     },
 )

@@ -21,6 +21,7 @@ BENCHES = {
     "features": "features:features",
     "scale": "scale:scale",
     "davis": "dense:davis",
+    "discovery": "discovery:discovery",
     "probes": "probes:probes",
     "retrieval": "retrieval:retrieval",
     "pretrain": "pretrain:pretrain",

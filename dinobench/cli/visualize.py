@@ -197,6 +197,42 @@ def visualize_collapse(
     _write(output, figures.figure_file(collapse_figure(histories, outputs), kind))
 
 
+@visualize_app.command("discovery")
+def visualize_discovery(
+    boxes: Annotated[
+        list[Path], typer.Argument(help="Files boxes.json or their folders, as `run --save` leaves them.")
+    ],
+    data: Annotated[str, typer.Option(help="The data set with boxes that they were found in.")],
+    output: Picture,
+    split: Annotated[str, typer.Option(help="The list or set of it, where not the usual one.")] = "",
+    images: Annotated[str | None, typer.Option(help="Images by id, as in a,b; the first eight without.")] = None,
+) -> None:
+    """Boxes found by one run or several, over the images and the annotated boxes."""
+    from dinobench.data import load_dataset
+    from dinobench.data.boxes import FOUND, read_found
+    from dinobench.data.decoding import BROKEN_IMAGE
+    from dinobench.errors import unknown_name
+    from dinobench.report import figures
+    from dinobench.report.boxes import boxes_figure
+
+    kind = _format(output, figures.FIGURES)
+    found = {(path.parent if path.name == FOUND else path).resolve().name: read_found(path) for path in boxes}
+    dataset = load_dataset(data, "boxes", progress=console.progress).select(split)
+    ids = [name for name in dataset.ids if all(name in each for each in found.values())]
+    if not ids:
+        raise UserError(f"{boxes[0]}: has no box of an image of {dataset.name}; give the data that it was found in")
+    chosen = images.split(",") if images else ids[:8]
+    if unknown := [name for name in chosen if name not in ids]:
+        raise unknown_name(f"image of {dataset.name} with boxes", unknown[0], ids[:20])
+    try:
+        pixels = [np.asarray(dataset.load(name)) for name in chosen]
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{dataset.name}: an image of {', '.join(chosen)} cannot be read ({error})") from error
+    truths = [dataset.boxes[list(dataset.ids).index(name)] for name in chosen]
+    shown = {run: [each[name] for name in chosen] for run, each in found.items()}
+    _write(output, figures.figure_file(boxes_figure(pixels, truths, shown, chosen, dataset.name), kind))
+
+
 def _format(output: Path, formats: Sequence[str]) -> str:
     """What to write a picture as. Raises UserError, before anything is computed, for a name that cannot be written."""
     from dinobench.files import check_output

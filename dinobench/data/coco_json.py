@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,14 @@ class Annotations:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """By the image's id in the file: its file's name, and boxes (K, 4) float64 x1, y1, x2, y2 of its objects."""
+
+    images: Mapping[str, tuple[str, np.ndarray]]
+    notes: tuple[str, ...]
+
+
 def read_annotations(file: Path, size_of: Callable[[str], tuple[int, int] | None]) -> Annotations:
     """Read and check `file`; crowd regions are passed over.
 
@@ -150,6 +158,50 @@ def read_annotations(file: Path, size_of: Callable[[str], tuple[int, int] | None
         for key in sorted(images, key=lambda key: (isinstance(key, str), key))
     ]
     return Annotations(tuple(annotated), tuple(notes))
+
+
+def read_boxes(file: Path, wanted: Collection[str] | None = None) -> Boxes:
+    """Of every image its file's name and its objects' boxes, in the order of ids; crowds are left out.
+
+    `wanted` are the file names to take, all where None. Sides are rounded to whole pixels, halves to the even one, as
+    valeoai/LOST does (`datasets.py`, `extract_gt_COCO`). Raises UserError with the file and what is at fault in it.
+    """
+    content = _parse(file)
+    names: dict[Key, str] = {}
+    for place, entry in enumerate(_entries(content, "images", file)):
+        where = f"{file}: image {_named(entry, place)}"
+        key = _key(entry.get("id"), "id", where)
+        if key in names:
+            raise UserError(f"{where}: its id is there twice; give every image an id of its own")
+        _file_name(entry, where)
+        names[key] = entry["file_name"]
+    taken = sorted(
+        (k for k, n in names.items() if wanted is None or n in wanted), key=lambda k: (isinstance(k, str), k)
+    )
+    boxes: dict[Key, list[list[int]]] = {key: [] for key in taken}
+    strangers: list[str] = []
+    for place, entry in enumerate(_entries(content, "annotations", file)):
+        where = f"{file}: annotation {_named(entry, place)}"
+        key = _key(entry.get("image_id"), "image_id", where)
+        if key not in names:
+            strangers.append(f"annotation {_named(entry, place)} at image {_shown(key)}")
+        elif key in boxes and not _is_crowd(entry.get("iscrowd"), where):
+            boxes[key].append(_box(entry.get("bbox"), where))
+    notes = (
+        f"{len(strangers):,} annotations are left out because they point at images that {file.name} does not list, "
+        f"such as {', '.join(strangers[:1])}",
+    )
+    found = {str(key): (names[key], np.array(boxes[key], np.float64).reshape(-1, 4)) for key in taken}
+    return Boxes(found, notes if strangers else ())
+
+
+def _box(bbox: Any, where: str) -> list[int]:
+    """x, y, width, height -> x1, y1, x2, y2."""
+    numbers = isinstance(bbox, list) and len(bbox) == 4 and all(type(v) in (int, float) for v in bbox)
+    if not numbers or not all(abs(v) <= MAX_PIXELS for v in bbox) or min(bbox[2:]) < 0:
+        raise UserError(f"{where}: its bbox {_shown(bbox)} is no x, y, width and height in pixels; mend it")
+    x, y, width, height = bbox
+    return [round(v) for v in (x, y, x + width, y + height)]
 
 
 def _parse(file: Path) -> Mapping[str, Any]:

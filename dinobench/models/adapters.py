@@ -7,6 +7,8 @@ same calls are differentiable, so that fine-tuning sees exactly the features tha
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from dinobench.models.pos_embed import resample_abs_pos_embed
 from dinobench.types import CheckpointInfo
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
+Blocks = list[tuple[torch.Tensor | None, torch.Tensor]]
 
 #: Rows from which on a matrix product's rows no longer depend on their number (from 12 on, as measured with MKL).
 LONG_PRODUCT = 1024
@@ -65,6 +68,18 @@ class ModuleBackbone:
         """Raises UnsupportedCapability, as `cls_attention` does."""
         return self.layers(x, n), self.cls_attention(x)
 
+    def blocks(self, x: torch.Tensor, indices: Sequence[int], norm: bool = False) -> Blocks:
+        """Raises UnsupportedCapability: only a model whose blocks keep one grid of patches has them to give."""
+        raise UnsupportedCapability(f"{self.info.name}: a {self.info.arch} has no blocks of one grid; use a ViT")
+
+    def keys(self, x: torch.Tensor) -> torch.Tensor:
+        """Raises UnsupportedCapability: only a model that attends over one grid of patches has their keys."""
+        raise UnsupportedCapability(f"{self.info.name}: a {self.info.arch} has no keys to show; use a ViT")
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Raises UnsupportedCapability: what this kind of backbone computes last is no map."""
+        raise UnsupportedCapability(f"{self.info.name}: a {self.info.arch} has no last map to give")
+
     def _grad(self) -> torch.set_grad_enabled:
         return torch.set_grad_enabled(self.module.training and torch.is_grad_enabled())
 
@@ -81,7 +96,7 @@ class ViTBackbone(ModuleBackbone):
     refuses.
     """
 
-    capabilities = frozenset({"features", "layers", "patches", "attention"})
+    capabilities = frozenset({"features", "layers", "patches", "attention", "keys", "map"})
     patch_size: int
 
     def __init__(
@@ -135,6 +150,38 @@ class ViTBackbone(ModuleBackbone):
                 return layers, self._cls_row(attention, seen[0])
         finally:
             hook.remove()
+
+    def blocks(self, x: torch.Tensor, indices: Sequence[int], norm: bool = False) -> Blocks:
+        """(B, 3, H, W) -> these blocks' (CLS (B, D), patches (B, N, D)), in the order asked.
+
+        No block after the last of them is run. Raises UserError for one that the model does not have.
+        """
+        check_images(x)
+        wanted = block_numbers(indices, len(self.module.blocks), self.info.name)
+        taken: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
+        with self._grad():
+            tokens = self._tokens(x)
+            for index, block in enumerate(self.module.blocks[: max(wanted) + 1]):
+                tokens = block(tokens)
+                if index in wanted:
+                    output = (self.module.norm(tokens) if norm else tokens).float()
+                    taken[index] = output[:, 0], output[:, self.module.num_prefix_tokens :]
+        return [taken[index] for index in wanted]
+
+    def keys(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, heads, N, D / heads): last block's keys of the patches, bias included, not scaled."""
+        check_images(x)
+        *blocks, last = self.module.blocks
+        with self._grad():
+            tokens = self._tokens(x)
+            for block in blocks:
+                tokens = block(tokens)
+            return keys_of(last.attn, last.norm1(tokens)[:, self.module.num_prefix_tokens :])
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D, H / patch size, W / patch size): last block's patches after the final norm."""
+        ((_, patches),) = self.blocks(x, (-1,), norm=True)
+        return on_grid(patches, x, self.patch_size)
 
     def _last_cls(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, T, D) as they enter the last block -> (B, D), its CLS: the other tokens' MLP is nobody's input.
@@ -212,7 +259,7 @@ class ConvBackbone(ModuleBackbone):
     every position of the map. `patch_size` is the map's stride (32 as a rule); any image size is taken as it is.
     """
 
-    capabilities = frozenset({"features", "patches"})
+    capabilities = frozenset({"features", "patches", "map"})
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
         return self.module.forward_head(self.module.forward_features(x), pre_logits=True)
@@ -225,26 +272,66 @@ class ConvBackbone(ModuleBackbone):
         with self._grad():
             maps = self.module.forward_features(x)
             pooled = self.module.forward_head(maps, pre_logits=True).float()
-            norm = getattr(getattr(self.module, "head", None), "norm", None)
-            maps = maps if norm is None else norm(maps)
-            return [(pooled, maps.flatten(2).transpose(1, 2).float())]
+            return [(pooled, self._normed(maps).flatten(2).transpose(1, 2).float())]
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D, h, w): the last map, its positions normed as `layers` has them."""
+        check_images(x)
+        with self._grad():
+            return self._normed(self.module.forward_features(x)).float()
+
+    def _normed(self, maps: torch.Tensor) -> torch.Tensor:
+        norm = getattr(getattr(self.module, "head", None), "norm", None)
+        return maps if norm is None else norm(maps)
 
 
 class GenericBackbone(ModuleBackbone):
     """Any other timm or torchvision model: whatever enters its classifier is the feature.
 
-    Some of them take one image size only; another is a UserError.
+    Some of them take one image size only; another is a UserError. Of a model that tells timm its intermediate maps the
+    last one is the map.
     """
 
+    def __init__(self, module: nn.Module, info: CheckpointInfo, patch_size: int | None) -> None:
+        super().__init__(module, info, patch_size)
+        if hasattr(module, "forward_intermediates"):
+            self.capabilities = frozenset({"features", "map"})
+
     def _features(self, x: torch.Tensor) -> torch.Tensor:
-        try:
+        with self._refusals(x):
             if hasattr(self.module, "forward_features") and hasattr(self.module, "forward_head"):
                 return self.module.forward_head(self.module.forward_features(x), pre_logits=True).flatten(1)
             return self.module(x).flatten(1)
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D, h, w): the last of timm's intermediate maps, after the final norm where it has one."""
+        if "map" not in self.capabilities:
+            return super().feature_map(x)
+        check_images(x)
+        with self._grad(), self._refusals(x):
+            (last,) = self.module.forward_intermediates(
+                x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+            )
+            return last.float()
+
+    @contextmanager
+    def _refusals(self, x: torch.Tensor) -> Iterator[None]:
+        try:
+            yield
         except AssertionError as error:  # timm's way of refusing a size
             raise UserError(
                 f"{self.info.name}: a {self.info.arch} refuses {tuple(x.shape[2:])} images: {error}"
             ) from None
+
+
+class PixelsBackbone(GenericBackbone):
+    """The baseline of averaged pixels: its map is their colours."""
+
+    capabilities = frozenset({"features", "map"})
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, 3, side, side): what the features are made of, the whole image in side x side cells."""
+        return self.features(x).unflatten(1, (3, self.module.side, self.module.side))
 
 
 class Pixels(nn.Module):
@@ -262,6 +349,44 @@ def check_images(x: torch.Tensor) -> None:
     """Raises UserError unless x is a batch (B, 3, H, W)."""
     if x.ndim != 4 or x.shape[1] != 3:
         raise UserError(f"a backbone takes a batch of RGB images (B, 3, H, W), not a tensor of shape {tuple(x.shape)}")
+
+
+def block_numbers(indices: Sequence[int], depth: int, name: str) -> list[int]:
+    """Which of 0..depth - 1 are meant, negative ones counting from the end. Raises UserError for others, and for none.
+
+    >>> block_numbers((0, -1), 12, "vit")
+    [0, 11]
+    """
+    if not len(indices) or not all(-depth <= index < depth for index in indices):
+        raise UserError(f"{name}: blocks {list(indices)} asked for, the model has those from 0 to {depth - 1}")
+    return [index % depth for index in indices]
+
+
+def key_projection(attention: Any) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """Weight (D, C) and bias (D,) that give an attention's keys, of its own layer or of one for queries and values too.
+
+    None where it has neither.
+    """
+    if isinstance(own := getattr(attention, "k_proj", None), nn.Linear):
+        return own.weight, own.bias
+    if not isinstance(fused := getattr(attention, "qkv", None), nn.Linear) or fused.out_features % 3:
+        return None
+    third = fused.out_features // 3
+    bias = None if fused.bias is None else fused.bias[third : 2 * third]
+    separate = getattr(attention, "k_bias", None)  # BEiT's and EVA's, which their qkv layer does not hold
+    return fused.weight[third : 2 * third], bias if separate is None else separate
+
+
+def keys_of(attention: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, T, C) as they enter an attention -> their keys (B, heads, T, D / heads) in float32."""
+    projection = key_projection(attention)
+    assert projection is not None
+    return F.linear(tokens, *projection).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2).float()
+
+
+def on_grid(patches: torch.Tensor, x: torch.Tensor, patch: int) -> torch.Tensor:
+    """Patches (B, N, D) of images x (B, 3, H, W) -> (B, D, H / patch, W / patch)."""
+    return patches.transpose(1, 2).unflatten(2, (x.shape[-2] // patch, x.shape[-1] // patch))
 
 
 def check_multiple(x: torch.Tensor, patch: int, name: str) -> None:

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from dinobench.errors import UserError
 from dinobench.inputs import ModelInput
 from dinobench.models import architecture as archs
-from dinobench.models.adapters import ConvBackbone, GenericBackbone, ModuleBackbone, ViTBackbone
+from dinobench.models.adapters import ConvBackbone, GenericBackbone, ModuleBackbone, PixelsBackbone, ViTBackbone
 from dinobench.models.architecture import Architecture
 from dinobench.models.checkpoint import non_finite
 from dinobench.models.factory import NamedModel
@@ -272,4 +272,6 @@ def _adapter(architecture: Architecture, module: torch.nn.Module, info: Checkpoi
         return MapBackbone(module, info)
     if architecture.family in ("resnet", "convnext"):
         return ConvBackbone(module, info, archs.conv_stride(module))
+    if architecture.family == "pixels":
+        return PixelsBackbone(module, info, None)
     return GenericBackbone(module, info, None)

@@ -6,13 +6,24 @@ these leave the tokens to timm, which follows each family's authors, and decide 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from dinobench.errors import UnsupportedCapability, UserError
-from dinobench.models.adapters import Layers, ModuleBackbone, check_images, check_multiple
+from dinobench.models.adapters import (
+    Blocks,
+    Layers,
+    ModuleBackbone,
+    block_numbers,
+    check_images,
+    check_multiple,
+    key_projection,
+    keys_of,
+    on_grid,
+)
 from dinobench.types import CheckpointInfo
 
 
@@ -39,8 +50,9 @@ class TokenBackbone(ModuleBackbone):
             raise UserError(f"{info.name}: has no CLS token for --pool {pool}; use --pool mean")
         if pool == "map" and getattr(inner, "attn_pool", None) is None:
             raise UserError(f"{info.name}: has no attention pooling for --pool map; use --pool mean")
-        kinds = {"features", "layers", "patches"}
-        self.capabilities = frozenset(kinds | ({"attention"} if self.has_cls and _softmax(inner) else set()))
+        kinds, attention = {"features", "layers", "patches", "map"}, getattr(inner.blocks[-1], "attn", None)
+        kinds |= {"attention"} if self.has_cls and _softmax(attention) else set()
+        self.capabilities = frozenset(kinds | ({"keys"} if key_projection(attention) else set()))
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
         return self._pooled(self._checked(lambda: self.module.forward_features(x), x))
@@ -51,18 +63,48 @@ class TokenBackbone(ModuleBackbone):
         if not 1 <= n <= depth:
             raise UserError(f"{self.info.name}: {n} last blocks asked for, the model has {depth}")
         with self._grad():
-            outputs = self._checked(
-                lambda: self.module.forward_intermediates(
-                    x, indices=n, norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
-                ),
-                x,
-            )
             layers: Layers = []
-            for output in outputs:
-                patches, prefix = output if isinstance(output, tuple) else (output, output[:, :0])
+            for prefix, patches in self._intermediates(x, n, norm=True):
                 tokens = torch.cat([prefix, patches], dim=1)
                 layers.append((self._pooled(tokens).float(), self._post(patches).float()))
             return layers
+
+    def blocks(self, x: torch.Tensor, indices: Sequence[int], norm: bool = False) -> Blocks:
+        """(B, 3, H, W) -> these blocks' (CLS (B, D) or None, patches (B, N, D)), in the order asked.
+
+        Raises UserError for a block that the model does not have.
+        """
+        wanted = block_numbers(indices, len(self.module.blocks), self.info.name)
+        numbers = sorted(set(wanted))
+        with self._grad():
+            outputs = self._intermediates(x, numbers, norm, stop_early=True)
+            normed = [[self._post(part) if norm else part for part in output] for output in outputs]
+            taken = {
+                number: (prefix[:, 0].float() if self.has_cls else None, patches.float())
+                for number, (prefix, patches) in zip(numbers, normed, strict=True)
+            }
+        return [taken[number] for number in wanted]
+
+    def keys(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, heads, N, D / heads): last block's keys of the patches, no positions rotated in.
+
+        Raises UnsupportedCapability where the last block's attention has no linear layer for keys.
+        """
+        if "keys" not in self.capabilities:
+            return super().keys(x)
+        attention, seen = self.module.blocks[-1].attn, []
+        hook = attention.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            with self._grad():
+                self._checked(lambda: self.module.forward_features(x), x)
+                return keys_of(attention, seen[0][:, self.prefix :])
+        finally:
+            hook.remove()
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D, H / patch size, W / patch size): last block's patches after the final norm."""
+        ((_, patches),) = self.blocks(x, (-1,), norm=True)
+        return on_grid(patches, x, self.patch_size)
 
     def cls_attention(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, heads, N): last block's softmax, CLS row, patch columns (they sum to less than 1)."""
@@ -84,6 +126,19 @@ class TokenBackbone(ModuleBackbone):
             attention.fused_attn = fused
             hook.remove()
         return layers, seen[0][:, :, 0, self.prefix :].float()
+
+    def _intermediates(self, x: torch.Tensor, indices: Any, norm: bool, **kwargs: Any) -> Any:
+        """timm's outputs of blocks, oldest first, each (prefix (B, P, D), patches (B, N, D))."""
+        outputs = self._checked(
+            lambda: self.module.forward_intermediates(
+                x, indices=indices, norm=norm, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True,
+                **kwargs,
+            ),
+            x,
+        )  # fmt: skip
+        for output in outputs:
+            patches, prefix = output if isinstance(output, tuple) else (output, output[:, :0])
+            yield prefix, patches
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
         """Normed tokens (B, prefix + N, D) -> (B, D), or (B, 2 * D) for "cls+mean"."""
@@ -120,7 +175,7 @@ class MapBackbone(ModuleBackbone):
     `patch_size` is the stride of the last map, whose positions, normed, are the patches.
     """
 
-    capabilities = frozenset({"features", "patches"})
+    capabilities = frozenset({"features", "patches", "map"})
 
     def __init__(self, module: nn.Module, info: CheckpointInfo) -> None:
         inner: Any = module
@@ -136,8 +191,15 @@ class MapBackbone(ModuleBackbone):
         with self._grad():
             maps = self._last_map(x)
             pooled = self.module.forward_head(maps, pre_logits=True).float()
-            channels_last = maps if maps.shape[-1] == self.module.num_features else maps.movedim(1, -1)
-            return [(pooled, channels_last.flatten(1, 2).float())]
+            return [(pooled, self._channels_last(maps).flatten(1, 2).float())]
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D, h, w): the last map, normed."""
+        with self._grad():
+            return self._channels_last(self._last_map(x)).movedim(-1, 1).float()
+
+    def _channels_last(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps if maps.shape[-1] == self.module.num_features else maps.movedim(1, -1)
 
     def _last_map(self, x: torch.Tensor) -> torch.Tensor:
         check_images(x)
@@ -149,8 +211,6 @@ class MapBackbone(ModuleBackbone):
             ) from None
 
 
-def _softmax(module: Any) -> bool:
-    """Whether the last block's attention is one whose softmax can be read (see `cls_attention`)."""
-    blocks = getattr(module, "blocks", None)
-    attention = getattr(blocks[-1], "attn", None) if blocks is not None and len(blocks) else None
+def _softmax(attention: Any) -> bool:
+    """Whether an attention is one whose softmax can be read (see `cls_attention`)."""
     return hasattr(attention, "attn_drop") and hasattr(attention, "fused_attn")

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from dinobench.bench import BENCHES, measure_bench, retrieval
+from dinobench.bench import BENCHES, discovery, measure_bench, retrieval
 from dinobench.bench.measure import anonymous_mb
 from dinobench.context import LocalContext
 from dinobench.errors import UserError
@@ -46,3 +46,8 @@ def test_memory_at_a_share_of_the_scale():
 def test_leave_one_out_beside_the_product():
     row = retrieval.labelled(1, LocalContext(torch.device("cpu")), images=300, width=8, queries=20)
     assert row.what.startswith("retrieval, leave-one-out, 20 queries among 300 x 8") and row.ratio > 0
+
+
+def test_object_discovery_beside_the_dense_solver():
+    row = discovery.eigenvector(1, patches=60, dim=16)
+    assert row.what == "tokencut's eigenvector, 60 patches" and row.ratio > 0

@@ -144,3 +144,20 @@ def test_two_trainings_of_one_name_are_not_drawn_as_one(command, tmp_path, histo
 def test_a_rate_that_no_video_can_have_is_refused(command, fps):
     code, out, err = command("visualize", "davis", "--video", "shapes-0", "--ckpt", TINY, "-o", "a.mp4", "--fps", fps)
     assert code == 2 and out == "" and err.count("\n") == 1
+
+
+def test_boxes_over_their_images(command, tmp_path):
+    data = load_dataset("shapes", "boxes").select()
+    for run in ("lost", "$cut$"):
+        (tmp_path / run).mkdir()
+        content = {name: boxes[0].tolist() for name, boxes in zip(data.ids[:6], data.boxes, strict=False)}
+        (tmp_path / run / "boxes.json").write_text(json.dumps(content))
+    line = ["visualize", "discovery", "lost", "$cut$/boxes.json", "--data", "shapes", "-o", "o.png"]
+    code, _, err = command(*line)
+    assert code == 0 and "written: o.png" in err, err
+    assert Image.open(tmp_path / "o.png").width > 500
+    assert_one_line(*command(*line, "--images", "nobody"), "unknown image of shapes with boxes 'nobody'")
+    assert_one_line(*command(*line, "--split", "train"), "unknown split of shapes 'train'")
+    for content, words in (("[]", "not readable as boxes"), ('{"a": [1, 2]}', "is not [x1, y1"), ("{}", "has no box")):
+        (tmp_path / "lost" / "boxes.json").write_text(content)
+        assert_one_line(*command(*line), words)

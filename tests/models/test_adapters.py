@@ -134,14 +134,85 @@ def test_autocast_still_gives_float32(tiny):
 def test_convnets_give_one_map_and_no_attention(name):
     backbone, x = load_backbone(f"random:{name}"), golden_input(1, 96, 64)
     ((pooled, patches),) = backbone.layers(x)
-    assert backbone.capabilities == {"features", "patches"} and backbone.patch_size == 32
+    assert backbone.capabilities == {"features", "patches", "map"} and backbone.patch_size == 32
     assert patches.shape == (1, 6, backbone.embed_dim)
     torch.testing.assert_close(pooled, backbone.features(x))
     if name == "resnet18":
         torch.testing.assert_close(patches.mean(1), pooled, atol=1e-5, rtol=1e-4)
-    for refused in (lambda: backbone.layers(x, 4), lambda: backbone.cls_attention(x)):
+    assert torch.equal(backbone.feature_map(x), patches.transpose(1, 2).unflatten(2, (3, 2)))
+    refusals = (
+        lambda: backbone.layers(x, 4),
+        lambda: backbone.cls_attention(x),
+        lambda: backbone.blocks(x, [0]),
+        lambda: backbone.keys(x),
+    )
+    for refused in refusals:
         with pytest.raises(UnsupportedCapability, match=name):
             refused()
+
+
+def test_blocks_are_what_the_modules_put_out(tiny):
+    backbone, x, seen = tiny[16], golden_input(2, 64, 48), []
+    hooks = [
+        block.register_forward_hook(lambda m, args, output: seen.append(output)) for block in backbone.module.blocks
+    ]
+    backbone.layers(x, 1)
+    for hook in hooks:
+        hook.remove()
+    blocks = backbone.blocks(x, (-1, 0, 5, 0))
+    assert len(blocks) == 4
+    for (cls, patches), number in zip(blocks, (11, 0, 5, 0), strict=True):
+        assert torch.equal(torch.cat([cls[:, None], patches], 1), seen[number])
+    for (cls, patches), (want_cls, want) in zip(
+        backbone.blocks(x, [9, 10, 11], norm=True), backbone.layers(x, 3), strict=True
+    ):
+        assert torch.equal(cls, want_cls) and torch.equal(patches, want)
+    assert torch.equal(backbone.feature_map(x), backbone.layers(x)[0][1].transpose(1, 2).reshape(2, 192, 4, 3))
+    for wrong in ([12], [0, -13], []):
+        with pytest.raises(UserError, match="asked for, the model has those from 0 to 11"):
+            backbone.blocks(x, wrong)
+
+
+def test_no_block_is_run_that_is_not_asked_for(tiny):
+    ran = []
+    hook = tiny[16].module.blocks[3].register_forward_hook(lambda *_: ran.append(3))
+    tiny[16].blocks(golden_input(1, 32, 32), [2])
+    hook.remove()
+    assert not ran
+
+
+def test_keys_are_the_middle_third_of_qkv(tiny):
+    backbone, x, seen = tiny[16], golden_input(2, 64, 48), []
+    attention = backbone.module.blocks[-1].attn
+    hook = attention.qkv.register_forward_hook(lambda m, args, output: seen.append(output))
+    backbone.layers(x)
+    hook.remove()
+    want = seen[0].reshape(2, 13, 3, 3, 64)[:, 1:, 1].transpose(1, 2)  # (B, heads, N, D / heads)
+    torch.testing.assert_close(backbone.keys(x), want)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert backbone.keys(x).dtype == torch.float32
+    with pytest.raises(UserError, match="is not a multiple of the patch size"):
+        backbone.keys(x[..., :40])
+
+
+def test_dinov2_blocks_keep_the_registers_apart(tmp_path):
+    tensors = vit(width=64, depth=2, patch=14, image=56, registers=4, v2=True)
+    backbone = load_backbone(save(tensors, tmp_path / "v2.pth"), heads=2)
+    x = golden_input(1, 56, 42)
+    ((cls, patches),) = backbone.blocks(x, [1], norm=True)
+    assert (cls.shape, patches.shape, backbone.keys(x).shape) == ((1, 64), (1, 12, 64), (1, 2, 12, 32))
+    torch.testing.assert_close(cls, backbone.features(x))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("efficientnet_b0", (1, 320, 3, 2)), ("regnety_002", (1, 368, 3, 2))])
+def test_other_models_give_the_last_of_timms_maps(name, shape):
+    backbone, x = load_backbone(f"random:{name}"), golden_input(1, 96, 64)
+    assert backbone.capabilities == {"features", "map"} and backbone.feature_map(x).shape == shape
+    with torch.no_grad():
+        want = backbone.module.forward_intermediates(x, indices=1, intermediates_only=True)
+    assert torch.equal(backbone.feature_map(x), want[-1])
+    with pytest.raises(UnsupportedCapability, match="has no keys"):
+        backbone.keys(x)
 
 
 def test_pixels():
@@ -149,7 +220,8 @@ def test_pixels():
     x = golden_input(2, 32, 48)
     want = x.reshape(2, 3, 16, 2, 16, 3).mean((3, 5)).flatten(1)
     torch.testing.assert_close(backbone.features(x), want)
-    assert (backbone.embed_dim, backbone.info.method, backbone.capabilities) == (768, "pixels", {"features"})
+    assert (backbone.embed_dim, backbone.info.method, backbone.capabilities) == (768, "pixels", {"features", "map"})
+    torch.testing.assert_close(backbone.feature_map(x), x.reshape(2, 3, 16, 2, 16, 3).mean((3, 5)))
     assert load_backbone("pixels:8").embed_dim == 192
     with pytest.raises(UserError, match="whole number"):
         load_backbone("pixels:none")

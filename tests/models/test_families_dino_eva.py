@@ -82,6 +82,28 @@ def test_attention_of_cls_is_the_last_blocks(make, prefix, size, tmp_path):
     assert layers[0][1].shape == patches.shape and not hasattr(backbone.module.blocks[-1].attn, "_seen")
 
 
+@pytest.mark.parametrize(
+    ("make", "prefix", "size"),
+    [(made.hf_dinov3, 5, (64, 96)), (made.hf_beit, 1, (64, 64))],
+    ids=["dinov3", "beit"],
+)
+def test_keys_and_blocks_are_transformers_own(make, prefix, size, tmp_path):
+    """What its layer for keys puts out, before positions are rotated in, and its hidden states."""
+    model, x, seen = make(), made.images(*size), []
+    model.save_pretrained(tmp_path)
+    (projection,) = [module for name, module in model.named_modules() if name.endswith("1.attention.k_proj")]
+    projection.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        states = model(x, output_hidden_states=True).hidden_states
+    backbone = load_backbone(tmp_path)
+    want = seen[0][:, prefix:].unflatten(2, (backbone.info.heads, -1)).transpose(1, 2)
+    torch.testing.assert_close(backbone.keys(x), want, atol=1e-4, rtol=0)
+    ((cls, patches),) = backbone.blocks(x, [0])
+    torch.testing.assert_close(
+        torch.cat([cls[:, None], patches], 1), states[1][:, [0, *range(prefix, states[1].shape[1])]]
+    )
+
+
 def test_eva_gives_attention(tmp_path):
     module = made.from_timm("eva02_base_patch14_224", img_size=56, dynamic_img_size=True)()
     x = made.images(56, 84)

@@ -106,6 +106,51 @@ def test_attention_is_what_the_values_are_weighted_with(name):
     torch.testing.assert_close(seen[0].sum(-1), torch.ones_like(seen[0].sum(-1)))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_keys_and_map_are_those_of_timms_modules(name):
+    model = small(name)
+    backbone, x, n = adapted(model, name), images(name), model.num_prefix_tokens
+    seen, entered = [], []
+    hooks = [block.register_forward_hook(lambda m, args, output: seen.append(output)) for block in model.blocks]
+    hooks.append(model.blocks[-1].attn.register_forward_pre_hook(lambda m, args: entered.append(args[0])))
+    with torch.no_grad():
+        model.forward_features(x)
+    for hook in hooks:
+        hook.remove()
+    first, again, last = backbone.blocks(x, (0, 0, -1))
+    for (cls, patches), want in ((first, seen[0]), (again, seen[0]), (last, seen[1])):
+        torch.testing.assert_close(patches, want[:, n:])
+        assert cls is None if model.cls_token is None else torch.equal(cls, want[:, 0])
+    ((_, normed),) = backbone.layers(x)
+    torch.testing.assert_close(backbone.blocks(x, [1], norm=True)[0][1], normed)
+    torch.testing.assert_close(backbone.feature_map(x), normed.transpose(1, 2).reshape(2, 32, 4, 4))
+    assert {"keys", "map"} <= backbone.capabilities
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.keys(x), written_out_keys(model.blocks[-1].attn, entered[0][:, n:]))
+    with pytest.raises(UserError, match=r"blocks \[2\] asked for, the model has those from 0 to 1"):
+        backbone.blocks(x, [2])
+
+
+def written_out_keys(attention: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """As each attention of timm's computes them before it turns them by their positions: (B, heads, N, 16)."""
+    b, t, _ = tokens.shape
+    if attention.qkv is None:
+        return attention.k_proj(tokens).reshape(b, t, 2, 16).transpose(1, 2)
+    qkv = attention.qkv(tokens)
+    if getattr(attention, "q_bias", None) is not None:
+        qkv = qkv + torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    return qkv.reshape(b, t, 3, 2, 16)[:, :, 1].transpose(1, 2)
+
+
+def test_a_block_without_such_a_layer_has_no_keys():
+    model = small("vit_base_patch16_gap_224")
+    model.blocks[-1].attn.qkv = torch.nn.Identity()
+    backbone = adapted(model, "vit_base_patch16_gap_224")
+    assert "keys" not in backbone.capabilities
+    with pytest.raises(UnsupportedCapability, match="has no keys to show"):
+        backbone.keys(X)
+
+
 def test_hierarchical_models_give_their_last_map():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -118,6 +163,10 @@ def test_hierarchical_models_give_their_last_map():
         torch.testing.assert_close(backbone.features(X), model.forward_head(maps, pre_logits=True))
     ((feature, patches),) = backbone.layers(X)
     torch.testing.assert_close(patches, maps.flatten(1, 2))
+    assert torch.equal(backbone.feature_map(X), maps.permute(0, 3, 1, 2))
+    for refused in (lambda: backbone.blocks(X, [0]), lambda: backbone.keys(X)):
+        with pytest.raises(UnsupportedCapability, match="has no"):
+            refused()
     torch.testing.assert_close(feature, patches.mean(dim=1), rtol=1e-4, atol=1e-5)
     assert backbone.patch_size == 32
     with pytest.raises(UnsupportedCapability, match="has one block output to give, not 2"):

@@ -50,6 +50,13 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
             "seed.",
         )
     },
+    "boxes": {
+        "shapes": EmbeddedSet(
+            "dinobench.data.embedded.shapes:boxes",
+            "the word `shapes`, no path: the drawn images of `masks` with the smallest box around each shape. "
+            "24 images with two to four objects.",
+        )
+    },
     "landmarks": {
         "tiles": EmbeddedSet(
             "dinobench.data.embedded.tiles:places",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from dinobench.data.boxes import BoxSet, BoxSplits, boxes_of_masks
 from dinobench.data.fingerprint import of_array
 from dinobench.data.masks import Masks, from_labels
 
@@ -117,6 +119,18 @@ def images(name: str = NAME) -> ShapeImages:
     joined = np.concatenate([stacked, masks[..., None]], axis=-1)
     fingerprint = of_array([f"{i} {k}" for i, k in enumerate(kinds)], joined)
     return ShapeImages(name, NAME, stacked, masks, tuple(kinds), fingerprint)
+
+
+def boxes(name: str = NAME) -> BoxSplits:
+    """The images with the box around what is seen of each shape."""
+    return BoxSplits(name, NAME, {"all": partial(_boxed, name)}, "all")
+
+
+def _boxed(name: str) -> BoxSet:
+    drawn = images(name)
+    ids = drawn.ids("instances")
+    found = [boxes_of_masks(drawn.masks(image_id, "instances").masks) for image_id in ids]
+    return BoxSet(name, NAME, ids, found, None, drawn.load, drawn.fingerprint)
 
 
 def scatter(rng: np.random.Generator, count: int, height: int, width: int) -> list[Shape]:

@@ -29,5 +29,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "copies": ("dinobench.data.layouts.copydays",),
     "videos": ("dinobench.data.layouts.davis",),
     "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
+    "boxes": ("dinobench.data.layouts.voc_boxes", "dinobench.data.layouts.coco_boxes"),
     "landmarks": ("dinobench.data.layouts.landmarks",),
 }

@@ -70,8 +70,8 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     if root is None:
         raise UserError(f"{path}: no JPEGImages/ and SegmentationClass/ in it")
     sets = root / "ImageSets" / "Segmentation"
-    images = _read_list(sets / "val.txt")
-    with_objects = _read_list(sets / "val_object.txt") if (sets / "val_object.txt").is_file() else images
+    images = read_list(sets / "val.txt")
+    with_objects = read_list(sets / "val_object.txt") if (sets / "val_object.txt").is_file() else images
     lists = {"classes": images, "instances": with_objects if (root / FOLDERS["instances"]).is_dir() else ()}
     files = [f"JPEGImages/{image}.jpg" for image in dict.fromkeys((*images, *with_objects))]
     files += [f"{FOLDERS[kind]}/{image}.png" for kind, listed in lists.items() for image in listed]
@@ -94,7 +94,7 @@ def _root(path: Path) -> Path | None:
 VERDICTS = ("1", "-1", "0")
 
 
-def _read_list(path: Path) -> tuple[str, ...]:
+def read_list(path: Path) -> tuple[str, ...]:
     """The names in the first column. Raises UserError for a list of one class and for a name that is there twice."""
     if not path.is_file():
         raise UserError(f"{path}: no such list; it names the images to score on, one per line")

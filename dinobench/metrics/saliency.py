@@ -1,0 +1,39 @@
+"""Scores of a predicted foreground against an annotated one, as unsupervised saliency counts them.
+
+(Wang et al. 2022, arXiv 2202.11539; YangtaoWANG95/TokenCut at fed52cd, `unsupervised_saliency_detection/metric.py`.)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: β² of F, which weighs precision more than recall.
+BETA2 = 0.3
+
+
+class Saliency(NamedTuple):
+    """Of one image, as fractions. F of a mask of two values is the same at every threshold, and so its own maximum."""
+
+    iou: float
+    accuracy: float
+    max_f: float
+
+
+def saliency_scores(mask: np.ndarray, truth: np.ndarray) -> Saliency:
+    """Masks (H, W) bool -> IoU, share of equal pixels, and Fβ.
+
+    Precision and recall are 1 where nothing is predicted, or nothing annotated; F is 0 where both are 0. The IoU of
+    two empty masks is 1.
+
+    >>> saliency_scores(np.array([[True, True]]), np.array([[True, False]]))
+    Saliency(iou=0.5, accuracy=0.5, max_f=0.5652173913043478)
+    """
+    shared, predicted, annotated = (int(np.count_nonzero(m)) for m in (mask & truth, mask, truth))
+    union = predicted + annotated - shared
+    precision = shared / predicted if predicted else 1.0
+    recall = shared / annotated if annotated else 1.0
+    weighed = BETA2 * precision + recall
+    f = (1 + BETA2) * precision * recall / weighed if weighed else 0.0
+    return Saliency(shared / union if union else 1.0, float(np.mean(mask == truth)), f)

@@ -1,0 +1,104 @@
+"""TokenCut's foregrounds against the scores of the published program; sizes, files, refusals, processes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.contexts import on_processes
+from helpers.paths import GOLDEN
+from helpers.voc import make_voc
+from helpers.weights import quiet, save, vit
+
+import dinobench
+from dinobench.config import resolve_config
+from dinobench.context import LocalContext
+from dinobench.data import load_dataset
+from dinobench.data.video import label_png, read_labels
+from dinobench.errors import UserError
+from dinobench.protocols import saliency
+from dinobench.protocols.saliency import Config, run, upsampled
+from dinobench.runner import with_intervals
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    weights = quiet(vit(depth=2))
+    return dinobench.load_backbone(save(weights, tmp_path_factory.mktemp("weights") / "tiny.pth"), heads=2)
+
+
+class Some:
+    """A few images of a data set."""
+
+    def __init__(self, whole, ids):
+        self.name, self.load, self.masks, self._ids = whole.name, whole.load, whole.masks, list(ids)
+
+    def ids(self, kind):
+        return self._ids
+
+
+def check_golden(shared_data, tmp_path, images):
+    weights = quiet(vit(width=192, depth=12, patch=16, image=224))
+    backbone = dinobench.load_backbone(save(weights, tmp_path / "golden.pth"))
+    golden = json.loads((GOLDEN / "next/discovery/saliency_voc.json").read_text())
+    wanted = dict(list(golden["per_image"].items())[:images])
+    data = Some(load_dataset(str(shared_data / "VOCdevkit"), "masks"), wanted)
+    result = run(backbone, data, Config(), LocalContext(folder=tmp_path))
+    for (image, want), iou in zip(wanted.items(), result.items["iou"], strict=True):
+        pixels = int(read_labels(tmp_path / f"{image}.png").sum())
+        assert abs(pixels - want["pixels"]) <= 0.005 * want["pixels"], image
+        assert iou == pytest.approx(want["iou"], abs=0.002)
+    return result, golden["metrics"]
+
+
+def test_foregrounds_meet_the_golden_ones_on_some_images(shared_data, tmp_path):
+    check_golden(shared_data, tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_foregrounds_meet_the_golden_ones(shared_data, tmp_path):
+    result, want = check_golden(shared_data, tmp_path, 12)
+    for ours, theirs in (("iou", "IoU"), ("accuracy", "accuracy"), ("max_f", "F_max")):
+        assert result.metrics[ours] / 100 == pytest.approx(want[theirs], abs=0.002)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 30])
+def test_processes_share_the_images(processes, tiny):
+    data = load_dataset("shapes", "masks")
+    alone = run(tiny, data, Config(), LocalContext())
+    values = with_intervals("saliency", saliency.metrics(Config()), alone, seed=0)
+    assert [(name, value.n) for name, value in values.items()] == [("iou", 24), ("accuracy", 24), ("max_f", 24)]
+    for found in on_processes(processes, lambda ctx: run(tiny, data, Config(), ctx)):
+        assert found.metrics == alone.metrics and found.items.equals(alone.items)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((33, 50), (3, 4)), ((16, 16), (1, 1)), ((7, 5), (2, 3)), ((366, 500), (23, 31))]
+)
+def test_masks_grow_as_torch_does_it(size, grid):
+    mask = np.random.default_rng(0).random(grid) < 0.5
+    want = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="nearest")
+    assert np.array_equal(upsampled(mask, size), want[0, 0].numpy() > 0)
+
+
+def test_void_is_background_and_other_sizes_are_named(tmp_path, tiny):
+    path = make_voc(tmp_path)
+    result = run(tiny, load_dataset(str(path), "masks"), Config(), LocalContext())
+    assert list(result.items["id"]) == ["x"]
+    (path / "VOC2012" / "SegmentationClass" / "x.png").write_bytes(label_png(np.ones((9, 9), np.uint8)))
+    with pytest.raises(UserError, match="image and mask of x differ in size"):
+        run(tiny, load_dataset(str(path), "masks"), Config(), LocalContext())
+
+
+def test_unreadable_images_are_named(tmp_path, tiny):
+    path = make_voc(tmp_path)
+    (path / "VOC2012" / "JPEGImages" / "x.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 1 images of VOC2012 can be read: x"):
+        run(tiny, load_dataset(str(path), "masks"), Config(), LocalContext())
+
+
+def test_settings_at_fault():
+    with pytest.raises(UserError, match=r"tau = 2.0 is a cosine"):
+        resolve_config(saliency, None, {"tau": "2"})
