@@ -1,7 +1,8 @@
 """DAVIS mask propagation: a video's first mask is carried through it by the nearest patches, nothing is trained.
 
 (Jabri et al. 2020, arXiv 2006.14613; Caron et al. 2021, arXiv 2104.14294, section 4.2.2 and the released
-`eval_video_segmentation.py`, which `dino2021` reproduces; scores by Pont-Tuset et al. 2017, arXiv 1704.00675.)
+`eval_video_segmentation.py`, which `dino2021` reproduces; Siméoni et al. 2025, arXiv 2508.10104, whose released
+notebook `dinov3` reproduces; scores by Pont-Tuset et al. 2017, arXiv 1704.00675.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,7 @@ from dinobench import lazy
 from dinobench.data.transforms import ImageTransform, for_backbone
 from dinobench.data.video import Video, VideoSet, label_png, read_prediction
 from dinobench.errors import BrokenImage, UserError
-from dinobench.inputs import IMAGENET_MEAN, Channels, check_channels, input_of
+from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channels, input_of
 from dinobench.metrics.segmentation import frame_scores
 from dinobench.metrics.video import METRICS, STATISTICS, averages, object_statistics, object_table, scored_frames
 from dinobench.types import Backbone, Context, Metric, Result, setting
@@ -30,12 +31,13 @@ with lazy.imports():
     import cv2
     import pandas as pd
     import torch
-    from torch.nn import functional as F
 
     from dinobench.algorithms.label_propagation import propagate
+    from dinobench.algorithms.soft_masks import first_masks, labels_of, nearest_labels_of
     from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range
 
 DINO = "facebookresearch/dino, eval_video_segmentation.py"
+DINOV3 = "facebookresearch/dinov3, notebooks/segmentation_tracking.ipynb"
 #: Frames per forward pass: a CPU gains nothing from more than one, elsewhere enough to keep a GPU busy.
 BATCH = 1, 8
 
@@ -44,8 +46,8 @@ BATCH = 1, 8
 class Config:
     """What decides a DAVIS score."""
 
-    short_side: int = setting(480, "pixels of the frames' shorter side, bilinear", DINO)
-    multiple: int = setting(64, "number that the longer side is floored to a multiple of (854 -> 832)", DINO)
+    short_side: int = setting(480, "pixels of the frames' shorter side", DINO)
+    multiple: int = setting(64, "number that sides are brought to a multiple of, as `rounding` says", DINO)
     mean: Channels | None = setting(
         IMAGENET_MEAN,
         "mean subtracted per RGB channel, on the scale 0..1; the release's for every model, none is a model's own",
@@ -61,6 +63,24 @@ class Config:
     top_k: int = setting(5, "nearest patches kept over the whole context, ties included", DINO)
     temperature: float = setting(0.1, "temperature T of the weights exp(cosine / T)", DINO)
     videos: tuple[str, ...] = setting((), "names of the videos to score; all when empty")
+    rounding: Literal["down", "up"] = setting(
+        "down",
+        "down: the longer side to `multiple` (854 -> 832); up: both sides, to `multiple` and to whole patches",
+        DINO,
+        added=True,
+    )
+    interpolation: Literal["bilinear", "bicubic"] = setting(
+        "bilinear", "how frames are resized: bilinear by OpenCV, or bicubic by PIL, which filters", DINO, added=True
+    )
+    window_shape: Literal["square", "circle"] = setting(
+        "square", "patches looked at: `window` in each direction, or within that distance", DINO, added=True
+    )
+    first_mask: Literal["pil", "nearest-exact"] = setting(
+        "pil", "how the first mask comes to the patch grid: PIL's nearest, or torch's nearest-exact", DINO, added=True
+    )
+    upsampling: Literal["bilinear", "nearest"] = setting(
+        "bilinear", "how soft masks are brought to the frames' size", DINO, added=True
+    )
 
     def __post_init__(self) -> None:
         for field in ("short_side", "multiple", "top_k"):
@@ -79,7 +99,13 @@ summary = "a video's first mask is carried through it by the nearest patches"
 data = "videos"
 requires = frozenset({"patches"})
 saves = "every frame's label map as an indexed PNG, by video"
-profiles = {"dino2021": Config()}
+profiles = {
+    "dino2021": Config(),
+    "dinov3": Config(
+        short_side=960, multiple=1, rounding="up", interpolation="bicubic", std=IMAGENET_STD, temperature=0.2,
+        window_shape="circle", first_mask="nearest-exact", upsampling="nearest",
+    ),
+}  # fmt: skip
 
 
 def metrics(config: Config) -> tuple[Metric, ...]:
@@ -130,8 +156,8 @@ def run(backbone: Backbone, data: VideoSet, config: Config, ctx: Context) -> Res
 
 def _of_another_input(backbone: Backbone, config: Config) -> list[str]:
     """A note where the release's normalisation, which the profile fixes, is not what the model was trained on."""
-    own, release = input_of(backbone.info), profiles["dino2021"]
-    if own.usual or (config.mean, config.std) != (release.mean, release.std):
+    own = input_of(backbone.info)
+    if own.usual or (config.mean, config.std) not in [(release.mean, release.std) for release in profiles.values()]:
         return []
     return [f"normalised as the release does, though the model takes {own}; --set mean=none --set std=none takes that"]
 
@@ -142,18 +168,25 @@ def label_maps(backbone: Backbone, video: Video, config: Config, ctx: Context) -
     yield first
     patch = backbone.patch_size or 1
     grids = features(backbone, video, config, ctx)
-    height, width = network_size(*video.size, config)
+    height, width = network_size(*video.size, config, _multiple(backbone))
     grid = (height // patch, width // patch)
     soft = propagate(
         grids,
-        first_masks(first, grid).to(ctx.device),
+        first_masks(first, grid, config.first_mask).to(ctx.device),
         context=config.context,
         window=config.window,
+        circle=config.window_shape == "circle",
         top_k=config.top_k,
         temperature=config.temperature,
     )
     for masks in soft:
-        yield labels_of(masks, patch, video.size)
+        bilinear = config.upsampling == "bilinear"
+        yield labels_of(masks, patch, video.size) if bilinear else nearest_labels_of(masks, video.size)
+
+
+def _multiple(backbone: Backbone) -> int:
+    """Pixels that sides are a multiple of where the backbone sees all of a frame."""
+    return math.lcm(backbone.patch_size or 1, backbone.size_multiple)
 
 
 def features(backbone: Backbone, video: Video, config: Config, ctx: Context) -> Iterator[torch.Tensor]:
@@ -166,7 +199,7 @@ def features(backbone: Backbone, video: Video, config: Config, ctx: Context) -> 
     broken: list[int] = []
 
     def load(index: int) -> torch.Tensor:
-        return network_input(video.frame(index), config)
+        return network_input(video.frame(index), config, _multiple(backbone))
 
     def forward(frames: list[torch.Tensor]) -> torch.Tensor:
         # The reference's patch embedding never sees what is beyond the last whole patch.
@@ -183,51 +216,34 @@ def features(backbone: Backbone, video: Video, config: Config, ctx: Context) -> 
         video.frame(broken[0])  # which says what is wrong with it
 
 
-def network_size(height: int, width: int, config: Config) -> tuple[int, int]:
-    """(height, width) of the frames that the backbone sees.
+def network_size(height: int, width: int, config: Config, multiple: int = 1) -> tuple[int, int]:
+    """(height, width) of the frames that a backbone of whole patches of `multiple` pixels sees.
 
     >>> network_size(480, 854, Config()), network_size(1080, 608, Config())
     ((480, 832), (832, 480))
+    >>> network_size(480, 854, profiles["dinov3"], 16), network_size(480, 854, profiles["dinov3"], 14)
+    ((960, 1712), (966, 1722))
     """
-    longer = config.short_side * max(height, width) / min(height, width)
-    longer = int(longer // config.multiple * config.multiple)
-    return (longer, config.short_side) if height > width else (config.short_side, longer)
+    long, short = max(height, width), min(height, width)
+    if config.rounding == "up":
+        multiple = math.lcm(config.multiple, multiple)
+        shorter = -(-config.short_side // multiple) * multiple
+        longer = -(-long * shorter // (short * multiple)) * multiple
+    else:
+        shorter = config.short_side
+        longer = int(shorter * long / short // config.multiple * config.multiple)
+    return (longer, shorter) if height > width else (shorter, longer)
 
 
-def network_input(frame: np.ndarray, config: Config) -> torch.Tensor:
-    """An RGB frame (H, W, 3) uint8 -> (3, h, w) float32, resized on 8 bits by OpenCV and normalised."""
-    height, width = network_size(frame.shape[0], frame.shape[1], config)
-    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+def network_input(frame: np.ndarray, config: Config, multiple: int = 1) -> torch.Tensor:
+    """An RGB frame (H, W, 3) uint8 -> (3, h, w) float32, resized on 8 bits and normalised; see `network_size`."""
+    height, width = network_size(frame.shape[0], frame.shape[1], config, multiple)
+    if config.interpolation == "bilinear":
+        resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+    else:
+        resized = np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
     pixels = torch.from_numpy(resized).permute(2, 0, 1).contiguous()
     return ImageTransform(mean=config.mean, std=config.std).normalise(pixels)
-
-
-def first_masks(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
-    """The first mask (H, W) uint8, brought to the patch grid by PIL's nearest, as one-hot (C, rows, columns) float32.
-
-    There are as many channels as the highest label found on the grid, plus one: an object that falls between the
-    patches is lost from the start.
-    """
-    small = np.asarray(Image.fromarray(labels).resize((grid[1], grid[0]), Image.Resampling.NEAREST))
-    return F.one_hot(torch.from_numpy(small.astype(np.int64))).permute(2, 0, 1).float()
-
-
-def labels_of(masks: torch.Tensor, patch: int, size: tuple[int, int]) -> np.ndarray:
-    """Soft masks on the grid (C, rows, columns) -> labels (H, W) uint8 at `size`.
-
-    Upsampled bilinearly, each channel stretched to 0..1 where it has anything, the largest wins.
-    """
-    full = F.interpolate(masks[None], scale_factor=patch, mode="bilinear", align_corners=False)[0]
-    low, high = full.amin((1, 2), keepdim=True), full.amax((1, 2), keepdim=True)
-    # 0 / 0 of a constant channel is NaN in the release, and its argmax takes NaN for the largest
-    stretched = torch.where(high > low, (full - low) / (high - low), math.inf)
-    full = torch.where(high > 0, stretched, full)
-    best, winner = full[0], torch.zeros(full.shape[1:], dtype=torch.uint8, device=full.device)
-    for channel in range(1, len(full)):  # an argmax over the first dimension takes 30 times as long on a CPU
-        winner.masked_fill_(full[channel] > best, channel)
-        best = torch.maximum(best, full[channel])
-    labels = winner.cpu().numpy()
-    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def _check_ends(folder: Path, video: Video) -> None:

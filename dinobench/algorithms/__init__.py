@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dinobench.lazy import attach
 
-__all__ = ["Whitening", "fit_path", "gem", "lost", "propagate", "search", "tokencut"]
+__all__ = ["Whitening", "first_masks", "fit_path", "gem", "lost", "propagate", "search", "tokencut"]
 
 __getattr__ = attach(
     __name__,
@@ -12,6 +12,7 @@ __getattr__ = attach(
         "search": "nearest_neighbours",
         "fit_path": "logistic_regression",
         "propagate": "label_propagation",
+        "first_masks": "soft_masks",
         "gem": "descriptors",
         "Whitening": "descriptors",
         "lost": "object_discovery",

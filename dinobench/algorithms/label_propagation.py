@@ -1,9 +1,10 @@
 """Label propagation by nearest patches in a window, without the dense affinity matrix.
 
-The published recipe (Jabri et al. 2020, arXiv 2006.14613; Caron et al. 2021, arXiv 2104.14294) multiplies every patch
-of up to eight context frames with every patch of the next frame, then throws away all but a 25 x 25 window and, of
-that, all but the five largest. Here the frame is cut into tiles: a tile of queries meets only the rows and columns its
-windows reach, and the five largest are found through the maximum over the context frames, an eighth of the numbers.
+The published recipe (Jabri et al. 2020, arXiv 2006.14613; Caron et al. 2021, arXiv 2104.14294; Siméoni et al. 2025,
+arXiv 2508.10104, with a circle for the window) multiplies every patch of up to eight context frames with every patch
+of the next frame, then throws away all but a 25 x 25 window and, of that, all but the five largest. Here the frame is
+cut into tiles: a tile of queries meets only the rows and columns its windows reach, and the five largest are found
+through the maximum over the context frames, an eighth of the numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Propagator:
 
     Every frame is a grid of H x W feature vectors. Its soft mask is the weighted mean of its nearest context patches'
     soft masks: context are the first frame and the `context` frames before it, nearest are the `top_k` largest cosines
-    within `window` rows and columns (ties with the last of them included), weights are exp(cosine / temperature).
+    within `window` rows and columns, or with `circle` within that distance (ties with the last of them included),
+    weights are exp(cosine / temperature).
     """
 
     def __init__(
@@ -39,11 +41,12 @@ class Propagator:
         *,
         context: int = 7,
         window: int = 12,
+        circle: bool = False,
         top_k: int = 5,
         temperature: float = 0.1,
     ) -> None:
         """Start from the first frame's features (H, W, D) and one-hot or soft masks (C, H, W)."""
-        self.window, self.top_k, self.temperature = window, top_k, temperature
+        self.window, self.circle, self.top_k, self.temperature = window, circle, top_k, temperature
         height, self.width, dim = features.shape
         #: A GPU is asked once a frame whether there were ties; a CPU does not hold all tiles' cosines for that.
         self.tiles_at_once = 1 if features.device.type == "cpu" else height * self.width
@@ -95,7 +98,7 @@ class Propagator:
         tile = queries.reshape(1, -1, dim).expand(len(keys), -1, -1)
         # S strips, T frames, Q queries, P positions of the band in one strip
         cosines = torch.bmm(tile, keys.transpose(1, 2)).view(last - first, frames, -1, keys.shape[1])
-        outside = _outside(place, band, first, last, self.window, self.width, queries.device)
+        outside = _outside(place, band, first, last, self.window, self.circle, self.width, queries.device)
         best = cosines.amax(dim=1).add_(outside)  # (S, Q, P): -inf where a position is not in a query's window
         return _Tile(place, band, first, cosines, best.transpose(0, 1).flatten(1))
 
@@ -167,7 +170,7 @@ def _spans(length: int, most: int) -> Iterator[slice]:
 
 
 def _outside(
-    place: _Place, band: slice, first: int, last: int, window: int, width: int, device: torch.device
+    place: _Place, band: slice, first: int, last: int, window: int, circle: bool, width: int, device: torch.device
 ) -> torch.Tensor:
     """(S, Q, P) float32: 0 where a position of strips `first` to `last` and rows `band` is in a query's window."""
     rows, columns = place
@@ -178,6 +181,7 @@ def _outside(
         (band.stop - band.start, last - first),
         min(width - first * STRIP, (last - first) * STRIP),
         window,
+        circle,
         device,
     )
 
@@ -189,15 +193,16 @@ def _outside_relative(
     reach: tuple[int, int],
     width: int,
     window: int,
+    circle: bool,
     device: torch.device,
 ) -> torch.Tensor:
     height, strips = reach
     row, column = torch.arange(*rows), torch.arange(*columns)
     key_row, key_column = torch.arange(height), torch.arange(strips * STRIP).view(strips, STRIP)
-    near_rows = (key_row[None] - row[:, None]).abs() <= window  # (query rows, key rows)
-    near_columns = (key_column[:, None] - column[None, :, None]).abs() <= window  # (S, query columns, STRIP)
-    near_columns &= key_column[:, None] < width
-    inside = near_rows[None, :, None, :, None] & near_columns[:, None, :, None, :]
+    down = (key_row[None] - row[:, None]).abs()[None, :, None, :, None]  # (1, query rows, 1, key rows, 1)
+    along = (key_column[:, None] - column[None, :, None]).abs()[:, None, :, None, :]  # (S, 1, columns, 1, STRIP)
+    inside = down**2 + along**2 <= window**2 if circle else (down <= window) & (along <= window)
+    inside &= (key_column < width)[:, None, None, None, :]
     bias = torch.zeros(inside.shape).masked_fill_(~inside, -math.inf)
     return bias.reshape(strips, len(row) * len(column), height * STRIP).to(device)
 

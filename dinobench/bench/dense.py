@@ -28,11 +28,12 @@ HEIGHT, WIDTH = 480, 854
 def davis(
     arch: str = "vit_tiny_patch16_224", frames: int = 12, repeats: int = 3, device: str = "cpu"
 ) -> list[BenchRow]:
-    """All rows: propagation at patch 16 and 8, the whole protocol, scoring, attention."""
+    """All rows: propagation at patch 16 and 8 and as DINOv3 does, the whole protocol, scoring, attention."""
     torch_device = torch.device("cpu" if device == "auto" else device)
     backbone = load_backbone(f"random:{arch}").to(torch_device)
     width = backbone.embed_dim
     rows = propagation(16, repeats, torch_device, width) + propagation(8, 1, torch_device, width)
+    rows += tracking(backbone, repeats, torch_device)
     with tempfile.TemporaryDirectory() as folder:
         _write_videos(Path(folder), frames)
         rows += protocol(backbone, Path(folder), repeats, torch_device)
@@ -85,6 +86,38 @@ def dense_step(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     affinity = (keys @ queries.T / 0.1).exp_().view(-1, *near.shape).mul_(near).flatten(0, 1)
     affinity[affinity < affinity.topk(5, dim=0).values[-1]] = 0
     return values @ (affinity / affinity.sum(0))
+
+
+def tracking(backbone: Backbone, repeats: int, device: torch.device) -> list[BenchRow]:
+    """DINOv3's tracking of one 854 x 480 frame at 1712 x 960, against its bare forward pass.
+
+    Its memory stands beside one affinity of float32 between the frame and its context: the notebook holds several.
+    """
+    patch = backbone.patch_size or 1
+    height, width = -(-960 // patch), -(-1712 // patch)
+    image = torch.randn(1, 3, height * patch, width * patch, generator=torch.Generator().manual_seed(0)).to(device)
+    features = torch.randn(9, height, width, backbone.embed_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    masks = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)).softmax(0).to(device)
+    propagator = Propagator(features[0], masks, circle=True, temperature=0.2)
+    for frame in features[1:8]:
+        propagator.step(frame)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            backbone.layers(image, 1)
+
+    def ours() -> None:
+        forward()
+        propagator.step(features[8])
+
+    rows = []
+    if device.type == "cpu" and anonymous_mb():
+        added, dense = _added_mb(lambda: propagator.step(features[8])), 4 * 8 * (height * width) ** 2 / 1e6
+        held = f"{dense:.0f} MB one affinity"
+        rows = [BenchRow("its memory", f"{added:.0f} MB", held, added / dense, "at most 0.2", added / dense <= 0.2)]
+    a, b = in_turn([ours, forward], repeats)
+    what = f"DINOv3's tracking, {backbone.info.arch}, a frame of {height} x {width} patches"
+    return [BenchRow(what, f"{a:.2f} s", f"{b:.2f} s bare forward", a / b, "at most 1.5", a / b <= 1.5), *rows]
 
 
 def protocol(backbone: Backbone, folder: Path, repeats: int, device: torch.device) -> list[BenchRow]:

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from dinobench import console
+from dinobench.cli.cka import show as show_cka
 from dinobench.cli.options import Device, Json, Results, ResultsOption, finite
+from dinobench.cli.output import deliver, format_of
 from dinobench.errors import UserError
 from dinobench.types import RunRecord
 
@@ -40,15 +42,39 @@ def compare(
         str | None, typer.Option(help="published shows papers' figures beside ours, never ranked.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
+    cka: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            help="Two checkpoints, or models of these results: how alike their blocks see the images of --data; "
+            "-o also takes .png, .svg, .pdf."
+        ),
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=4, help="--cka: test images to look at; by default 1000.")] = None,
+    of: Annotated[str | None, typer.Option(help="--cka: cls or patches (their mean); by default cls.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="--cka: side of the images in pixels; by default 224.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="--cka: auto, cpu, cuda or mps.")] = None,
 ) -> None:
-    """Models by protocols, as a table on screen or for papers; or two runs item by item."""
+    """Models by protocols, as a table on screen or for papers; two runs item by item; or two models block by block."""
     from dinobench.cli.display import compare as display
     from dinobench.compare import pair_files, published, sanity, writers
     from dinobench.compare.table import compare
     from dinobench.compare.ties import TellByItems
     from dinobench.files import check_output
 
-    form = _format(format_, output, [*(pair_files.FORMATS if pair else writers.FORMATS)])
+    of_cka = {"--images": images, "--of": of, "--size": size, "--device": device}
+    of_tables = {
+        "--rows": rows != "model", "--columns": columns, "--metric": metric, "--intervals": intervals, "--pm": pm,
+        "--reference": reference,
+    }  # fmt: skip
+    if cka is not None:
+        if unused := [name for name, given in {**of_tables, "--pair": pair, "--protocol": protocol}.items() if given]:
+            raise UserError(f"{', '.join(unused)}: not of --cka; leave out, or leave out --cka")
+        return show_cka(results, cka, data or [], format_, output, images, of, size, device)
+    if unused := [name for name, given in of_cka.items() if given is not None]:
+        raise UserError(f"{', '.join(unused)}: of --cka A B only")
+    form = format_of(format_, output, [*(pair_files.FORMATS if pair else writers.FORMATS)])
     if output is not None:
         check_output(output)
     if reference not in (None, "published"):
@@ -57,11 +83,7 @@ def compare(
         raise UserError("--intervals and --pm: choose one")
     chosen = _chosen(_records(results), protocol or [], data or [])
     if pair is not None:
-        shaped = {
-            "--rows": rows != "model", "--columns": columns, "--metric": metric, "--intervals": intervals, "--pm": pm,
-            "--reference": reference,
-        }  # fmt: skip
-        if unused := [option for option, given in shaped.items() if given]:
+        if unused := [option for option, given in of_tables.items() if given]:
             raise UserError(f"{', '.join(unused)}: of tables of many models; leave out, or leave out --pair")
         return _pair(results, pair, chosen, form, output)
     wanted = published.published_scores({r.protocol for r in chosen}, metric or ()) if reference else ()
@@ -73,21 +95,7 @@ def compare(
     spread = "intervals" if intervals else "pm" if pm else ""
     if form == "table":
         return display.table(table, spread)
-    _deliver(writers.FORMATS[form](table, spread), output)
-
-
-def _format(asked: str | None, output: Path | None, known: list[str]) -> str:
-    """The format asked for, or the one that the file's name ends in."""
-    from dinobench.errors import unknown_name
-
-    endings = {".csv": "csv", ".md": "markdown", ".markdown": "markdown", ".tex": "latex", ".json": "json"}
-    if asked is not None and asked not in ("table", *known):
-        raise unknown_name("format", asked, ["table", *known])
-    form = asked or (endings.get(output.suffix.lower(), "table") if output else "table")
-    form = form if form in known else "table"
-    if output is not None and form == "table":
-        raise UserError(f"-o {output}: say which --format to write: {', '.join(known)}")
-    return form
+    deliver(writers.FORMATS[form](table, spread), output)
 
 
 def _records(results: Path) -> list[RunRecord]:
@@ -116,15 +124,6 @@ def _chosen(records: Sequence[RunRecord], protocols: Sequence[str], data: Sequen
     return kept
 
 
-def _deliver(text: str, output: Path | None) -> None:
-    from dinobench.files import write_output
-
-    if output is None:
-        return console.text(text)
-    write_output(output, text.encode("utf-8", "replace"))  # names may hold what is no text
-    console.note(f"written: {output}")
-
-
 def _pair(results: Path, models: tuple[str, str], chosen: Sequence[RunRecord], form: str, output: Path | None) -> None:
     from dinobench.cli.display import compare as display
     from dinobench.compare import pair_files
@@ -133,7 +132,7 @@ def _pair(results: Path, models: tuple[str, str], chosen: Sequence[RunRecord], f
     pairing = pair(results, *models, among=chosen)
     if form == "table":
         return display.pair(pairing)
-    _deliver(pair_files.FORMATS[form](pairing), output)
+    deliver(pair_files.FORMATS[form](pairing), output)
 
 
 def explain(
@@ -221,6 +220,6 @@ def gate(
         check_output(path)
     report = gate(results, baseline, margin, alpha, allow_missing, only or ())
     for form, path in wanted.items():
-        _deliver(gate_files.FORMATS[form](report), path)
+        deliver(gate_files.FORMATS[form](report), path)
     show(report, gate_files.publish(report))
     raise typer.Exit(report.exit_code)

@@ -1,4 +1,4 @@
-"""Parts of a labelled split: seeded stratified hold-outs and low-shot draws.
+"""Parts of a split: seeded draws, those of labelled ones stratified: hold-outs and low-shot draws.
 
 A draw depends on the labels, the seed and the share only, so that every backbone meets the same images.
 """
@@ -75,6 +75,11 @@ def low_shot(labels: np.ndarray, seed: int, *, fraction: float = 0.0, n_per_clas
     if n_per_class:
         return _per_class(labels, seed, lambda count: n_per_class)
     return _per_class(labels, seed, lambda count: max(1, round(fraction * count)))
+
+
+def draw(n: int, count: int, seed: int) -> np.ndarray:
+    """`count` of n indices, or all of fewer, whatever their labels: ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(n)[:count])
 
 
 def draw_digest(indices: np.ndarray) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dinobench.lazy import attach
 
-__all__ = ["average_precision", "frame_scores", "label_rank", "object_table"]
+__all__ = ["average_precision", "frame_scores", "label_rank", "object_table", "rankme"]
 
 __getattr__ = attach(
     __name__,
@@ -13,5 +13,6 @@ __getattr__ = attach(
         "frame_scores": "segmentation",
         "average_precision": "retrieval",
         "object_table": "video",
+        "rankme": "representation",
     },
 )

@@ -29,11 +29,12 @@ def frames_of(seed, frames, height, width, dim, repeated=False):
     frames=st.integers(2, 7),
     context=st.integers(0, 4),
     window=st.integers(0, 14),
+    circle=st.booleans(),
     top_k=st.integers(1, 7),
 )
-def test_tiles_equal_the_dense_matrix(seed, height, width, frames, context, window, top_k):
+def test_tiles_equal_the_dense_matrix(seed, height, width, frames, context, window, circle, top_k):
     features, masks = frames_of(seed, frames, height, width, 16)
-    options = {"context": context, "window": window, "top_k": top_k}
+    options = {"context": context, "window": window, "circle": circle, "top_k": top_k}
     ours = torch.stack([masks, *propagate(features, masks, **options)])
     torch.testing.assert_close(ours, dense.propagate(features, masks, **options), atol=1e-5, rtol=0)
 
@@ -59,3 +60,14 @@ def test_a_still_video_keeps_its_mask():
     features, masks = frames_of(0, 12, 9, 13, 32, repeated=True)
     for soft in propagate(features, masks, top_k=1):
         torch.testing.assert_close(soft, masks)
+
+
+def test_a_circle_of_twelve_patches_holds_441():
+    """Where all cosines are equal, every patch of the window counts the same."""
+    features = torch.ones(1, 1, 2).expand(31, 33, 2)
+    mask = torch.zeros(1, 31, 33)
+    mask[0, 15, 16] = 1
+    (soft,) = propagate([features, features], mask, circle=True)
+    reached = soft[0] > 0
+    assert reached.sum() == 441 and reached[3, 16] and not reached[3, 17]
+    assert soft[0, 15, 16] == pytest.approx(1 / 441)

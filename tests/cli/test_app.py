@@ -568,3 +568,14 @@ def test_dinov3_is_evaluated_as_typed(command, tmp_path):
         code, out, err = command("run", *protocol, "--ckpt", path)
         assert code == 0, err
         assert "vit_w64_d1_patch16_dinov3" in out
+
+
+def test_representation_of_pixels_and_its_refusals(command):
+    typed = ("run", "--protocol", "representation", "--data", "digits", "--ckpt", "pixels:8", "--device", "cpu")
+    small = [
+        word for s in ("resize=8", "crop=8", "split=test", "alpha_range=5,40", "starts=1") for word in ("--set", s)
+    ]
+    code, out, _ = command(*typed, *small, "--json")
+    (record,) = json.loads(out)
+    assert code == 0 and record["primary"] == "rankme" and "uniformity" in record["lower_is_better"]
+    assert_one_line(*command(*typed, "--set", "views=1"), "views = 1")

@@ -11,6 +11,7 @@ def propagate(
     masks: torch.Tensor,
     context: int = 7,
     window: int = 12,
+    circle: bool = False,
     top_k: int = 5,
     temperature: float = 0.1,
 ) -> torch.Tensor:
@@ -18,7 +19,8 @@ def propagate(
     frames, height, width, dim = features.shape
     unit = F.normalize(features.reshape(frames, height * width, dim), dim=-1)
     row, column = torch.arange(height * width) // width, torch.arange(height * width) % width
-    near = ((row[:, None] - row).abs() <= window) & ((column[:, None] - column).abs() <= window)
+    apart = torch.stack([row[:, None] - row, column[:, None] - column]).float()
+    near = torch.linalg.vector_norm(apart, ord=2 if circle else torch.inf, dim=0) <= window
     soft = [masks.flatten(1)]
     for t in range(1, frames):
         sources = [0, *range(max(1, t - context), t)]

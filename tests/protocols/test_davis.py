@@ -11,14 +11,11 @@ import pytest
 import torch
 from helpers.contexts import on_processes
 from helpers.paths import GOLDEN
-from helpers.weights import save, vit
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers.weights import quiet, save, vit
 from PIL import Image
-from torch.nn import functional as F
 
 import dinobench
-from dinobench.config import resolve_config
+from dinobench.config import flat, resolve_config
 from dinobench.context import LocalContext
 from dinobench.data.embedded import shape_videos
 from dinobench.data.layouts import davis as layout
@@ -27,7 +24,7 @@ from dinobench.errors import BrokenImage, UserError
 from dinobench.metrics.segmentation import frame_scores, statistics
 from dinobench.metrics.video import averages, object_statistics, object_table
 from dinobench.protocols import davis
-from dinobench.protocols.davis import Config, first_masks, label_maps, labels_of, network_input, run, score_folder
+from dinobench.protocols.davis import Config, label_maps, network_input, network_size, profiles, run, score_folder
 from dinobench.runner import with_intervals
 
 CPU = torch.device("cpu")
@@ -72,6 +69,23 @@ def test_masks_meet_the_golden_ones(name, shared_data, tmp_path):
         assert statistics(scores[:, k, 0]).mean == pytest.approx(wanted[measure][0], abs=0.001)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dog", "car-shadow"])
+def test_dinov3_masks_meet_the_golden_ones(name, shared_data, tmp_path):
+    tensors = quiet(vit(width=192, depth=12, patch=16, image=224))
+    backbone = dinobench.load_backbone(save(tensors, tmp_path / "golden.pth"))
+    folder = GOLDEN / "next" / "tracking_dinov3"
+    golden = [read_labels(folder / name / f"{i:05}.png") for i in range(10)]
+    (video,) = layout.load(shared_data / "DAVIS", "DAVIS").select([name])
+    config = dataclasses.replace(profiles["dinov3"], short_side=240)
+    maps = list(label_maps(backbone, FirstFrames(video, 10, golden[0]), config, LocalContext()))
+    assert np.mean([(a == b).mean() for a, b in zip(maps, golden, strict=True)]) >= 0.999
+    wanted = json.loads((folder.parent / "tracking_dinov3.json").read_text())["videos"][name]
+    pixels = [np.count_nonzero(labels) for labels in maps]
+    assert pixels == pytest.approx(wanted["foreground_pixels_per_frame"], abs=0.001 * golden[0].size)
+    assert [240, 16 * wanted["grid"][1]] == [*network_size(*video.size, config, 16)]
+
+
 def test_another_methods_masks_meet_the_golden_scores(shared_data):
     wanted = json.loads((GOLDEN / "davis_osvos.json").read_text())
     data = layout.load(shared_data / "DAVIS", "DAVIS")
@@ -85,21 +99,6 @@ def test_another_methods_masks_meet_the_golden_scores(shared_data):
     assert one["id"].tolist() == ["dog/1"]
 
 
-@settings(deadline=None, max_examples=15)
-@given(st.integers(0, 10**6), st.integers(1, 4), st.booleans())
-def test_labels_are_an_argmax_of_stretched_channels(seed, channels, with_empty):
-    soft = torch.rand(channels, 5, 7, generator=torch.Generator().manual_seed(seed)).softmax(0)
-    if with_empty:
-        soft[-1] = 0
-    full = F.interpolate(soft[None], scale_factor=8, mode="bilinear", align_corners=False)[0]
-    for channel in full:
-        if channel.max() > 0:
-            channel -= channel.min().clone()
-            channel /= channel.max().clone()
-    wanted = Image.fromarray(full.argmax(0).to(torch.uint8).numpy()).resize((61, 37), Image.Resampling.NEAREST)
-    np.testing.assert_array_equal(labels_of(soft, 8, (37, 61)), np.asarray(wanted))
-
-
 def test_frames_are_resized_and_normalised_as_released():
     frame = np.random.default_rng(0).integers(0, 256, (480, 854, 3), dtype=np.uint8)
     x = network_input(frame, Config())
@@ -109,13 +108,21 @@ def test_frames_are_resized_and_normalised_as_released():
     np.testing.assert_allclose(x.numpy().transpose(1, 2, 0), wanted, atol=1e-5)
 
 
-def test_first_mask_has_a_channel_up_to_the_highest_label_on_the_grid():
-    labels = np.zeros((48, 64), np.uint8)
-    labels[:, 32:] = 2
-    labels[0, 0] = 3  # falls between the patches
-    masks = first_masks(labels, (3, 4))
-    assert masks.shape == (3, 3, 4)
-    assert masks.sum(0).eq(1).all() and masks[1].sum() == 0 and masks[2, :, 2:].all()
+def test_dinov3s_frames_are_resized_by_pil_and_rounded_up():
+    frame = np.random.default_rng(0).integers(0, 256, (45, 80, 3), dtype=np.uint8)
+    x = network_input(frame, dataclasses.replace(profiles["dinov3"], short_side=90), 16)
+    assert x.shape == (3, 96, 176)
+    resized = np.asarray(Image.fromarray(frame).resize((176, 96), Image.Resampling.BICUBIC)).astype(np.float64) / 255
+    wanted = (resized - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(x.numpy().transpose(1, 2, 0), wanted, atol=1e-5)
+
+
+def test_settings_of_the_later_profile_leave_the_first_ones_runs_their_names():
+    """The digest as it was before there was a second profile."""
+    assert resolve_config(davis, "dino2021", {}).hash(davis) == (
+        "1d93c4967c0c291dfccc19ccccac7e4ed108bd97bab119cb16039f72fbadf43d"
+    )
+    assert len(flat(profiles["dino2021"])) == 9 and len(flat(profiles["dinov3"])) == 14
 
 
 @pytest.mark.parametrize(
