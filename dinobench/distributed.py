@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+#: Bytes of gradients that are summed at once while backward goes on, as in torch's DistributedDataParallel.
+BUCKET = 25 << 20
 
 
 def processes() -> int:
@@ -87,10 +91,76 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
-def sum_gradients(model: nn.Module, totals: torch.Tensor, processes: int) -> torch.Tensor:
+class EarlySums:
+    """Sums of gradients over the processes that begin while the backward pass is still at earlier layers.
+
+    Parameters stand in buckets of about `bucket` bytes, the last ones first, in the order in which gradients come. All
+    processes begin the sums of the same buckets in the same order, whatever they have to add: a bucket waits for those
+    before it, and `finish` begins what backward did not, as where a process had no images.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], processes: int, bucket: int = BUCKET) -> None:
+        self._buckets = _buckets(parameters, bucket) if processes > 1 else []
+        self._place = {p: i for i, members in enumerate(self._buckets) for p in members}
+        self._lacking: list[int] = []
+        self._begun: list[tuple[Any, torch.Tensor, list[torch.Tensor]]] = []
+        for parameter in self._place:
+            parameter.register_post_accumulate_grad_hook(self._came)
+
+    @contextmanager
+    def during(self, last: bool = True) -> Iterator[None]:
+        """Around a backward pass; sums begin in the `last` one of a step, when gradients are whole."""
+        self._lacking = [len(members) for members in self._buckets] if last else []
+        try:
+            yield
+        finally:
+            self._lacking = []
+
+    def _came(self, parameter: torch.Tensor) -> None:
+        if self._lacking:
+            self._lacking[self._place[parameter]] -= 1  # type: ignore[index]
+            while len(self._begun) < len(self._buckets) and not self._lacking[len(self._begun)]:
+                self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        gradients = [p.grad for p in self._buckets[len(self._begun)] if p.grad is not None]
+        flat = torch.cat([g.flatten().float() for g in gradients]) if gradients else torch.zeros(0)
+        work = dist.all_reduce(flat, async_op=True) if gradients else None  # of none here, none is anywhere
+        self._begun.append((work, flat, gradients))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Every gradient is its sum over the processes. All processes come here once a step, with the same ones."""
+        while len(self._begun) < len(self._buckets):
+            self._begin()
+        for work, flat, gradients in self._begun:
+            if work is not None:
+                work.wait()
+                _put_back(flat, gradients)
+        self._begun = []
+
+
+def _buckets(parameters: Sequence[nn.Parameter], bucket: int) -> list[list[nn.Parameter]]:
+    """The parameters from the last to the first, in runs of `bucket` bytes of float32 or one parameter."""
+    found: list[list[nn.Parameter]] = []
+    size = bucket
+    for parameter in reversed(parameters):
+        if size >= bucket:
+            found.append([])
+            size = 0
+        found[-1].append(parameter)
+        size += 4 * parameter.numel()
+    return found
+
+
+def sum_gradients(
+    model: nn.Module, totals: torch.Tensor, processes: int, early: EarlySums | None = None
+) -> torch.Tensor:
     """Add up gradients, in place, and `totals` over all processes; returns the sums of `totals`.
 
-    Running statistics (batch norm's) are averaged, so that the processes' models stay one model.
+    Running statistics (batch norm's) are averaged, so that the processes' models stay one model. `early`: what sums
+    the gradients of all trained parameters of the model, if backward has begun to.
     """
     if processes == 1:
         return totals
@@ -99,7 +169,10 @@ def sum_gradients(model: nn.Module, totals: torch.Tensor, processes: int) -> tor
         if p.grad is None:  # a process left without images in this step
             p.grad = torch.zeros_like(p)
     buffers = [b for b in model.buffers() if b.is_floating_point()]
-    summed = sum_in_place([p.grad for p in parameters if p.grad is not None] + buffers, totals)
+    if early is not None:
+        early.finish()
+    gradients = [] if early is not None else [p.grad for p in parameters if p.grad is not None]
+    summed = sum_in_place(gradients + buffers, totals)
     for buffer in buffers:
         buffer.div_(processes)
     return summed
@@ -110,19 +183,30 @@ def sum_in_place(tensors: Sequence[torch.Tensor], totals: torch.Tensor) -> torch
     """Replace `tensors` by their sums over all processes, in one all-reduce; returns the sums of `totals` (n,)."""
     flat = torch.cat([totals, *(t.flatten().float() for t in tensors)])
     torch.distributed.all_reduce(flat)
-    parts = flat[len(totals) :].split([t.numel() for t in tensors])
-    torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+    _put_back(flat[len(totals) :], tensors)
     return flat[: len(totals)]
 
 
-def average_over_processes(parameters: Sequence[nn.Parameter], totals: torch.Tensor, processes: int) -> torch.Tensor:
-    """Replace gradients by their mean over the processes, in one all-reduce; returns the sums of `totals`.
+def _put_back(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
+    """The numbers that were joined, where they came from."""
+    if tensors:
+        parts = flat.split([t.numel() for t in tensors])
+        torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
-    A parameter that has no gradient here has none anywhere.
+
+def average_over_processes(
+    parameters: Sequence[nn.Parameter], totals: torch.Tensor, processes: int, early: EarlySums | None = None
+) -> torch.Tensor:
+    """Replace gradients by their mean over the processes; returns the sums of `totals`.
+
+    A parameter that has no gradient here has none anywhere. `early`: what sums them, if backward has begun to; else
+    they go in one all-reduce.
     """
     if processes == 1:
         return totals
+    if early is not None:
+        early.finish()
     gradients = [p.grad for p in parameters if p.grad is not None]
-    summed = sum_in_place(gradients, totals)
+    summed = sum_in_place([] if early is not None else gradients, totals)
     torch._foreach_div_(gradients, processes)
     return summed

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dinobench import console
-from dinobench.distributed import average_over_processes
+from dinobench.distributed import EarlySums, average_over_processes
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.pretrain import backbones, checkpoints, collapse, evaluation, history, optim, plots
@@ -63,6 +63,7 @@ class Loop:
             self.method = self._build(kind, len(data.classes))
             views = kind.views(self.config, run.image_size)
         self.parameters = [p for p in self.method.student.parameters() if p.requires_grad]
+        self._early = EarlySums(self.parameters, runtime.processes)
         self.optimizer = optim.make_optimizer(self.method.student, self.config)
         self.loader = ViewLoader(
             data.train, snapped(views, self.chosen.patch_size),
@@ -178,7 +179,8 @@ class Loop:
         with own_randomness(self.runtime.device, self.config.seed, now.step, self.runtime.rank, part):
             with self.runtime.autocast():
                 output = runs.checked(self.run, self.method(batch.views, batch.labels, now))
-            (output.loss * weight).backward()
+            with self._early.during(batch.last):
+                (output.loss * weight).backward()
         meter.add(output, len(batch.views[0]))
         return output.loss.detach().float() * weight
 
@@ -187,7 +189,7 @@ class Loop:
         now, processes = self.now(self.at.step), self.runtime.processes
         wishes = (float(wish) for wish in (self._stop.asked, self._writes_now()))
         totals = torch.stack([loss, *(torch.full_like(loss, wish) for wish in wishes)])
-        totals = average_over_processes(self.parameters, totals, processes)
+        totals = average_over_processes(self.parameters, totals, processes, self._early)
         self.method.before_step(now)
         norm = optim.clip_each(self.parameters, self.config.clip)
         optim.set_rates(self.optimizer, self.config, now)

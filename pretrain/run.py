@@ -14,7 +14,6 @@ from dinobench import registry
 from dinobench.config import resolve_config
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
-from dinobench.pretrain.checkpoints import LATEST
 from dinobench.pretrain.history import METRICS
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput
 
@@ -115,6 +114,8 @@ def configure(method: type[Method], settings: dict[str, Any]) -> MethodConfig:
 
 def refuse_taken(folder: Path) -> None:
     """Raises UserError where there is a run already."""
+    from dinobench.pretrain.checkpoints import LATEST  # timm comes with it, and listing methods needs none
+
     if (folder / LATEST).exists():
         earlier = f" ({old.method} on {old.data})" if (old := _peek(folder)) else ""
         raise UserError(

@@ -11,9 +11,10 @@ import sys
 import pytest
 import torch
 from helpers.gathering import gather
+from helpers.summing import sums
 from PIL import Image
 
-from dinobench.distributed import sum_gradients
+from dinobench.distributed import EarlySums, sum_gradients
 from dinobench.results.items import read_items
 from dinobench.results.records import read_all
 
@@ -116,6 +117,20 @@ def test_sums_over_processes(monkeypatch):
     assert totals.tolist() == [3.0, 8.0] and model[0].weight.grad.unique().tolist() == [2.0]
     assert model[0].bias.grad.unique().tolist() == [0.0] and model[1].running_mean.tolist() == [3.0, 3.0]
     assert sum_gradients(model, totals, processes=1) is totals
+
+
+def test_sums_begun_in_backward_are_those_of_one_reduction(tmp_path):
+    """Bit for bit, with parts, a parameter that nobody uses, and a process without images."""
+    torch.multiprocessing.spawn(sums, (str(tmp_path),), nprocs=2)
+
+
+def test_one_process_sums_nothing():
+    layer = torch.nn.Linear(2, 2)
+    early = EarlySums(list(layer.parameters()), processes=1)
+    with early.during():
+        layer(torch.ones(1, 2)).sum().backward()
+    early.finish()
+    assert layer.weight.grad.unique().tolist() == [1.0]
 
 
 def test_rows_of_any_number_and_type_are_gathered(tmp_path):

@@ -99,6 +99,7 @@ def grid(
     """The whole `cached` profile on given features, against the matrix products that it cannot do without."""
     from dinobench.data.subsets import hold_out
     from dinobench.protocols.linear import profiles, run
+    from dinobench.training.linear_classifiers import shares_are_cheaper
 
     config = profiles["cached"]
     data = _labels_only(classes, train)
@@ -118,7 +119,9 @@ def grid(
         for columns in [layout.columns(b, m) for b in config.blocks for m in config.mean_patch]:
             weight = full(columns.stop - columns.start, per_group)
             for _ in range(steps):
-                if rows < len(weight) and rows < config.batch:  # what the images' shares in the weights take
+                if rows < config.batch and shares_are_cheaper(
+                    rows, len(weight)
+                ):  # what the images' shares in the weights take
                     x[:, :rows] @ gradient
                 else:
                     x[:, columns] @ weight

@@ -21,6 +21,7 @@ from dinobench.compare.ties import NOTE, Tell, tied
 from dinobench.compare.writers import DECIMALS, TIED, Cell, Header, Table, transposed
 from dinobench.errors import UserError, unknown_name
 from dinobench.results.comparability import higher_is_better, key, reasons
+from dinobench.results.records import uncollected
 from dinobench.types import MetricValue, RunRecord
 
 #: What rows or columns can be led by: whose scores they are, and scores of what.
@@ -97,6 +98,7 @@ def _led(names: Sequence[str], lead: str) -> list[str]:
     return [lead, *(n for n in names if n != lead)]
 
 
+@uncollected()
 def compare(
     records: Sequence[RunRecord],
     *,

@@ -118,20 +118,25 @@ def fetched(
 
 
 class _Coming:
-    """Tensors on their way to the host. What the device is asked to do after them is not waited for."""
+    """Tensors on their way to the host. What the device is asked to do after them is not waited for.
+
+    One that stands several times, as where several requests share it, is copied once.
+    """
 
     def __init__(self, tensors: Sequence[torch.Tensor | None]) -> None:
         self._event = None
-        if any(tensor is not None and tensor.is_cuda for tensor in tensors):
-            tensors = [tensor if tensor is None else _pinned_like(tensor).copy_(tensor, True) for tensor in tensors]
+        self._places = [None if tensor is None else id(tensor) for tensor in tensors]
+        self._tensors = {id(tensor): tensor for tensor in tensors if tensor is not None}
+        if any(tensor.is_cuda for tensor in self._tensors.values()):
+            self._tensors = {at: _pinned_like(t).copy_(t, True) for at, t in self._tensors.items()}
             self._event = torch.cuda.Event()
             self._event.record()
-        self._tensors = tensors
 
     def arrays(self) -> list[np.ndarray | None]:
         if self._event is not None:
             self._event.synchronize()
-        return [tensor if tensor is None else tensor.numpy(force=True) for tensor in self._tensors]
+        found = {at: tensor.numpy(force=True) for at, tensor in self._tensors.items()}
+        return [None if at is None else found[at] for at in self._places]
 
 
 def _pinned_like(tensor: torch.Tensor) -> torch.Tensor:

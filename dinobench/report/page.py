@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import math
 import re
@@ -23,7 +24,7 @@ from dinobench.report.files import curves, evaluation_charts, named, owner, pict
 from dinobench.report.packing import PLAIN, finite, packed, records_json
 from dinobench.report.svg import number, percent, scale
 from dinobench.results.comparability import read_results
-from dinobench.results.records import as_dict
+from dinobench.results.records import as_dict, uncollected
 from dinobench.types import MetricValue, RunRecord
 
 #: Of all pictures together: a page of this size still goes by mail.
@@ -74,6 +75,7 @@ def write(results: Path, output: Path, *, title: str = "", picture_bytes: int = 
     return done
 
 
+@uncollected()
 def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) -> tuple[str, Written]:
     """The page as text, and what went into it: a pure function of the folder."""
     records, broken = read_results(results)
@@ -156,6 +158,7 @@ def _inlined() -> dict[str, Any]:
     return {"css": Markup(css), "js": Markup(js), "js_sha": sha}
 
 
+@functools.cache
 def _breakable(text: str) -> Any:
     """Long names may break after the signs that join their parts."""
     from markupsafe import Markup, escape

@@ -43,7 +43,7 @@ def stage(results: Path, run_id: str, items: pd.DataFrame) -> tuple[Path, str]:
     items.to_parquet(buffer, index=False)
     content = buffer.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    staged = _staged(results, run_id, digest)
+    staged = results / "items" / _staged_name(run_id, digest)
     with atomic_path(staged) as temporary:
         temporary.write_bytes(content)
     return staged, digest
@@ -113,22 +113,28 @@ def digest_of(results: Path, run_id: str) -> str | None:
         return None
 
 
-def _staged(results: Path, run_id: str, digest: str) -> Path:
-    return results / "items" / f".{run_id}.{digest[:16]}.parquet"
+def names_of(record: RunRecord) -> tuple[str, ...]:
+    """The names that the file of a record's items can have, in the order in which it is looked for."""
+    own = f"{record.run_id}.parquet"
+    return (own, _staged_name(record.run_id, record.items_sha256)) if record.items_sha256 else (own,)
+
+
+def _staged_name(run_id: str, digest: str) -> str:
+    return f".{run_id}.{digest[:16]}.parquet"
 
 
 def _content(results: Path, record: RunRecord) -> bytes | None:
     """The bytes of the file that the record refers to. Raises UserError when another lies there."""
-    path = path_of(results, record.run_id)
     wanted = record.items_sha256
     content = None
-    for place in [path, *([_staged(results, record.run_id, wanted)] if wanted else [])]:
+    for name in names_of(record):
         with suppress(FileNotFoundError, NotADirectoryError):
-            content = read_regular(place, LIMIT)
+            content = read_regular(results / "items" / name, LIMIT)
             if wanted is None or hashlib.sha256(content).hexdigest() == wanted:
                 return content
     if content is None:
         return None
+    path = path_of(results, record.run_id)
     raise UserError(f"{path}: not the items that the run was scored on (another SHA-256); run it again with --force")
 
 

@@ -15,6 +15,7 @@ from dinobench.errors import UserError
 from dinobench.escaping import csv_cell
 from dinobench.files import atomic_path, sweep
 from dinobench.results.listing import read_folder
+from dinobench.results.records import uncollected
 from dinobench.types import RunRecord
 
 COLUMNS = (
@@ -23,6 +24,7 @@ COLUMNS = (
 )  # fmt: skip
 #: Decimals of scores: a hundredth of a per cent is below the interval of any data set in use.
 DECIMALS = 2
+_ROUNDED = f"%.{DECIMALS}f"
 #: Characters of a digest: enough to tell rows apart, short enough to read.
 DIGEST = 12
 
@@ -39,13 +41,12 @@ def _rows(record: RunRecord) -> list[tuple[Any, ...]]:
         record.dataset_fingerprint[:DIGEST], record.run_id, record.dinobench_version,
     )  # fmt: skip
     return [
-        (*before, name, _rounded(m.value), _rounded(m.ci_low), _rounded(m.ci_high), m.n, *after)
+        (
+            *before, name, _ROUNDED % m.value, "" if m.ci_low is None else _ROUNDED % m.ci_low,
+            "" if m.ci_high is None else _ROUNDED % m.ci_high, m.n, *after,
+        )
         for name, m in record.metrics.items()
-    ]
-
-
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.{DECIMALS}f}"
+    ]  # fmt: skip
 
 
 def lines(records: Sequence[RunRecord]) -> list[tuple[Any, ...]]:
@@ -65,8 +66,9 @@ def rebuild(results: Path) -> tuple[Path, list[tuple[Path, str]]]:
     return path, broken
 
 
-def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]:
-    """As `rebuild`, and the records that went into it: reading thousands of them twice would be felt."""
+@uncollected()
+def build(results: Path) -> tuple[Path, list[tuple[Any, ...]], list[tuple[Path, str]]]:
+    """As `rebuild`, and the rows that went into it, in between: making a hundred thousand of them twice is felt."""
     path = results / "leaderboard.csv"
     seen = None
     try:
@@ -75,14 +77,15 @@ def build(results: Path) -> tuple[Path, list[RunRecord], list[tuple[Path, str]]]
         while (now := _state(results)) != seen:
             seen = now
             records, broken = read_folder(results)
+            rows = lines(records)
             with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(COLUMNS)
-                writer.writerows(lines(records))
+                writer.writerows(rows)
         sweep(results)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path, records, broken
+    return path, rows, broken
 
 
 def _state(results: Path) -> list[tuple[str, int, int, int]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from dinobench.files import Signature, cache_root, keep, recall, settled, signature_of
 from dinobench.hashing import digest
-from dinobench.results.items import contradiction
+from dinobench.results.items import contradiction, names_of
 from dinobench.types import RunRecord
 
 #: Records whose items a listing reads; beyond, it takes longer than the listing, and `dinobench check` does it.
@@ -39,7 +39,10 @@ def checked(
     known = _known(results)
     unread: list[RunRecord] = []
     doubted: dict[int, str] = {}
+    there = _names(results)
     for record in records:
+        if there is not None and there.isdisjoint(names_of(record)):
+            continue
         found = signature_of(_items(results, record))
         if found is None and record.items_sha256 and (reason := contradiction(results, record)):
             doubted[id(record)] = reason  # its items still lie under the name that they had before it was written
@@ -101,6 +104,19 @@ def _vouched(results: Path, record: RunRecord, known: dict[str, Any]) -> bool:
 def _items(results: Path, record: RunRecord) -> str:
     """`items.path_of` as text, which costs a tenth."""
     return f"{results}{os.sep}items{os.sep}{record.run_id}.parquet"
+
+
+def _names(results: Path) -> set[str] | None:
+    """What lies beside the items, in one look where a look for each file takes ten times as long; None if unreadable.
+
+    Whatever a record that was read before names lies there by now.
+    """
+    try:
+        return set(os.listdir(results / "items"))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError:
+        return None
 
 
 def _claims(record: RunRecord) -> str:

@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from dinobench.config import flat
 from dinobench.data.decoding import ram_budget
 from dinobench.data.transforms import for_backbone
-from dinobench.distributed import sum_gradients
+from dinobench.distributed import EarlySums, sum_gradients
 from dinobench.errors import UserError
 from dinobench.hashing import digest
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput, reading_of
@@ -55,6 +55,7 @@ class FineTuning:
         if drop_path and not uniforms:
             self.notes.append(f"drop_path has no effect: no residual blocks found in a {self.info.arch}")
         self.model = Classifier(copy, len(data.classes), train.head_std, ctx.seed).to(ctx.device)
+        self.early = EarlySums([p for p in self.model.parameters() if p.requires_grad], ctx.processes)
         self.ema = ModelEmaV3(self.model, decay=optimizer.ema) if optimizer.ema else None
 
         batch = min(train.batch, len(data.train))  # a step has no more images than there are
@@ -166,7 +167,8 @@ class FineTuning:
                 if part.n:
                     with own_randomness(device, self.ctx.seed, step, self.ctx.rank, left):
                         loss = self._loss(part, mix if part.n == expected else Mix())  # else a partner may be missing
-                    self.scaler.scale(loss / self.order.batch).backward()
+                    with self.early.during(part.last):
+                        self.scaler.scale(loss / self.order.batch).backward()
                     totals[0] += loss.detach()
                     images += part.n
                 if part.last:
@@ -176,7 +178,7 @@ class FineTuning:
         stopping = float(self.stop.asked)
         for at, value in enumerate((images, failed, stopping), 1):
             totals[at].fill_(value)
-        totals = sum_gradients(self.model, totals, self.ctx.processes)
+        totals = sum_gradients(self.model, totals, self.ctx.processes, self.early)
         if self.ctx.processes > 1:  # what the others met decides this step too
             _, images, failed, stopping = totals.tolist()
         self.stopping = stopping > 0

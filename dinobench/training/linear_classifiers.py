@@ -2,8 +2,8 @@
 
 Heads that read the same columns are one matrix product, so a grid of learning rates costs little more than one head.
 Where a batch is no smaller than the data, every step sees every image, some of them more than once: then an image is
-computed once and counted, and where there are fewer images than columns, what moves are the images' shares in the
-weights, at half the products of half the size.
+computed once and counted, and where there are fewer images than twice the columns, what moves are the images' shares
+in the weights, at half the products.
 """
 
 from __future__ import annotations
@@ -182,6 +182,15 @@ class _Shares(_Group):
         self.weight = torch.addmm(self.start.flatten(1), self.x.T, self.shares.flatten(1)).view_as(self.start)
 
 
+def shares_are_cheaper(images: int, columns: int) -> bool:
+    """Whether a step on all images is less work in shares: one product of images x images, not two with columns.
+
+    >>> shares_are_cheaper(900, 768), shares_are_cheaper(900, 384)
+    (True, False)
+    """
+    return images < 2 * columns
+
+
 class LinearClassifiers:
     """H linear classifiers trained together by SGD with momentum on cross-entropy; all tensors float32 on `device`.
 
@@ -220,8 +229,8 @@ class LinearClassifiers:
                 drawn.expand(shape).contiguous().to(device), torch.zeros(shape[1:], device=device),
                 torch.zeros(shape, device=device), torch.zeros(shape[1:], device=device),
             )  # fmt: skip
-            fewer = whole is not None and len(whole) < shape[0] and not weight_decay
-            self._groups.append(_Shares(group, whole) if whole is not None and fewer else group)
+            cheaper = whole is not None and shares_are_cheaper(len(whole), shape[0]) and not weight_decay
+            self._groups.append(_Shares(group, whole) if whole is not None and cheaper else group)
             first += len(rates)
         #: Step at which a classifier's loss or weights stopped being finite, -1 as long as it converges; (H,).
         self.diverged_at = torch.full((first,), -1, dtype=torch.int64, device=device)
@@ -239,14 +248,16 @@ class LinearClassifiers:
         image stands in the batch, once by default.
         """
         losses = torch.empty(len(self.specs), device=x.device)
-        rows = torch.arange(len(x), device=x.device)
+        own = torch.arange(len(x), device=x.device) * self.classes + labels  # the true class in rows of (B x C, H)
         shares = None if counts is None else counts / counts.sum()
         for group in self._groups:
             gradient = torch.softmax(group.train_scores(x), dim=1)  # (B, C, H)
             # The smallest normal number keeps the loss of one that is certain and wrong large instead of infinite.
-            logs = gradient[rows, labels].clamp_min(torch.finfo(torch.float32).tiny).log()
+            by_class = gradient.view(-1, gradient.shape[2])
+            true = by_class.index_select(0, own)
+            logs = true.clamp_min(torch.finfo(torch.float32).tiny).log()
             losses[group.members] = -logs.mean(0) if shares is None else -(shares @ logs)
-            gradient[rows, labels] -= 1
+            by_class.index_put_((own,), true - 1)
             if shares is None:
                 gradient /= len(x)
             else:

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dinobench import lazy
 from dinobench.errors import UserError
 from dinobench.inputs import input_of
-from dinobench.models.loading import load_backbone
 from dinobench.models.sources.references import Weights, kind, resolve
 from dinobench.pretrain.method import Method, MethodConfig, MethodOutput, Network, NetworkSpec, StepInfo, View
 from dinobench.pretrain.methods.dino_head import DinoHead
@@ -30,6 +30,9 @@ from dinobench.pretrain.methods.losses import accuracy
 from dinobench.pretrain.sync_batch_norm import sync_batch_norms
 from dinobench.pretrain.views import renormalised
 from dinobench.types import setting
+
+with lazy.imports():
+    from dinobench.models.loading import load_backbone
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def nt_xent(z: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Te
         unit = F.normalize(z.float(), dim=1)
         similarity = unit @ gather_with_gradient(unit).T / temperature
     row = torch.arange(n, device=z.device)
-    similarity = similarity.masked_fill(F.one_hot(row + rank() * n, similarity.shape[1]).bool(), float("-inf"))
+    itself = torch.arange(similarity.shape[1], device=z.device) == row[:, None] + rank() * n
+    similarity = similarity.masked_fill(itself, float("-inf"))
     positive = row.roll(n // 2) + rank() * n
     return F.cross_entropy(similarity, positive), accuracy(similarity, positive)
 

@@ -57,6 +57,11 @@ def test_listings_import_nothing_heavy(what):
     assert heavy("list", what) == []
 
 
+@pytest.mark.parametrize("what", ["methods", "dino"])
+def test_methods_are_listed_without_what_makes_backbones(what):
+    assert not {"timm", "torchvision", "sklearn", "pandas", "lightning_fabric"} & set(heavy("list", what))
+
+
 REFUSED = {
     "protocol": ("run", "--protocol", "knnn", "--ckpt", "pixels"),
     "setting": ("run", "--protocol", "knn", "--ckpt", "pixels", "--set", "kk=1"),

@@ -28,8 +28,8 @@ DISPATCH = ("/torch/_compile.py", "/torch/_dynamo/", "/torch/utils/_python_dispa
 class HostReads(TorchDispatchMode):
     """A with block's reads of tensors by the host and tensors made of the host's numbers, as lines of our source.
 
-    Reads: `.item()`, `float(tensor)`, `bool(tensor)`, `.tolist()`, `.numpy()`, masks as indices, and `.cpu()` or
-    `.to("cpu")` without non_blocking. Made: `torch.tensor(..., device=)`, a copy that the device waits for.
+    Reads: `.item()`, `float(tensor)`, `bool(tensor)`, `.tolist()`, `.numpy(force=True)`, masks as indices, and
+    `.cpu()` or `.to("cpu")` without non_blocking. Made: `torch.tensor(..., device=)`, a copy that the device waits for.
     Only lines outside of installed packages count, and none of `ignoring` (parts of a path).
     """
 
@@ -75,6 +75,8 @@ class HostReads(TorchDispatchMode):
             (torch.Tensor, "tolist", lambda *a, **k: True),
             (torch.Tensor, "cpu", lambda *a, **k: True),
             (torch.Tensor, "to", to_cpu),
+            # Without force it is of tensors that are the host's own: of others it raises.
+            (torch.Tensor, "numpy", lambda *a, force=False, **k: force),
             (torch, "tensor", lambda *a, **k: k.get("device") is not None),
         ):
             patch = mock.patch.object(owner, name, noting(name, getattr(owner, name), reads))

@@ -15,6 +15,7 @@ from helpers.writers import write_and_rebuild
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dinobench.cli.display import compare as display
 from dinobench.errors import UserError
 from dinobench.escaping import csv_cell
 from dinobench.results import leaderboard, records
@@ -103,16 +104,26 @@ def test_broken_records_are_returned_and_left_out(tmp_path):
 def test_the_file_is_the_table(tmp_path):
     for r in (*several(), record("odd", checkpoint=dataclasses.replace(INFO, name='a,"b"\nc', arch=""))):
         records.write(tmp_path, r, None)
-    path, found, _ = leaderboard.build(tmp_path)
-    board = pd.DataFrame(leaderboard.lines(found), columns=list(leaderboard.COLUMNS))
+    path, rows, _ = leaderboard.build(tmp_path)
+    board = pd.DataFrame(rows, columns=list(leaderboard.COLUMNS))
     assert path.read_text() == board.to_csv(index=False, lineterminator="\n")
 
 
-def test_building_hands_back_what_it_read(tmp_path):
+def test_building_hands_back_the_rows_that_it_wrote(tmp_path):
     records.write(tmp_path, record(), None)
     (tmp_path / "runs" / "half.json").write_text('{"schema": 1,')
-    path, found, broken = leaderboard.build(tmp_path)
-    assert (path, broken) == leaderboard.rebuild(tmp_path) and found == [record()]
+    path, rows, broken = leaderboard.build(tmp_path)
+    assert (path, broken) == leaderboard.rebuild(tmp_path) and rows == leaderboard.lines([record()])
+
+
+def test_what_is_shown_is_the_rows_aligned_whether_few_or_many(tmp_path, capsys):
+    few = leaderboard.lines([*several(), record("odd", checkpoint=dataclasses.replace(INFO, name="model é", arch=""))])
+    shown = []
+    for rows in (few, few * 50):
+        display.leaderboard(rows)
+        shown.append(capsys.readouterr().out.splitlines())
+    assert [line.rstrip() for line in shown[1]] == [shown[0][0], *shown[0][1:] * 50]
+    assert shown[0][1].split() == [few[0][0], *map(str, few[0][2:11])]
 
 
 def test_a_leaderboard_that_cannot_be_written_is_one_clear_line(tmp_path):

@@ -40,11 +40,11 @@ def fill(results: Path, n: int) -> None:
 def test_ten_thousand_records_are_listed_and_compared(tmp_path):
     fill(tmp_path, MANY)
     (tmp_path / "runs" / "half.json").write_text('{"schema": 1,')
-    path, found, broken = leaderboard.build(tmp_path)
-    assert len(found) == MANY and [p.name for p, _ in broken] == ["half.json"]
+    path, rows, broken = leaderboard.build(tmp_path)
+    assert len(rows) == 8 * MANY and [p.name for p, _ in broken] == ["half.json"]
     with open(path, encoding="utf-8") as file:
         assert sum(1 for _ in file) == 8 * MANY + 1
-    table = compare.compare(found)
+    table = compare.compare(records.read_all(tmp_path)[0])
     assert len(table.columns) == MANY / 5 and len(table.rows) == 5
     assert len(writers.to_csv(table).splitlines()) == MANY + 1
 

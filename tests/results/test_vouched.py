@@ -53,6 +53,19 @@ def test_other_items_and_another_record_are_read_again(folder, reads):
     assert "the mean of its items 50" in listing.read_folder(folder)[1][0][1]
 
 
+def test_items_that_are_not_there_are_not_looked_for_and_staged_ones_are(folder, reads):
+    [run] = listing.read_folder(folder)[0]
+    own, staged = (folder / "items" / name for name in items.names_of(run))
+    reads.clear()
+    own.rename(staged)  # a process was killed between the record and its items' last name
+    assert listing.read_folder(folder) == ([run], []) and reads == [run.run_id]
+    staged.unlink()
+    reads.clear()
+    assert listing.read_folder(folder) == ([run], []) and not reads
+    (folder / "items").rmdir()
+    assert listing.read_folder(folder) == ([run], []) and not reads
+
+
 def test_what_changed_a_moment_ago_is_not_believed(folder, reads, monkeypatch):
     monkeypatch.setattr(files, "SETTLED_NS", 10**15)
     for _ in range(2):

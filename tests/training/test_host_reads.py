@@ -10,15 +10,22 @@ import torch
 from helpers.fakes import FakeBackbone
 from helpers.host_reads import HostReads
 
+from dinobench import runtime
 from dinobench.algorithms.label_propagation import Propagator
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
+from dinobench.data.subsets import Subset
+from dinobench.data.transforms import ImageTransform
+from dinobench.features.service import FeatureService
 from dinobench.models.loading import load_backbone
+from dinobench.pretrain import loop
+from dinobench.pretrain import run as runs
 from dinobench.pretrain.collapse import EpochMeter
 from dinobench.pretrain.method import MethodOutput
 from dinobench.protocols import finetune, linear
 from dinobench.training.finetuning import FineTuning
 from dinobench.training.linear_probe import Probe
+from dinobench.types import FeatureRequest
 
 
 @pytest.mark.parametrize(
@@ -26,7 +33,7 @@ from dinobench.training.linear_probe import Probe
     [
         lambda x: x.sum().item(), lambda x: bool(x.any()), lambda x: float(x[0]), lambda x: x.tolist(),
         lambda x: x.cpu(), lambda x: x.to("cpu"), lambda x: x[x > 0], lambda x: torch.tensor([1], device=x.device),
-        lambda x: x.nonzero(), lambda x: int(x.argmax()),
+        lambda x: x.nonzero(), lambda x: int(x.argmax()), lambda x: x.numpy(force=True),
     ],
 )  # fmt: skip
 def test_what_waits_is_counted(read):
@@ -88,6 +95,46 @@ def test_an_epochs_meter():
     with HostReads() as reads:
         meter.add(output, 6)
         meter.add(output, 6)
+    assert not reads.lines, reads
+
+
+def test_extraction_reads_what_it_keeps_once_a_batch(tmp_path):
+    """Of two backbones and several kinds of features: when a batch is through, and at no other line."""
+    started = runtime.start("cpu")
+    transform = ImageTransform(resize=32, crop=32)
+    split = dataclasses.replace(
+        digits := load_dataset("digits"), train=Subset(digits.train, np.arange(24), "few")
+    ).train
+    vits = [load_backbone("random:vit_tiny_patch16_224", seed=seed) for seed in (0, 1)]
+    requests = [FeatureRequest(transform, layers, mean) for layers, mean in ((1, False), (3, True))]
+    service = FeatureService(started, tmp_path, batch_size=8, workers=1)
+    for vit in vits:  # positions at another size are made once, on the host, and kept
+        vit.layers(torch.zeros(1, 3, 32, 32))
+    with HostReads("data/transforms.py") as reads:
+        service.prepare([(vit, split, request) for vit in vits for request in requests])
+    tensors = 2 * len(vits)  # CLS and mean patches, which the requests share
+    assert len(reads) == 3 * tensors and all("extraction.py" in line for line in reads.lines), reads
+
+
+@pytest.mark.parametrize("method", ["dino", "simclr", "byol", "mocov2", "mocov3", "supervised"])
+def test_steps_of_pretraining(method, tmp_path):
+    """Views, both networks, loss, statistics, clipping and optimizer, with the lag of a GPU."""
+    data = load_dataset("digits")
+    kind = runs.load_method(method)
+    given = {"epochs": "2", "batch": "32", "warmup_epochs": "1"}
+    given |= (
+        {"out_dim": "32", "hidden_dim": "16", "bottleneck_dim": "8", "local_crops": "1"} if method == "dino" else {}
+    )
+    config = dataclasses.asdict(runs.configure(kind, given))
+    run = runs.Run(method, "vit_tiny", 16, 8, 1, "digits", config, "32", results=str(tmp_path / "results"))
+    runs.begin(tmp_path / "run", run)
+    training, meter = loop.Loop(run, tmp_path / "run", runtime.start("cpu"), data), EpochMeter()
+    training.step_values.lag = 5
+    steps = training.steps(0, 0, meter)
+    next(steps)  # what is made once for all steps
+    with HostReads() as reads:
+        next(steps)
+        next(steps)
     assert not reads.lines, reads
 
 

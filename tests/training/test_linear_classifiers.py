@@ -94,13 +94,13 @@ def test_state_goes_on_where_it_was_taken():
 
 
 def test_images_counted_are_images_repeated():
-    """Where every step sees all images; with fewer images than columns their shares in the weights are what moves."""
-    x, y = X[:8], Y[:8]  # heads read 5 to 15 columns, so that both ways are gone
+    """Where every step sees all images; where they are few beside the columns, their shares in the weights move."""
+    x, y = X[:12], Y[:12]  # heads read 5 to 15 columns, so that both ways are gone
     plain, counted = (LinearClassifiers(LAYOUT, GRID, 4, seed=3, device=CPU, whole=w) for w in (None, x))
     draws = np.random.default_rng(0)
     for step in range(12):
-        images = np.concatenate([np.arange(8), draws.integers(0, 8, 5)])
-        counts = torch.from_numpy(np.bincount(images, minlength=8).astype(np.float32))
+        images = np.concatenate([np.arange(12), draws.integers(0, 12, 5)])
+        counts = torch.from_numpy(np.bincount(images, minlength=12).astype(np.float32))
         expected = plain.step(x[images], y[images], 1 - step / 20, step)
         torch.testing.assert_close(counted.step(x, y, 1 - step / 20, step, counts), expected, atol=1e-5, rtol=1e-4)
         if step == 6:  # from a state as well as without

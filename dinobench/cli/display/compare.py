@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 from dinobench import console
 from dinobench.cli.display import layout
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from dinobench.compare.ablation import Ablation
     from dinobench.compare.explain import Explanation
     from dinobench.compare.pair import Pairing, PairResult
-    from dinobench.types import RunRecord
 
 #: Raised letters for notes: as narrow as the numbers they stand behind (there is no raised q).
 _RAISED = dict(zip("abcdefghijklmnoprstuvwxyz,=", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ'⁼", strict=True))
@@ -167,16 +167,17 @@ def flips(ablation: Ablation) -> None:
     )  # fmt: skip
 
 
-def leaderboard(records: Sequence[RunRecord]) -> None:
-    """The leaderboard's readable columns."""
-    from dinobench.results.leaderboard import COLUMNS, lines
+def leaderboard(lines: Sequence[Sequence[Any]]) -> None:
+    """The readable columns of the leaderboard's rows."""
+    from dinobench.results.leaderboard import COLUMNS
 
     columns = ["model", "arch", "protocol", "profile", "dataset", "metric", "value", "ci_low", "ci_high", "n"]
-    which = [COLUMNS.index(c) for c in columns]
-    rows = [tuple(str(line[i]) for i in which) for line in lines(records)]
+    *texts, n = map(COLUMNS.index, columns)  # all are texts but the number of items
+    picked = itemgetter(*texts)
+    rows = [(*picked(line), str(line[n])) for line in lines]
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     if len(rows) <= _LONG or sum(widths) + layout.GAP * (len(widths) - 1) > console.stdout.width:
         return layout.table("", columns, rows, right=columns[6:])
-    sides = ["<" if c in columns[:6] else ">" for c in columns]
-    form = (" " * layout.GAP).join(f"{{:{side}{wide}}}" for side, wide in zip(sides, widths, strict=True))
-    console.text("\n".join(form.format(*row) for row in [columns, *rows]))
+    sides = ["-" if c in columns[:6] else "" for c in columns]
+    form = (" " * layout.GAP).join(f"%{side}{wide}s" for side, wide in zip(sides, widths, strict=True))
+    console.text("\n".join([form % row for row in [tuple(columns), *rows]]))
