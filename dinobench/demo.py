@@ -92,6 +92,8 @@ STEPS = (
     DemoStep("attention", "shapes", {"image_size": 192}, models=NETWORKS),
     DemoStep("copydetect", "tiles", {"image_size": 160}),
     DemoStep("retrieval", "tiles", {"image_size": 160}),
+    DemoStep("correspondence", "shapes", {"size": 96}),
+    DemoStep("navi", "shapes", {"size": 96, "points": 200}),
 )
 
 

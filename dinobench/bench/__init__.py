@@ -22,6 +22,7 @@ BENCHES = {
     "scale": "scale:scale",
     "davis": "dense:davis",
     "discovery": "discovery:discovery",
+    "correspondence": "correspondence:correspondence",
     "probes": "probes:probes",
     "retrieval": "retrieval:retrieval",
     "pretrain": "pretrain:pretrain",

@@ -233,6 +233,53 @@ def visualize_discovery(
     _write(output, figures.figure_file(boxes_figure(pixels, truths, shown, chosen, dataset.name), kind))
 
 
+@visualize_app.command("correspondence")
+def visualize_correspondence(
+    ckpt: Ckpt,
+    output: Picture,
+    data: Annotated[str, typer.Option(help="A data set in SPair-71k's layout, or shapes.")] = "shapes",
+    pair: Annotated[
+        list[str] | None, typer.Option(help="The name of a pair; repeat for several. The first of each class if none.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="How points are looked for: a profile of correspondence.")] = None,
+    set_: Settings = None,
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    pool: Pool = None,
+    grid: Grid = None,
+    allow_partial: AllowPartial = False,
+    trust_repo: TrustRepo = False,
+) -> None:
+    """Keypoints of one image and where a backbone finds them in another: right ones green, the truth ringed."""
+    from dinobench import registry, runtime
+    from dinobench.config import parse_settings, resolve_config
+    from dinobench.context import LocalContext
+    from dinobench.data import load_dataset
+    from dinobench.report import figures, points
+
+    kind = _format(output, figures.FIGURES)
+    protocol: Any = registry.load("correspondence")
+    config = resolve_config(protocol, profile, parse_settings(set_ or [])).config
+    dataset = load_dataset(data, "keypoints", progress=console.progress)
+    chosen = points.chosen_pairs(dataset, pair or [])
+    device = runtime.start().device
+    loading = LoadOptions(
+        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
+    )
+    backbone = _loaded(ckpt, loading).to(device)
+    if lacks := sorted(protocol.requires - backbone.capabilities):
+        raise UserError(f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to find points with")
+    for line in backbone.assumed:
+        console.note(line)
+    found = protocol.matches(backbone, dataset, chosen, config, LocalContext(device))
+    images = [(np.asarray(dataset.load(one.source)), np.asarray(dataset.load(one.target))) for one in chosen]
+    right = [protocol.correct(one.ratios, config.alphas[0], config.strict) for one in found]
+    title = f"{backbone.info.name}, within {config.alphas[0]:g} of the box"
+    figure = points.points_figure(images, chosen, [one.points for one in found], right, title)
+    _write(output, figures.figure_file(figure, kind))
+
+
 def _format(output: Path, formats: Sequence[str]) -> str:
     """What to write a picture as. Raises UserError, before anything is computed, for a name that cannot be written."""
     from dinobench.files import check_output

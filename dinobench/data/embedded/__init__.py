@@ -57,6 +57,20 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
             "24 images with two to four objects.",
         )
     },
+    "keypoints": {
+        "shapes": EmbeddedSet(
+            "dinobench.data.embedded.shape_keypoints:pairs",
+            "the word `shapes`, no path: drawn shapes whose corners are known. 60 pairs of images of one of five "
+            "kinds, of another size, place, turn and colour, with four or five points each.",
+        )
+    },
+    "navi": {
+        "shapes": EmbeddedSet(
+            "dinobench.data.embedded.shape_views:views",
+            "the word `shapes`, no path: drawn balls with the depth and the camera of every view. Twelve views of each "
+            "of three balls, turned by 17 degrees from one to the next.",
+        )
+    },
     "landmarks": {
         "tiles": EmbeddedSet(
             "dinobench.data.embedded.tiles:places",

@@ -31,4 +31,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
     "boxes": ("dinobench.data.layouts.voc_boxes", "dinobench.data.layouts.coco_boxes"),
     "landmarks": ("dinobench.data.layouts.landmarks",),
+    "keypoints": ("dinobench.data.pairs.spair",),
+    "navi": ("dinobench.data.pairs.navi",),
 }
