@@ -6,6 +6,7 @@ Both are `dinobench.types.Context`.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,11 +18,11 @@ import numpy as np
 import torch
 
 from dinobench import console
-from dinobench.data.transforms import for_backbone
+from dinobench.data.transforms import for_backbone, for_split
 from dinobench.errors import UserError
 from dinobench.features.extraction import forward_batches, load_by_id, refuse_unreadable
 from dinobench.features.service import BATCH, FeatureService, compute_features
-from dinobench.files import write_output
+from dinobench.files import cache_root, write_output
 from dinobench.runtime import Runtime, autocast
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
@@ -164,7 +165,8 @@ class LocalContext:
     def _extracted(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         broken: list[int] = []
         parts, rows = [], []
-        request = dataclasses.replace(request, transform=for_backbone(request.transform, backbone))
+        transform = for_split(for_backbone(request.transform, backbone), split)
+        request = dataclasses.replace(request, transform=transform)
 
         def load(row: int) -> np.ndarray:
             return np.asarray(request.transform(split.load(row)))
@@ -189,6 +191,20 @@ class LocalContext:
 
     def progress(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         return iter(iterable)
+
+
+@contextmanager
+def cache_folder(keep: bool, started: Runtime) -> Iterator[Path]:
+    """The user's cache, or with `--no-cache` a folder that all processes share and that goes when the run ends."""
+    if keep:
+        yield cache_root() / "features"
+        return
+    folder = Path(started.broadcast(tempfile.mkdtemp(prefix="dinobench-") if started.rank == 0 else ""))
+    try:
+        yield folder / "features"
+    finally:
+        if started.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save(folder: Path | None, name: str, content: bytes) -> None:

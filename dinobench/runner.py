@@ -8,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -24,9 +22,9 @@ import numpy as np
 import dinobench
 from dinobench import console, lazy, registry, runtime
 from dinobench.config import Resolved, flat, resolve_config
-from dinobench.data import check_place, load_dataset
+from dinobench.data import check_place, check_tests, load_datasets
 from dinobench.errors import UnsupportedCapability, UserError
-from dinobench.files import cache_root, file_name, writable_folder
+from dinobench.files import file_name, writable_folder
 from dinobench.hashing import digest
 from dinobench.inputs import reading_lines, reading_of, recorded
 from dinobench.models.sources import references
@@ -49,9 +47,10 @@ from dinobench.types import (
 with lazy.imports():
     import pandas as pd
 
-    from dinobench.context import RunContext
+    from dinobench.context import RunContext, cache_folder
     from dinobench.features.service import FeatureService
     from dinobench.models.loading import load_backbone
+    from dinobench.results import reports
     from dinobench.stats import intervals
 
 
@@ -103,6 +102,7 @@ def run(
     ckpt: str | Path | Sequence[str | Path] = (),
     data: str = "digits",
     *,
+    test: str | Sequence[str] = (),
     profile: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -117,9 +117,10 @@ def run(
     """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
 
     ckpt: a path, `hf:<owner>/<model>`, `timm:<model>`, `random:<model>`, `pixels` or another reference, any of them as
-    `name=...`, or several. data: a path, `name=path` or an embedded set. settings change the profile's values by name,
-    as `--set` does. Records, per-item scores and the leaderboard are written to `out` (nowhere when None); a run found
-    there is not repeated unless `force`. save: a folder for the files that runs make, such as DAVIS's masks or a
+    `name=...`, or several. data: a path, `name=path` or an embedded set. test: `name=path` of images from elsewhere to
+    score on in the place of data's own, such as `imagenet-a=path`, or several. settings change the profile's values by
+    name, as `--set` does. Records, per-item scores and the leaderboard are written to `out` (nowhere when None); a run
+    found there is not repeated unless `force`. save: a folder for the files that runs make, such as DAVIS's masks or a
     fine-tuned model; asking for them runs again what is finished. skip_broken: leave out images that cannot be read,
     and count them in the record.
     finished: called with each protocol's records as soon as they are all there.
@@ -141,10 +142,14 @@ def run(
         )
     named = [references.split_name(str(spec)) for spec in specs]
     folder = Path(out) if out is not None else None
+    tests = [test] if isinstance(test, str) else list(test)
+    for deaf in [p.name for p in protocols if tests and not getattr(p, "other_tests", False)]:
+        raise UserError(f"--test: {deaf} scores the test images of --data alone; protocols such as knn score others")
 
     @cache
-    def data_sets() -> dict[str, Any]:
-        return {kind: load_dataset(data, kind, progress=console.progress) for kind in {p.data for p in protocols}}
+    def data_sets() -> dict[str, Sequence[Any]]:
+        kinds = {p.data for p in protocols}
+        return {kind: load_datasets(data, kind, tests, progress=console.progress) for kind in kinds}
 
     if not runtime.launched():  # before anything is imported that takes seconds
         runtime.check(compute.device, compute.devices, compute.precision)
@@ -152,6 +157,7 @@ def run(
             references.check(spec)
         for kind in {p.data for p in protocols}:
             check_place(data, kind)
+        check_tests(tests)
         if folder is not None and compute.cache and not force and save is None and compute.precision != "auto":
             infos = [known_runs.recalled(spec, name=name, seed=seed, **vars(loading)) for name, spec in named]
             if earlier := known_runs.all_of(
@@ -174,7 +180,7 @@ def run(
     backbones = started.run_on_all(lambda: [_load(*n, loading, seed, remember).to(started.device) for n in named])
     _refuse_doubles(backbones)
     evaluations = started.run_on_all(lambda: _evaluations(pairs, sets, backbones, seed, started.precision))
-    with _cache_folder(compute.cache, started) as root:
+    with cache_folder(compute.cache, started) as root:
         options: dict[str, Any] = {
             "skip_broken": skip_broken, "batch_size": compute.batch_size, "workers": compute.workers,
         }  # fmt: skip
@@ -195,19 +201,19 @@ def _rebuild(folder: Path) -> None:
 
 def _evaluations(
     pairs: Sequence[tuple[EvalProtocol, Resolved]],
-    sets: Mapping[str, Any],
+    sets: Mapping[str, Sequence[Any]],
     backbones: Sequence[Any],
     seed: int,
     precision: str,
 ) -> list[Evaluation]:
     """Every protocol with every backbone, on the data that the protocol chooses."""
 
-    def chosen(protocol: EvalProtocol, resolved: Resolved) -> Any:
+    def chosen(protocol: EvalProtocol, resolved: Resolved) -> list[Any]:
         select = getattr(protocol, "select_data", lambda data, config: data)
         with registry.answering("protocol", protocol.name):
-            return select(sets[protocol.data], resolved.config)
+            return [select(data, resolved.config) for data in sets[protocol.data]]
 
-    return [Evaluation(p, r, chosen(p, r), b, seed, precision) for p, r in pairs for b in backbones]
+    return [Evaluation(p, r, d, b, seed, precision) for p, r in pairs for d in chosen(p, r) for b in backbones]
 
 
 def _run_all(
@@ -283,9 +289,11 @@ def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
             raise TypeError(f"run returned {registry.shortened(result)}, not a dinobench.types.Result")
         if result.items is not None and not (isinstance(result.items, pd.DataFrame) and "id" in result.items):
             raise TypeError(f"items is {registry.shortened(result.items)}, not a DataFrame with a column id")
+    declared: Sequence[Metric] = registry.metrics_of(evaluation.protocol, evaluation.resolved.config)
+    if report := getattr(evaluation.data, "report", None):
+        declared = reports.extend(report, result, declared)
     duration = time.monotonic() - began
     leak = evaluation.data.leak if isinstance(evaluation.data, ImageClassification) else None
-    declared = registry.metrics_of(evaluation.protocol, evaluation.resolved.config)
     with registry.answering("protocol", evaluation.protocol.name):  # for what it returned
         result.notes.extend([*getattr(evaluation.data, "notes", ()), *([leak] if leak else [])])
         if result.items is not None and result.cluster:
@@ -383,17 +391,3 @@ def _refuse_doubles(backbones: Sequence[Backbone]) -> None:
         if len(paths) > 1:
             clash = ", ".join(paths)
             raise UserError(f"{len(paths)} checkpoints called {name!r} ({clash}): name them, as in --ckpt a={paths[0]}")
-
-
-@contextmanager
-def _cache_folder(keep: bool, started: runtime.Runtime) -> Iterator[Path]:
-    """The user's cache, or with `--no-cache` a folder that all processes share and that goes when the run ends."""
-    if keep:
-        yield cache_root() / "features"
-        return
-    folder = Path(started.broadcast(tempfile.mkdtemp(prefix="dinobench-") if started.rank == 0 else ""))
-    try:
-        yield folder / "features"
-    finally:
-        if started.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)

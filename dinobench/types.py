@@ -175,6 +175,10 @@ class ImageClassification:
     fingerprint: str  # of contents and labels of both splits
     leak: str | None = None  # what to say of test images that are in train too
     notes: tuple[str, ...] = ()
+    among: np.ndarray | None = None  # (k,) int64 ascending: the only classes that may be chosen
+    answers: np.ndarray | None = None  # (n, a) int64: all that are right for each test image ascending, then -1
+    val: np.ndarray | None = None  # (m,) int64: the images of train that the authors set apart to choose on
+    report: str | None = None  # what goes before top-1, "mCE" or "mean_per_class": see `dinobench.results.reports`
 
 
 @dataclass(frozen=True)
@@ -310,11 +314,12 @@ class EvalProtocol(Protocol):
     `data` is the kind of data set it scores on (see `KINDS` of dinobench.data.layouts), `requires` the capabilities of
     a backbone that it cannot do without, `profiles` its named Configs, the first one being the default.
 
-    Four more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
+    Five more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
     `select_data(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside
     it. `version_of(config) -> int` is for a change that moved the numbers of some configurations only, so that the
     records of others stay comparable. `saves` says in a phrase what files `run` makes for those who ask with `--save`.
+    `other_tests = True` says that it judges by `metrics.classification.Truth`, so that `--test` may give other images.
     """
 
     name: str

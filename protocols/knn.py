@@ -30,7 +30,7 @@ with lazy.imports():
     import torch
 
     from dinobench.algorithms.nearest_neighbours import search
-    from dinobench.metrics.classification import first_argmax, label_rank
+    from dinobench.metrics.classification import Truth, answer_rank, best_answer, first_argmax
 
 #: Votes in float32 at a time: 4 MB, which stay in a cache.
 VOTES_AT_ONCE = 2**20
@@ -87,6 +87,7 @@ FEW_SHOT_VERSION = 2
 summary = "weighted k-nearest-neighbour classification of frozen features"
 data = "classification"
 requires = frozenset({"features"})
+other_tests = True
 profiles = {
     "dino2021": Config(),
     "dinov2": Config(weighting="softmax"),
@@ -120,7 +121,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
     train = ctx.features(backbone, data.train, request)
     test = ctx.features(backbone, data.test, request)
     train_labels = torch.from_numpy(data.train.labels[train.kept])
-    test_labels = torch.from_numpy(data.test.labels[test.kept])
+    truth = Truth.of(data, test.kept)
 
     scored = config.neighbours()
     tries = []
@@ -128,19 +129,19 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         drawn = _draw(train_labels, config.n_per_class, attempt) if config.n_per_class else None
         bank = train.cls[:, -1] if drawn is None else train.cls[:, -1][drawn.numpy()]
         labels = train_labels if drawn is None else train_labels[drawn]
-        part = ctx.shard(len(test_labels))
+        part = ctx.shard(len(truth))
         similarity, index = search(
             test.cls[part, -1], bank, min(max(scored), len(bank)),
             normalise=True, device=ctx.device, progress=ctx.progress,
         )  # fmt: skip
-        votes = vote(similarity, labels[index], test_labels[part], len(data.classes), config)
+        votes = vote(similarity, labels[index], truth.answers[part], len(data.classes), config, truth.among)
         tries.append(ctx.gather(votes))
     ranks = torch.stack(tries)[..., 0]  # (tries, n, k)
     predictions = torch.stack(tries)[0, ..., 1]  # (n, k) of the first try
 
     frame: dict[str, Any] = {
         "id": [data.test.ids[i] for i in test.kept],
-        "label": [data.classes[i] for i in test_labels],
+        "label": truth.names(data.classes),
     }
     values: dict[str, float] = {}
     for column, k in enumerate(scored):
@@ -160,13 +161,23 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
 
 
 def vote(
-    similarity: torch.Tensor, neighbours: torch.Tensor, labels: torch.Tensor, classes: int, config: Config
+    similarity: torch.Tensor,
+    neighbours: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    config: Config,
+    among: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cosines (n, m) in descending order and classes (n, m) of m neighbours, true classes (n,) -> (n, scored k, 2).
+    """Cosines (n, m) in descending order and classes (n, m) of m neighbours, true classes -> (n, scored k, 2).
 
     The last dimension holds the rank of the true class (0 is right) and the predicted class. The weight of the
-    nearest neighbour is 1: scaling all votes of an image changes no ranking and keeps exp from overflowing.
+    nearest neighbour is 1: scaling all votes of an image changes no ranking and keeps exp from overflowing. Where only
+    the classes `among` may be chosen the others have no votes. `labels` are the answers of a `Truth`.
     """
+    if among is not None:  # one class more, after all others, stands for those that have no votes
+        place = torch.full((classes,), len(among))
+        place[among] = torch.arange(len(among))
+        neighbours, classes = place[neighbours], len(among) + 1
     scored = config.neighbours()
     order = sorted(range(len(scored)), key=lambda i: scored[i])
     out = torch.empty(len(labels), len(scored), 2, dtype=torch.int64)
@@ -178,6 +189,8 @@ def vote(
         weights = torch.exp((near - near[:, :1]) / config.temperature)
         if config.weighting == "softmax":
             weights = weights / weights.sum(dim=1, keepdim=True)
+        if among is not None:
+            weights = weights.masked_fill(voters == len(among), 0)
         names = None
         if classes > used:  # most classes have no voter: count those that have, in a table as wide as there are voters
             names, voters = _present(voters)
@@ -188,11 +201,15 @@ def vote(
             votes.scatter_add_(1, voters[:, done:k], weights[:, done:k])
             done = k
             if names is None:
-                out[rows, i, 0] = label_rank(votes, truth)
+                out[rows, i, 0] = answer_rank(votes, truth)
                 out[rows, i, 1] = first_argmax(votes)
             else:
                 out[rows, i, 0] = _sparse_rank(votes, names, truth)
-                out[rows, i, 1] = names.gather(1, first_argmax(votes)[:, None])[:, 0]
+                # Where nobody has a vote the first class is as good as any.
+                chosen = names.gather(1, first_argmax(votes)[:, None])[:, 0]
+                out[rows, i, 1] = torch.where(votes.amax(dim=1) > 0, chosen, 0)
+    if among is not None:
+        out[..., 1] = among[out[..., 1]]
     return out
 
 
@@ -206,7 +223,10 @@ def _present(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _sparse_rank(votes: torch.Tensor, names: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`label_rank` of votes (n, m) for the classes `names` (n, m), where all other classes have none."""
+    """`answer_rank` of votes (n, m) for the classes `names` (n, m), where all other classes have none."""
+    if labels.ndim == 2:
+        each = torch.where(names[:, None] == labels[..., None], votes[:, None], 0).sum(dim=2)
+        labels = best_answer(each, labels)
     true = names == labels[:, None]
     own = torch.where(true, votes, 0).sum(dim=1, keepdim=True)
     lower = names < labels[:, None]

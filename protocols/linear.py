@@ -128,6 +128,7 @@ version = 1
 summary = "linear classifiers trained on frozen features"
 data = "classification"
 requires = frozenset({"features"})
+other_tests = True
 
 _V2 = Config(
     lr=GRID, blocks=(1, 4), mean_patch=(False, True), epochs=10, steps_per_epoch=1250, schedule="step",

@@ -33,7 +33,7 @@ with lazy.imports():
     from torch.nn import functional as F
 
     from dinobench.algorithms.logistic_regression import Fit, fit_path
-    from dinobench.metrics.classification import first_argmax, label_rank
+    from dinobench.metrics.classification import Truth, first_argmax
 
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/log_regression.py"
 #: Rows that are normalised at once.
@@ -49,6 +49,12 @@ class Config:
     c_count: int = setting(45, "values of C, spaced evenly in their logarithm; 1 is c_min and chooses nothing", DINOV2)
     holdout: float = setting(0.1, "share of each train class that C is chosen on, before all is fitted", DINOV2)
     holdout_seed: int = setting(0, "seed of the stratified draw of the held-out images", "ours")
+    choose_on: Literal["drawn", "val"] = setting(
+        "drawn",
+        "C is chosen on images drawn from train, or on the set's validation images if it has any",
+        DINOV2,
+        added=True,
+    )
     max_iterations: int = setting(1000, "most iterations of L-BFGS for each C", DINOV2)
     tolerance: float = setting(1e-12, "largest gradient of the mean loss at which a fit ends", DINOV2)
     normalise: bool = setting(True, "whether features are brought to length 1", DINOV2)
@@ -71,6 +77,8 @@ class Config:
             raise ValueError("n_per_class and tolerance are 0 or more, tries and max_iterations 1 or more")
         if self.n_per_class and self.fraction < 1:
             raise ValueError("n_per_class and fraction both say how many images to draw: give one of them")
+        if self.choose_on == "val" and self.low_shot:
+            raise ValueError("choose_on=val is of all train images, not of a few: leave n_per_class and fraction")
         if self.tries > 1 and not self.low_shot:
             raise ValueError("several tries need n_per_class or fraction: with all train images every try is the same")
 
@@ -91,11 +99,13 @@ version = 1
 summary = "logistic regression on frozen features, of all train images or of a few"
 data = "classification"
 requires = frozenset({"features"})
+other_tests = True
 profiles = {
     "dinov2": Config(),
     "lowshot1": Config(fraction=0.01, tries=5),
     "lowshot10": Config(fraction=0.1, tries=5),
     "nshot": Config(n_per_class=10, tries=5),
+    "transfer": Config(choose_on="val"),
 }
 
 
@@ -116,19 +126,20 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
     test = ctx.features(backbone, data.test, config.request())
     labels = data.train.labels[train.kept]
     x_test = _rows(test, slice(None), config, ctx)
-    y_test = torch.from_numpy(data.test.labels[test.kept])
+    truth = Truth.of(data, test.kept)
 
     attempts = range(config.tries)
-    own = [_attempt(attempt, train, labels, (x_test, y_test), len(data.classes), config, ctx)
+    val = None if data.val is None or config.choose_on == "drawn" else np.isin(train.kept, data.val)
+    own = [_attempt(attempt, train, labels, val, (x_test, truth), len(data.classes), config, ctx)
             for attempt in attempts[ctx.shard(config.tries)]]  # fmt: skip
-    none = torch.zeros(0, 2, len(y_test), dtype=torch.int64)
+    none = torch.zeros(0, 2, len(truth), dtype=torch.int64)
     scored = ctx.gather(torch.stack([s for s, _ in own]) if own else none)  # (tries, 2, n)
     fits = ctx.gather(torch.tensor([fit for _, fit in own], dtype=torch.float64).reshape(len(own), 4))
     predicted, ranks = scored.unbind(1)
 
     frame: dict[str, Any] = {
         "id": [data.test.ids[int(i)] for i in test.kept],
-        "label": [data.classes[i] for i in y_test],
+        "label": truth.names(data.classes),
         "prediction": [data.classes[i] for i in predicted[0].tolist()],
     }
     values: dict[str, float] = {}
@@ -139,14 +150,19 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         if config.tries > 1:
             values[f"top{n}_std"] = 100 * float(np.std(right.mean(1).numpy()))
     drawn = [_draw(labels, attempt, config) for attempt in attempts] if config.low_shot else []
-    return Result(values, pd.DataFrame(frame), notes=_notes(config, fits, drawn))
+    notes = _notes(config, fits, drawn)
+    if config.choose_on == "val" and config.c_count > 1:
+        notes.append(f"held out: the set's {int(val.sum()):,} validation images" if val is not None
+                     else "held out: drawn from train, as the set has no validation images")  # fmt: skip
+    return Result(values, pd.DataFrame(frame), notes=notes)
 
 
 def _attempt(
     attempt: int,
     train: Features,
     labels: np.ndarray,
-    test: tuple[torch.Tensor, torch.Tensor],
+    val: np.ndarray | None,
+    test: tuple[torch.Tensor, Truth],
     classes: int,
     config: Config,
     ctx: Context,
@@ -160,7 +176,10 @@ def _attempt(
     strengths = config.strengths()
     start, accuracy, iterations, unfinished = None, float("nan"), 0, 0
     if len(strengths) > 1:
-        parts = hold_out(labels[drawn], config.holdout, config.holdout_seed)
+        if val is None:
+            parts = hold_out(labels[drawn], config.holdout, config.holdout_seed)
+        else:
+            parts = np.flatnonzero(~val), np.flatnonzero(val)
         learn, held = (torch.from_numpy(part).to(x.device) for part in parts)
         best = -1.0, 0.0
         path = fit_path(x, y, classes, strengths, rows=learn, **settings)
@@ -173,9 +192,8 @@ def _attempt(
     c = start.c if start else strengths[0]
     (last,) = fit_path(x, y, classes, [c], start=start, **settings)
     summary = [c, 100 * accuracy, iterations + last.iterations, unfinished + (not last.converged)]
-    x_test, y_test = test
-    true = y_test.to(x_test.device)
-    scored = [torch.stack([first_argmax(s), label_rank(s, true[part])]) for part, s in last.scored(x_test)]
+    x_test, truth = test[0], test[1].to(test[0].device)
+    scored = [torch.stack([truth.chosen(s), truth[part].ranks(s)]) for part, s in last.scored(x_test)]
     return torch.cat(scored, dim=1).cpu(), summary
 
 

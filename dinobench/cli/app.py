@@ -121,6 +121,14 @@ def run(
         str | None,
         typer.Option(help="A data set: a path, name=path, or an embedded one; digits where images have labels."),
     ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Score other images than --data's: imagenet-v2, imagenet-a, imagenet-r, imagenet-sketch, "
+            "imagenet-real, objectnet or imagenet-c; may be repeated.",
+        ),
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="Named set of settings; the first listed is the default.")] = None,
     set_: Settings = None,
     out: Out = Path("results"),
@@ -167,7 +175,7 @@ def run(
             shown.update(r.run_id for r in records)
 
     records = runner.run(
-        protocol, ckpt, _default_data(protocol) if data is None else data,
+        protocol, ckpt, _default_data(protocol) if data is None else data, test=test or (),
         profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
         force=force, skip_broken=skip_broken, finished=show,
         loading=LoadOptions(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -46,7 +46,43 @@ def load_dataset(
                 return module.load(path, name, **options, **({"progress": progress} if takes_progress else {}))
         raise UserError(_unknown_layout(path, kind, modules))
     except OSError as error:
-        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+        raise _unreadable(error, path) from error
+
+
+def load_datasets(
+    spec: str, kind: str, tests: Sequence[str], *, progress: Callable[..., Any] | None = None
+) -> list[Any]:
+    """The data set that `spec` names, or where there are `tests` as many, each scored on the images of one of them.
+
+    A test is `NAME=PATH`, or NAME alone where it lies under that name or needs no path: see `other_tests`. Raises
+    UserError as `load_dataset` does.
+    """
+    data = load_dataset(spec, kind, progress=progress)
+    if not tests:
+        return [data]
+    from dinobench.data import other_tests
+
+    places = [_test_place(test) for test in tests]
+    try:
+        return [other_tests.replaced(data, name, path, _place(spec, kind)[2], progress) for name, path in places]
+    except OSError as error:
+        raise _unreadable(error, tests[0]) from error
+
+
+def check_tests(tests: Sequence[str]) -> None:
+    """Raises UserError where one of `tests` is no set, or there is nothing at its path."""
+    for test in tests:
+        _test_place(test)
+
+
+def _test_place(spec: str) -> tuple[str, Path | None]:
+    from dinobench.data import other_tests
+
+    name, target = other_tests.split_spec(spec)
+    path = _find(target or name)
+    if target and path is None:
+        raise UserError(_not_found(target, []))
+    return name, path
 
 
 def check_place(spec: str, kind: str) -> None:
@@ -66,6 +102,10 @@ def known_layouts() -> Iterator[tuple[str, str, str]]:
             if module not in seen:
                 yield kind, module.NAME, module.SUMMARY
             seen.add(module)
+    from dinobench.data import other_tests
+
+    for name in other_tests.full_names():
+        yield "--test", name, other_tests.module_of(name).SUMMARY
 
 
 def _layout_modules(kind: str) -> list[ModuleType]:
@@ -110,6 +150,10 @@ def _find(target: str) -> Path | None:
     path = user_path(target)
     candidates = [path] if path.is_absolute() else [path, *(root / path for root in _roots())]
     return next((c for c in candidates if os.path.exists(c)), None)
+
+
+def _unreadable(error: OSError, place: object) -> UserError:
+    return UserError(f"{error.filename or place}: cannot be read: {error.strerror or error}")
 
 
 def _hint(word: str, options: list[str]) -> str:

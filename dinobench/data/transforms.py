@@ -21,7 +21,7 @@ from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channe
 from dinobench.types import setting
 
 if TYPE_CHECKING:
-    from dinobench.types import Backbone
+    from dinobench.types import Backbone, ImageSplit
 
 T = TypeVar("T")
 
@@ -123,6 +123,16 @@ def for_backbone(transform: T, backbone: Backbone) -> T:
         std=own.std if either.std is None else either.std,
     )
     return replaced
+
+
+def for_split(transform: T, split: ImageSplit) -> T:
+    """`transform` for the images of a split; those that are `cropped` already are brought to the crop's size at most.
+
+    So images of 224 pixels are taken as they are where 224 are cut out of others.
+    """
+    if not getattr(split, "cropped", False) or not isinstance(transform, ImageTransform):
+        return transform
+    return dataclasses.replace(transform, resize=transform.crop)
 
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:

@@ -22,7 +22,7 @@ import PIL
 import torch
 
 from dinobench import console
-from dinobench.data.transforms import ImageTransform, for_backbone
+from dinobench.data.transforms import ImageTransform, for_backbone, for_split
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, hold, locked
 from dinobench.features.extraction import (
@@ -92,7 +92,7 @@ class FeatureService:
 
     def entry(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Entry:
         """The cache entry of a request: everything that decides its numbers, and the shapes of its arrays."""
-        info, transform = backbone.info, for_backbone(request.transform, backbone)
+        info, transform = backbone.info, for_split(for_backbone(request.transform, backbone), split)
         read = reading_of(info)  # of which the transform has the input
         decides = ("arch", "patch_size", "embed_dim", "depth", "heads", "registers", "weights_digest", "missing")
         identity = {
@@ -241,9 +241,10 @@ class FeatureService:
 
 
 def _resolved(wanted: Wanted) -> Wanted:
-    """The same, normalised by the backbone's own input where the request leaves that open."""
+    """The same, normalised by the backbone's own input where the request leaves that open, and fit for the split."""
     backbone, split, request = wanted
-    return backbone, split, dataclasses.replace(request, transform=for_backbone(request.transform, backbone))
+    transform = for_split(for_backbone(request.transform, backbone), split)
+    return backbone, split, dataclasses.replace(request, transform=transform)
 
 
 def _pixels(transform: Any) -> Any:

@@ -22,7 +22,7 @@ from dinobench.types import Backbone, Features
 with lazy.imports():
     import torch
 
-    from dinobench.metrics.classification import first_argmax
+    from dinobench.metrics.classification import Truth, answer_rank
     from dinobench.training.step_values import to_device
 
 #: Joined features are held in memory up to this many bytes; larger ones are gathered from disk batch by batch.
@@ -287,30 +287,31 @@ class LinearClassifiers:
         at = member - group.members.start
         return torch.addmm(group.bias[:, at], x[:, group.columns], group.weight[:, :, at])
 
-    def evaluate(self, rows: FeatureRows, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(self, rows: FeatureRows, truth: Truth | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """All of them on labelled rows: place (n, H) int16 of the true class (0 is right), mean loss (H,), on the CPU.
 
-        Equal scores are ordered by class index, as by `dinobench.metrics.classification.label_rank`.
+        `truth` may be labels (n,). Of several right classes the loss is that of the first. Equal scores are ordered by
+        class index, as by `dinobench.metrics.classification.label_rank`.
         """
         device = self.diverged_at.device
         ranks = torch.empty(len(rows), len(self), dtype=torch.int16, device=device)
         # The Apple GPU has no float64: there the parts' sums are added up on the host.
         sums = torch.zeros(len(self), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
-        classes = torch.arange(self.classes, device=device)[:, None]
-        true_labels = labels.to(device)
+        truth = (truth if isinstance(truth, Truth) else Truth(truth)).to(device)
         for part, x in self._chunks(rows):
-            true = true_labels[part]
+            answers = truth.answers[part]
+            first = answers.view(len(answers), -1)[:, :1, None]
             for group in self._groups:
-                scores = group.scores(x)
-                own = scores.gather(1, true[:, None, None].expand(-1, 1, scores.shape[2]))
-                before = (scores == own) & (classes < true[:, None, None])
-                ranks[part, group.members] = ((scores > own) | before).sum(1).short()
+                scores = truth.open(group.scores(x))
+                own = scores.gather(1, first.expand(-1, 1, scores.shape[2]))
+                ranks[part, group.members] = answer_rank(scores, answers).short()
                 sums[group.members] += (scores.logsumexp(1) - own[:, 0]).sum(0).to(sums.device).double()
         return ranks.cpu(), sums.cpu() / max(len(rows), 1)
 
-    def predict(self, rows: FeatureRows, member: int) -> torch.Tensor:
+    def predict(self, rows: FeatureRows, member: int, truth: Truth) -> torch.Tensor:
         """The class (n,) that one classifier chooses, of equally good ones the first; on the CPU."""
-        return torch.cat([first_argmax(self.scores(x, member)) for _, x in self._chunks(rows)]).cpu()
+        truth = truth.to(self.diverged_at.device)
+        return torch.cat([truth.chosen(self.scores(x, member)) for _, x in self._chunks(rows)]).cpu()
 
     def _chunks(self, rows: FeatureRows) -> Iterator[tuple[slice, torch.Tensor]]:
         widest = max(len(g.rate) for g in self._groups)

@@ -15,6 +15,7 @@ from dinobench.data.transforms import for_backbone
 from dinobench.distributed import gather_rows
 from dinobench.errors import UserError
 from dinobench.hashing import digest
+from dinobench.metrics.classification import Truth
 from dinobench.signals import StopRequest
 from dinobench.training.augment import CropAndFlip
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
@@ -124,7 +125,7 @@ class Probe:
         test = ctx.features(backbone, data.test, request)
         self.kept = test.kept
         self.test_rows = FeatureRows(test, layout, np.arange(len(test.kept)), ctx.device)
-        self.test_labels = torch.from_numpy(data.test.labels[test.kept])
+        self.truth = Truth.of(data, test.kept)
         self.order = config.order(len(self.train_labels), ctx.seed)
         # Every step sees every image: each is computed once then, however often it stands in the batch.
         every = augment is None and self.order.steps > 0 and len(self.train_labels) <= config.batch
@@ -250,7 +251,7 @@ class Probe:
 
     def _test(self, epoch: int) -> str:
         """Score the test images; returns how well the chosen classifier does on the held-out ones, for the screen."""
-        ranks, _ = self.classifiers.evaluate(self.test_rows, self.test_labels)
+        ranks, _ = self.classifiers.evaluate(self.test_rows, self.truth)
         self.scores.update(ranks, epoch)
         if not self.choosing:
             return ""
@@ -297,7 +298,7 @@ class Probe:
             )
         else:
             notes.append(best_epoch)
-        predicted = self.classifiers.predict(self.test_rows, chosen)
+        predicted = self.classifiers.predict(self.test_rows, chosen, self.truth)
         return classification_result(self.data, self.kept, predicted, ranks[:, chosen], columns, notes)
 
     def _state_path(self) -> Path:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from dinobench.errors import UserError
-from dinobench.metrics.classification import first_argmax, label_rank
+from dinobench.metrics.classification import Truth
 from dinobench.models.checkpoint import read_checkpoint
 from dinobench.training.linear_classifiers import FeatureLayout
 from dinobench.types import Backbone, Context, FeatureRequest, ImageClassification, Result
@@ -31,7 +31,7 @@ def classification_result(
     right = {"top1": ranks == 0, "top5": ranks < 5, **columns}
     items = {
         "id": [data.test.ids[int(i)] for i in rows],
-        "label": [data.classes[i] for i in data.test.labels[rows]],
+        "label": Truth.of(data, rows).names(data.classes),
         "prediction": [data.classes[i] for i in predicted],
         **{name: column.numpy() for name, column in right.items()},
     }
@@ -66,6 +66,6 @@ def evaluate_released(
         weight = torch.cat([weight[:, 0::2], weight[:, 1::2]], dim=1)
     test = ctx.features(backbone, data.test, request)
     scores = layout.join(test, slice(None)) @ weight.T + bias
-    labels = torch.from_numpy(data.test.labels[test.kept])
+    truth = Truth.of(data, test.kept)
     notes = [f"head {path}, sha256 {raw.sha256}"]
-    return classification_result(data, test.kept, first_argmax(scores), label_rank(scores, labels), {}, notes)
+    return classification_result(data, test.kept, truth.chosen(scores), truth.ranks(scores), {}, notes)

@@ -182,6 +182,28 @@ def test_votes_of_few_voters_among_many_classes_are_those_of_the_whole_table(see
         assert found[:, column, 0].tolist() == (order == truth.numpy()[:, None]).argmax(axis=1).tolist()
 
 
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.integers(2, 40), st.integers(1, 30), st.integers(1, 3))
+def test_votes_for_some_classes_alone_and_of_several_right_ones(seed, classes, m, several):
+    """The table of all classes, cut to the open ones and ranked by a stable sort, whichever way votes are counted."""
+    r = np.random.default_rng(seed)
+    similarity = torch.from_numpy(-np.sort(-r.choice(np.linspace(0, 1, 5), (8, m)), axis=1)).float()
+    neighbours = torch.from_numpy(r.integers(0, classes, (8, m)))
+    among = np.sort(r.choice(classes, r.integers(1, classes + 1), replace=False))
+    right = [np.sort(r.choice(len(among), min(several, len(among)), replace=False)) for _ in range(8)]
+    answers = torch.from_numpy(np.stack([np.pad(a, (0, several - len(a)), constant_values=-1) for a in right]))
+    config = Config(k=(1, 3, 50))
+    found = vote(similarity, neighbours, answers, classes, config, torch.from_numpy(among))
+    weights = torch.exp((similarity - similarity[:, :1]) / config.temperature).numpy()
+    for column, k in enumerate(config.k):
+        for row in range(8):
+            table = np.zeros(classes, np.float32)
+            for c, w in zip(neighbours[row, :k].tolist(), weights[row, :k], strict=True):
+                table[c] += w
+            order = np.argsort(-table[among], kind="stable").tolist()
+            assert found[row, column].tolist() == [min(order.index(a) for a in right[row]), among[order[0]]]
+
+
 def test_votes_among_very_many_classes_take_no_table_of_them():
     """21,841 classes and 50,000 images would be 4.4 GB; a table of a billion classes could not be made at all."""
     found = vote(torch.zeros(3, 2), torch.tensor([[5, 9], [7, 7], [0, 1]]), torch.tensor([9, 10**9, 2]), 2 * 10**9,

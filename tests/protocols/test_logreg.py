@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.transfer import SETS
 from sklearn.linear_model import LogisticRegression
 
 import dinobench
@@ -14,6 +15,7 @@ from dinobench.data.subsets import hold_out
 from dinobench.errors import UserError
 from dinobench.models.loading import load_backbone
 from dinobench.protocols.logreg import Config, metrics, profiles, requests, run
+from dinobench.types import ComputeOptions
 
 SMALL = Config(c_min=1e-3, c_max=1.0, c_count=3, resize=8, crop=8)
 
@@ -95,3 +97,35 @@ def test_runs_through_the_front_door(own_cache, tmp_path):
     assert record.primary == "top1" and record.metrics["top1"].n == 450 and record.metrics["top1"].value > 70
     assert record.metrics["top1"].ci_low < record.metrics["top1"].value < record.metrics["top1"].ci_high
     assert torch.tensor(record.metrics["top1_std"].value).isfinite()
+
+
+@pytest.mark.parametrize("which", ["pets", "flowers102"])
+def test_transfer_chooses_on_the_set_s_own_images_and_reports_its_metric(tmp_path, own_cache, which):
+    root = SETS[which](tmp_path / "set")
+    settings = {"c_count": "3", "c_min": "1e-3", "c_max": "1", "resize": "8", "crop": "8"}
+    (record,) = dinobench.run(
+        "logreg", "pixels:8", str(root), profile="transfer", settings=settings, out=tmp_path / "results",
+        compute=ComputeOptions(device="cpu"),
+    )  # fmt: skip
+    assert record.primary == "mean_per_class" and list(record.metrics)[:2] == ["mean_per_class", "top1"]
+    assert record.metrics["mean_per_class"].value == pytest.approx(record.metrics["top1"].value), "classes are equal"
+    own = "the set's 6 validation images" if which == "flowers102" else "drawn from train, as the set has no"
+    assert any(note.startswith(f"held out: {own}") for note in record.notes)
+    assert record.profile.startswith("transfer") and record.config["choose_on"] == "val"
+
+
+def test_c_is_chosen_on_the_validation_images_alone(pixels, digits):
+    val = np.arange(100, 250)
+    drawn, ctx = dataclasses.replace(SMALL, c_count=2, c_max=0.1), LocalContext()
+    config = dataclasses.replace(drawn, choose_on="val")
+    result = run(pixels, dataclasses.replace(digits, val=val), config, ctx)
+    train = ctx.features(pixels, digits.train, config.request()).cls[:, -1].astype(float)
+    train, labels = train / np.linalg.norm(train, axis=1, keepdims=True), digits.train.labels
+    learn = np.setdiff1d(np.arange(len(labels)), val)
+    models = {c: LogisticRegression(C=c, max_iter=1000, tol=1e-5).fit(train[learn], labels[learn])
+              for c in config.strengths()}  # fmt: skip
+    best = max(models, key=lambda c: models[c].score(train[val], labels[val]))
+    assert f"C = {best:.4g}, {100 * models[best].score(train[val], labels[val]):.2f} %" in result.notes[0]
+    assert run(pixels, digits, config, ctx).metrics == run(pixels, digits, drawn, ctx).metrics
+    with pytest.raises(ValueError, match="choose_on=val"):
+        dataclasses.replace(config, n_per_class=3)

@@ -5,7 +5,7 @@ import torch
 from helpers.contexts import clusters
 from torch import nn
 
-from dinobench.metrics.classification import label_rank
+from dinobench.metrics.classification import Truth, label_rank
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
 from dinobench.types import Features
 
@@ -78,9 +78,23 @@ def test_evaluation_agrees_with_the_plain_metrics(monkeypatch):
         ranks, losses = made.evaluate(rows, Y)
         for i in range(len(made)):
             scores = made.scores(X, i)
-            assert torch.equal(made.predict(rows, i), scores.argmax(1))
+            assert torch.equal(made.predict(rows, i, Truth(Y)), scores.argmax(1))
             assert torch.equal(ranks[:, i].long(), label_rank(scores, Y))
             torch.testing.assert_close(losses[i], nn.functional.cross_entropy(scores.double(), Y), atol=1e-5, rtol=1e-5)
+
+
+def test_evaluation_among_some_classes_and_of_several_right_ones():
+    made, _ = train(GRID)
+    features = Features(X[:, :10].reshape(60, 2, 5).numpy(), np.stack([X[:, 10:].numpy()] * 2, axis=1), np.arange(60))
+    rows = FeatureRows(features, LAYOUT, np.arange(60), CPU)
+    both = torch.stack([Y % 2, 2 + 0 * Y], dim=1)
+    for truth in (Truth(both), Truth(both % 2, torch.tensor([1, 3])), Truth(Y % 2, torch.tensor([0, 3]))):
+        ranks, losses = made.evaluate(rows, truth)
+        assert losses.isfinite().all()
+        for i in range(len(made)):
+            scores = made.scores(X, i)
+            assert torch.equal(ranks[:, i].long(), truth.ranks(scores))
+            assert torch.equal(made.predict(rows, i, truth), truth.chosen(scores))
 
 
 def test_state_goes_on_where_it_was_taken():

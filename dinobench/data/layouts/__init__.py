@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "classification": (
         "dinobench.data.layouts.cifar",
         "dinobench.data.layouts.csv_table",
+        "dinobench.data.layouts.transfer",
         "dinobench.data.layouts.imagefolder",
     ),
     UNLABELLED: (
