@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from dinobench import __version__, console, signals
-from dinobench.cli import arguments, bench, check, compare, visualize
+from dinobench.cli import arguments, bench, check, compare, score, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli.display import runs
 from dinobench.cli.options import (
@@ -57,7 +57,7 @@ cache_app = typer.Typer(help="Look at the feature cache, or free its space.")
 app.add_typer(cache_app, name="cache")
 data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-app.add_typer(visualize.score_app, name="score")
+app.add_typer(score.score_app, name="score")
 app.add_typer(visualize.visualize_app, name="visualize")
 
 

@@ -37,11 +37,6 @@ visualize_app = typer.Typer(
 )
 
 
-@score_app.callback()
-def _score() -> None:
-    pass  # keeps `davis` a subcommand while it is the only one
-
-
 @score_app.command("davis")
 def score_davis(
     predictions: Annotated[Path, typer.Argument(help="A folder of PNG masks per video.")],

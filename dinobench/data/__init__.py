@@ -29,9 +29,10 @@ def load_dataset(
 
     A path that does not exist as given is looked for under each folder of the environment variable `DINOBENCH_DATA`
     (separated as in PATH). An embedded name goes before a folder of that name; write `./digits` for the folder.
-    `progress(iterable, description, total)` wraps the long loops. `masks_only` asks for the annotations of videos
-    without their frames. For kind "classification" the result is an `ImageClassification`, for "images" that or a
-    `TrainingImages`. Raises UserError when nothing is found, the layout is unknown or the data are at fault.
+    `progress(iterable, description, total)` wraps the long loops. `masks_only` asks for the annotations that are scored
+    alone, of videos or label maps, whose frames or images need not be there. For kind "classification" the result is an
+    `ImageClassification`, for "images" that or a `TrainingImages`. Raises UserError when nothing is found, the layout
+    is unknown or the data are at fault.
     """
     modules = _layout_modules(kind)
     name, target, path = _place(spec, kind)
@@ -88,6 +89,16 @@ def _test_place(spec: str) -> tuple[str, Path | None]:
 def check_place(spec: str, kind: str) -> None:
     """Raises UserError, as `load_dataset` does, where there is nothing that `spec` names."""
     _place(spec, kind)
+
+
+def plain_folder(spec: str, kind: str, *, masks_only: bool = False) -> Path | None:
+    """The path that `spec` names, where it is in no layout of the kind and no embedded set; else None.
+
+    Raises UserError where there is nothing that `spec` names.
+    """
+    _, _, path = _place(spec, kind)
+    options = {"masks_only": True} if masks_only else {}
+    return None if path is None or any(m.recognises(path, **options) for m in _layout_modules(kind)) else path
 
 
 def known_layouts() -> Iterator[tuple[str, str, str]]:

@@ -64,6 +64,17 @@ def require_room(source: object, masks: int, size: tuple[int, int]) -> None:
 def from_labels(labels: np.ndarray, void: int = 255, source: object = "the mask") -> Masks:
     """A label map (H, W) uint8, 0 for background and `void` for nothing -> its masks in the order of labels.
 
+    Raises UserError, naming `source`, for a map whose values are shades, as `label_numbers` does.
+    """
+    numbers = label_numbers(labels, void, source)
+    require_room(source, len(numbers), labels.shape)
+    unknown = labels == void
+    return Masks(labels == numbers[:, None, None], tuple(numbers.tolist()), unknown if unknown.any() else None)
+
+
+def label_numbers(labels: np.ndarray, void: int = 255, source: object = "the mask") -> np.ndarray:
+    """The values besides 0 and `void` of a label map (H, W) uint8, sorted.
+
     Raises UserError, naming `source`, for a map whose values are not labels but shades, as smoothing and JPEG make
     them: most of its labels lie along edges and have no inside.
     """
@@ -76,9 +87,7 @@ def from_labels(labels: np.ndarray, void: int = 255, source: object = "the mask"
             f"({', '.join(map(str, thin[:3]))}, …) lie along edges only: shades of a smoothed or compressed mask, not "
             "labels; save it without either, as PNG"
         )
-    require_room(source, len(numbers), labels.shape)
-    unknown = labels == void
-    return Masks(labels == numbers[:, None, None], tuple(numbers.tolist()), unknown if unknown.any() else None)
+    return numbers
 
 
 def _present(labels: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
+from torch.nn import functional as F
 
 from dinobench.data.transforms import INTERPOLATIONS, ImageTransform
 from dinobench.errors import UserError
@@ -19,6 +20,11 @@ from dinobench.inputs import Channels
 from dinobench.training.crop_box import crop_box
 from dinobench.training.randaugment import RandAugment
 from dinobench.training.random_erasing import ERASING, Erasing
+
+#: In views of a scene: the crop's share of the image's area and its width to height, reach and chance of each change
+#: of colour (vpariza/open-hummingbird-eval, its training transforms). An area above the image's own is drawn again.
+SCENE_SCALE, SCENE_RATIO = (0.5, 2.0), (3 / 4, 4 / 3)
+JITTER, CHANCE = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,40 @@ class TrainView:
             draws[:ERASING] = self.erasing.draw(view.shape[1], view.shape[2], rng)
         draws[ERASING:] = rng.random(self.uniforms)
         return view, draws
+
+
+def scene_view(
+    image: Image.Image, labels: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random view of an image with its label map, as in-context segmentation's release draws it.
+
+    RGB image and labels (H, W) uint8 -> (3, size, size) float32 on the scale 0..255 and (size, size) uint8.
+
+    Colours change on the whole image, ahead of a crop that is resized bilinearly with antialiasing, without rounding to
+    8 bits, as the release crops tensors; labels are resized by nearest.
+    """
+    changed = _jittered(image, rng)
+    left, top, width, height = crop_box(image.width, image.height, SCENE_SCALE, SCENE_RATIO, rng)
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    pixels = torch.from_numpy(np.asarray(changed)[rows, columns].transpose(2, 0, 1).astype(np.float32))
+    resized = F.interpolate(pixels[None], (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
+    return resized.numpy(), nearest(labels[rows, columns], size)
+
+
+def nearest(labels: np.ndarray, size: int) -> np.ndarray:
+    """Labels (H, W) uint8 -> (size, size) uint8 as torch resizes by nearest: by the upper left corner of each pixel.
+
+    The release's labels are tensors; PIL, which looks at the centres, moves borders by half a pixel.
+    """
+    return F.interpolate(torch.from_numpy(np.array(labels))[None, None], (size, size))[0, 0].numpy()
+
+
+def _jittered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        if rng.random() < CHANCE:
+            image = enhance(image).enhance(rng.uniform(1 - JITTER, 1 + JITTER))
+    if rng.random() < CHANCE:
+        h, s, v = image.convert("HSV").split()
+        turned = np.asarray(h).astype(np.int64) + round(rng.uniform(-JITTER, JITTER) * 255)
+        image = Image.merge("HSV", (Image.fromarray((turned % 256).astype(np.uint8)), s, v)).convert("RGB")
+    return image

@@ -8,7 +8,8 @@ from PIL import Image
 from torchvision.transforms.v2.functional import horizontal_flip, normalize, resized_crop, to_dtype, to_image
 
 from dinobench.errors import UserError
-from dinobench.training.augment import CropAndFlip, TrainView
+from dinobench.training import augment
+from dinobench.training.augment import CropAndFlip, TrainView, nearest, scene_view
 from dinobench.training.crop_box import crop_box
 from dinobench.training.randaugment import RandAugment
 from dinobench.training.random_erasing import ERASING, Erasing
@@ -59,3 +60,40 @@ def test_views_draw_everything_from_the_generator_of_the_image():
     assert np.array_equal(pixels, again) and np.array_equal(draws, same) and draws[2] > 0
     plain, none = TrainView(CropAndFlip(16))(picture(24, 24, 0), np.random.default_rng(5))
     assert plain.shape == (3, 16, 16) and not none.any()
+
+
+def test_image_and_labels_are_cut_alike(monkeypatch):
+    """An image whose colour is its label keeps its labels, except along their borders."""
+    monkeypatch.setattr(augment, "CHANCE", 0.0)
+    labels = np.kron(np.random.default_rng(0).integers(0, 3, (5, 6)), np.ones((20, 20))).astype(np.uint8)
+    image = Image.fromarray((100 * labels)[..., None].repeat(3, -1))
+    for seed in range(20):
+        pixels, cut = scene_view(image, labels, 64, np.random.default_rng(seed))
+        assert pixels.shape == (3, 64, 64) and pixels.dtype == np.float32 and cut.dtype == np.uint8
+        assert (np.abs(pixels[0] - 100.0 * cut) < 50).mean() > 0.9
+
+
+def test_colours_change_by_a_tenth_on_half_of_the_images():
+    grey = Image.new("RGB", (32, 32), (120, 100, 80))
+    plain = 0
+    for seed in range(200):
+        pixels, _ = scene_view(grey, np.zeros((32, 32), np.uint8), 16, np.random.default_rng(seed))
+        assert np.ptp(pixels, axis=(1, 2)).max() < 1e-3 and abs(pixels.mean() - 100) < 16
+        plain += bool((pixels[:, 0, 0] == [120, 100, 80]).all())
+    assert 2 <= plain <= 40  # one in sixteen, and those that round back
+
+
+def test_views_differ_by_seed_alone():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    labels = rng.integers(0, 5, (40, 50), dtype=np.uint8)
+    a, b, c = (scene_view(image, labels, 32, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)) and not np.array_equal(a[0], c[0])
+
+
+def test_nearest_is_torchs():
+    labels = np.random.default_rng(0).integers(0, 256, (37, 51), dtype=np.uint8)
+    floats = torch.from_numpy(labels.astype(np.float32))[None, None]
+    for size in (16, 40, 64):
+        wanted = torch.nn.functional.interpolate(floats, (size, size), mode="nearest")[0, 0]
+        np.testing.assert_array_equal(nearest(labels, size), wanted)

@@ -78,5 +78,13 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
             "A query with its box and six views, easy, hard and junk, of each.",
         )
     },
+    "label_maps": {
+        "shapes": EmbeddedSet(
+            "dinobench.data.embedded.shape_scenes:scenes",
+            "the word `shapes`, no path: drawn shapes with a class for every pixel. "
+            "24 images to learn from and 12 to score on, with two to four shapes; classes are background and the five "
+            "kinds of shape.",
+        )
+    },
 }
 EMBEDDED["images"] = EMBEDDED["classification"]

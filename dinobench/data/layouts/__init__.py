@@ -34,4 +34,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "landmarks": ("dinobench.data.layouts.landmarks",),
     "keypoints": ("dinobench.data.pairs.spair",),
     "navi": ("dinobench.data.pairs.navi",),
+    "label_maps": (
+        "dinobench.data.layouts.voc_segmentation",
+        "dinobench.data.layouts.ade20k",
+        "dinobench.data.layouts.cityscapes",
+    ),
 }

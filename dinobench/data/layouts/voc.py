@@ -56,17 +56,17 @@ class VOC:
 
 def recognises(path: Path) -> bool:
     """VOCdevkit, or one year's folder in it."""
-    return _root(path) is not None
+    return root_of(path) is not None
 
 
 def default_name(path: Path) -> str:
     """The year's folder, which VOCdevkit's own name does not tell."""
-    return (_root(path) or path).resolve().name
+    return (root_of(path) or path).resolve().name
 
 
 def load(path: Path, name: str, progress: fingerprint.Progress | None = None) -> VOC:
     """Read the lists and hash what they name. Raises UserError for a missing list, image or mask."""
-    root = _root(path)
+    root = root_of(path)
     if root is None:
         raise UserError(f"{path}: no JPEGImages/ and SegmentationClass/ in it")
     sets = root / "ImageSets" / "Segmentation"
@@ -82,10 +82,11 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     return VOC(name, NAME, root, lists, fingerprint.of_files(files, digests))
 
 
-def _root(path: Path) -> Path | None:
+def root_of(path: Path, needed: Sequence[str] = ("JPEGImages", "SegmentationClass")) -> Path | None:
+    """The folder with those `needed` that `path` is or holds, of several years the latest."""
     years = sorted(path.glob("VOC20[0-9][0-9]"), reverse=True) if path.is_dir() else []
     for folder in (path, *years, *sorted((path / "VOCdevkit").glob("VOC20[0-9][0-9]"), reverse=True)):
-        if (folder / "JPEGImages").is_dir() and (folder / "SegmentationClass").is_dir():
+        if all((folder / name).is_dir() for name in needed):
             return folder
     return None
 
