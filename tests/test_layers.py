@@ -28,6 +28,7 @@ FLOORS = (
     ("runner",),
     ("protocols", "pretrain"),
     ("context", "registry"),
+    ("dense",),
     ("features", "training", "algorithms", "results"),
     ("models", "data", "metrics", "stats"),
     ("runtime", "config"),

@@ -23,6 +23,7 @@ BENCHES = {
     "davis": "dense:davis",
     "discovery": "discovery:discovery",
     "correspondence": "correspondence:correspondence",
+    "segmentation": "segmentation:segmentation",
     "incontext": "incontext:incontext",
     "probes": "probes:probes",
     "retrieval": "retrieval:retrieval",

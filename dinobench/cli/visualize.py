@@ -171,6 +171,48 @@ def visualize_davis(
     _write(output, figures.video_file(pages, fps, kind))
 
 
+@visualize_app.command("segmentation")
+def visualize_segmentation(
+    maps: Annotated[list[Path], typer.Argument(help="Folders of label maps <id>.png, as `run --save` leaves them.")],
+    data: Annotated[str, typer.Option(help="The data set whose test images the maps are of.")],
+    output: Picture,
+    images: Annotated[str | None, typer.Option(help="Images by id, as in a,b; the first four without.")] = None,
+) -> None:
+    """Label maps of one method or several over their images, beside the truth, with a legend."""
+    from dinobench.data import load_dataset
+    from dinobench.data.decoding import BROKEN_IMAGE
+    from dinobench.data.label_maps import read_pair
+    from dinobench.data.video import different_size, read_labels
+    from dinobench.errors import unknown_name
+    from dinobench.report import figures
+    from dinobench.report.segmentation import segmentation_figure
+
+    kind = _format(output, figures.FIGURES)
+    dataset = load_dataset(data, "label_maps", progress=console.progress)
+    split, classes = dataset.test, dataset.classes
+    ids = list(split.ids)
+    chosen = images.split(",") if images else ids[:4]
+    if unknown := [name for name in chosen if name not in ids]:
+        raise unknown_name(f"image of {dataset.name}", unknown[0], ids if len(ids) <= 20 else ids[:20])
+    try:
+        pairs = [read_pair(split, ids.index(name)) for name in chosen]
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{dataset.name}: an image of {', '.join(chosen)} cannot be read ({error})") from error
+    columns = []
+    for folder in maps:
+        column = [read_labels(folder / f"{name}.png") for name in chosen]
+        for name, found, (_, truth) in zip(chosen, column, pairs, strict=True):
+            if found.shape != truth.shape:
+                raise UserError(different_size(folder / f"{name}.png", found.shape, truth.shape, "its image"))
+            if (worst := int(found[found < 255].max(initial=0))) >= len(classes):
+                raise UserError(f"{folder / name}.png: holds class {worst}, {dataset.name} has {len(classes)}")
+        columns.append(column)
+    names = [*(folder.name for folder in maps), "truth"]
+    pixels, truths = [np.asarray(image) for image, _ in pairs], [truth for _, truth in pairs]
+    figure = segmentation_figure(pixels, [*columns, truths], names, classes, dataset.name, dataset.background)
+    _write(output, figures.figure_file(figure, kind))
+
+
 @visualize_app.command("collapse")
 def visualize_collapse(
     runs: Annotated[list[str], typer.Argument(help="Folders of pretrainings, or their .jsonl; name=path renames one.")],

@@ -161,3 +161,24 @@ def test_boxes_over_their_images(command, tmp_path):
     for content, words in (("[]", "not readable as boxes"), ('{"a": [1, 2]}', "is not [x1, y1"), ("{}", "has no box")):
         (tmp_path / "lost" / "boxes.json").write_text(content)
         assert_one_line(*command(*line), words)
+
+
+def test_label_maps_over_their_images(command, tmp_path):
+    split = load_dataset("shapes", "label_maps").test
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for index in range(2):
+        path = folder / f"{split.ids[index]}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(label_png(split.labels(index)))
+    chosen = f"{split.ids[0]},{split.ids[1]}"
+    line = ["visualize", "segmentation", folder, "--data", "shapes", "--output", tmp_path / "o.png", "--images"]
+    code, _, err = command(*line, chosen)
+    assert code == 0, err
+    assert Image.open(tmp_path / "o.png").width > 500
+    assert_one_line(*command(*line, "nobody"), "unknown image of shapes 'nobody'")
+    assert_one_line(*command(*line, split.ids[2]), f"{split.ids[2]}.png: no such mask")
+    (folder / f"{split.ids[0]}.png").write_bytes(label_png(np.zeros((3, 4), np.uint8)))
+    assert_one_line(*command(*line, chosen), "4 x 3 pixels")
+    (folder / f"{split.ids[0]}.png").write_bytes(label_png(np.full(split.labels(0).shape, 9, np.uint8)))
+    assert_one_line(*command(*line, chosen), "holds class 9")

@@ -1,0 +1,107 @@
+"""Training of a head: the release's losses step by step, and interruptions that leave no trace."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.contexts import WatchedContext
+from helpers.paths import GOLDEN
+from helpers.weights import fill
+
+from dinobench.context import LocalContext
+from dinobench.dense.head import SegmentationHead
+from dinobench.dense.head_training import Batch, HeadTraining
+from dinobench.dense.rates import one_cycle
+from dinobench.errors import UserError
+from dinobench.signals import Interrupted
+
+GOLDEN_TRAINING = json.loads((GOLDEN / "next" / "segmentation.json").read_text())["training"]
+
+
+def golden_batches(seed):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((30, 4, 24, 7, 9)).astype(np.float32)
+    classes = rng.standard_normal((6, 24)).astype(np.float32)
+    cells = np.einsum("kc,nbchw->nbkhw", classes, features).argmax(2)
+    labels = cells.repeat(16, axis=2).repeat(16, axis=3)
+    labels = np.where(rng.random(labels.shape) < 0.1, 255, labels).astype(np.uint8)
+    return [Batch(torch.from_numpy(x), torch.from_numpy(y)) for x, y in zip(features, labels, strict=True)]
+
+
+def small_batches(steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        yield Batch(
+            torch.randn(3, 8, 2, 3, generator=generator),
+            torch.randint(0, 4, (3, 9, 9), generator=generator).to(torch.uint8),
+        )
+
+
+def training(tmp_path, ctx, steps=8, dropout=0.5, rate=1e-3):
+    head = SegmentationHead(8, 4, dropout, seed=1)
+    return HeadTraining(head, one_cycle(rate, steps, 2, 1e-6), 1e-3, tmp_path / "head.pt", ctx)
+
+
+def test_the_released_losses(tmp_path):
+    head = SegmentationHead(24, 6)
+    with torch.no_grad():
+        head.conv.weight.copy_(0.05 * fill("conv.weight", (6, 24, 1, 1)))
+    ours = HeadTraining(head, one_cycle(1e-3, 30, 5, 1e-6), 1e-3, tmp_path / "head.pt", LocalContext())
+    losses = [float(ours.step(batch, step)) for step, batch in enumerate(golden_batches(GOLDEN_TRAINING["seed"]))]
+    np.testing.assert_allclose(losses, GOLDEN_TRAINING["losses"], atol=1e-4)
+    assert float(head.conv.weight.detach().abs().sum()) == pytest.approx(
+        GOLDEN_TRAINING["conv_weight_sum_abs"], rel=1e-4
+    )
+    np.testing.assert_allclose(head.norm.running_mean[:5], GOLDEN_TRAINING["running_mean_first5"], atol=1e-6)
+    np.testing.assert_allclose(head.norm.running_var[:5], GOLDEN_TRAINING["running_var_first5"], atol=1e-6)
+
+
+def test_an_interrupted_training_goes_on_exactly(tmp_path):
+    def batches(first):
+        return iter(list(small_batches(8))[first:])
+
+    def validate(step):
+        return {"at": torch.tensor(step)}
+
+    whole = training(tmp_path / "whole", LocalContext())
+    assert list(whole.run(batches, validate, every=3)) == [3, 6, 8]
+
+    ctx = WatchedContext(lambda item: stop.append(item))
+    stop: list[object] = []
+    first = training(tmp_path / "parts", ctx)
+
+    def until_the_fourth(item):
+        if len(stop) == 4:
+            first.stop.number = 15
+        stop.append(item)
+
+    ctx.each = until_the_fourth
+    with pytest.raises(Interrupted):
+        first.run(batches, validate, every=3)
+    second = training(tmp_path / "parts", LocalContext())
+    assert list(second.run(batches, validate, every=3)) == [3, 6, 8]
+    for a, b in zip(whole.head.state_dict().values(), second.head.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    finished = training(tmp_path / "parts", LocalContext())
+    assert list(finished.run(lambda first: iter(()), validate, every=3)) == [3, 6, 8]
+
+
+def test_the_head_is_validated_as_it_scores(tmp_path):
+    ours = training(tmp_path, LocalContext())
+    seen = []
+    ours.run(lambda first: small_batches(8), lambda step: seen.append(ours.head.training) or {}, every=4)
+    assert seen == [False, False] and ours.head.training is False
+
+
+def test_a_diverging_training_says_what_to_change(tmp_path):
+    ours = training(tmp_path, LocalContext())
+
+    def broken(first):
+        for batch in small_batches(8):
+            yield batch._replace(maps=batch.maps * np.inf)
+
+    with pytest.raises(UserError, match="not finite at step 1; lower the learning rate, as in --set lr=7e-05"):
+        ours.run(broken, lambda step: {}, every=4)
