@@ -25,6 +25,7 @@ BENCHES = {
     "correspondence": "correspondence:correspondence",
     "segmentation": "segmentation:segmentation",
     "incontext": "incontext:incontext",
+    "depth": "depth:depth",
     "probes": "probes:probes",
     "retrieval": "retrieval:retrieval",
     "pretrain": "pretrain:pretrain",

@@ -317,6 +317,43 @@ def visualize_correspondence(
     _write(output, figures.figure_file(figure, kind))
 
 
+@visualize_app.command("depth")
+def visualize_depth(
+    maps: Annotated[list[Path], typer.Argument(help="Folders of depth as PNG, as `run --save` leaves them.")],
+    data: Annotated[str, typer.Option(help="The data set whose test images the depth is of.")],
+    output: Picture,
+    images: Annotated[str | None, typer.Option(help="Images by id, as in a,b; the first four without.")] = None,
+) -> None:
+    """Depth by one method or several beside the images and the truth, on one colour bar."""
+    from dinobench.data import load_dataset
+    from dinobench.data.decoding import BROKEN_IMAGE
+    from dinobench.data.depth_maps import pair, png_name, read_depth
+    from dinobench.data.video import different_size
+    from dinobench.errors import unknown_name
+    from dinobench.report import figures
+    from dinobench.report.depth import depth_figure
+
+    kind = _format(output, figures.FIGURES)
+    dataset = load_dataset(data, "depth", progress=console.progress)
+    ids = list(dataset.test.ids)
+    chosen = images.split(",") if images else ids[:4]
+    if unknown := [name for name in chosen if name not in ids]:
+        raise unknown_name(f"image of {dataset.name}", unknown[0], ids[:20])
+    try:
+        pairs = [pair(dataset.test, ids.index(name)) for name in chosen]
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{dataset.name}: an image of {', '.join(chosen)} cannot be read ({error})") from error
+    columns = []
+    for folder in maps:
+        columns.append([read_depth(folder / png_name(name), dataset.convention.scale) for name in chosen])
+        for name, found, (_, truth) in zip(chosen, columns[-1], pairs, strict=True):
+            if found.shape != truth.shape:
+                raise UserError(different_size(folder / png_name(name), found.shape, truth.shape, "its image"))
+    names = [*(folder.name for folder in maps), "truth"]
+    pixels, truths = [np.asarray(image) for image, _ in pairs], [truth for _, truth in pairs]
+    _write(output, figures.figure_file(depth_figure(pixels, [*columns, truths], names, dataset.name), kind))
+
+
 def _format(output: Path, formats: Sequence[str]) -> str:
     """What to write a picture as. Raises UserError, before anything is computed, for a name that cannot be written."""
     from dinobench.files import check_output

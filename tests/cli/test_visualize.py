@@ -13,6 +13,7 @@ from helpers.typed import assert_one_line
 from PIL import Image
 
 from dinobench.data import load_dataset
+from dinobench.data.depth_maps import depth_png, png_name
 from dinobench.data.video import label_png
 
 TINY = "random:vit_tiny_patch16_224"
@@ -182,3 +183,20 @@ def test_label_maps_over_their_images(command, tmp_path):
     assert_one_line(*command(*line, chosen), "4 x 3 pixels")
     (folder / f"{split.ids[0]}.png").write_bytes(label_png(np.full(split.labels(0).shape, 9, np.uint8)))
     assert_one_line(*command(*line, chosen), "holds class 9")
+
+
+def test_depth_beside_its_images(command, tmp_path):
+    split = load_dataset("shapes", "depth").test
+    folder = tmp_path / "mine"
+    for index in range(2):
+        path = folder / png_name(split.ids[index])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(depth_png(split.depth(index), 1000))
+    line = ["visualize", "depth", folder, "--data", "shapes", "--output", tmp_path / "o.png", "--images"]
+    code, _, err = command(*line, f"{split.ids[0]},{split.ids[1]}")
+    assert code == 0, err
+    assert Image.open(tmp_path / "o.png").width > 500
+    assert_one_line(*command(*line, "nobody"), "unknown image of shapes 'nobody'")
+    assert_one_line(*command(*line, split.ids[2]), f"{split.ids[2]}.png: not a readable depth map")
+    (folder / png_name(split.ids[0])).write_bytes(depth_png(np.ones((3, 4)), 1000))
+    assert_one_line(*command(*line, split.ids[0]), "4 x 3 pixels")

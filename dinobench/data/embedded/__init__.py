@@ -71,6 +71,13 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
             "of three balls, turned by 17 degrees from one to the next.",
         )
     },
+    "depth": {
+        "shapes": EmbeddedSet(
+            "dinobench.data.embedded.shape_depths:scenes",
+            "the word `shapes`, no path: drawn shapes at known distances, in haze, on rising ground, with exact depth. "
+            "48 train and 24 test images of 256 x 192 pixels.",
+        )
+    },
     "landmarks": {
         "tiles": EmbeddedSet(
             "dinobench.data.embedded.tiles:places",

@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "videos": ("dinobench.data.layouts.davis",),
     "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
     "boxes": ("dinobench.data.layouts.voc_boxes", "dinobench.data.layouts.coco_boxes"),
+    "depth": ("dinobench.data.layouts.nyu", "dinobench.data.layouts.kitti"),
     "landmarks": ("dinobench.data.layouts.landmarks",),
     "keypoints": ("dinobench.data.pairs.spair",),
     "navi": ("dinobench.data.pairs.navi",),

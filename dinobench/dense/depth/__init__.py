@@ -1,0 +1,1 @@
+"""How linear depth heads are trained on a frozen backbone."""
