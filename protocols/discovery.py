@@ -14,8 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dinobench import lazy
-from dinobench.data.boxes import FOUND as BOXES
-from dinobench.data.boxes import BoxSet, BoxSplits
+from dinobench.data.boxes import BOXES, BoxSet, BoxSplits
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.metrics.localization import FOUND, best_iou

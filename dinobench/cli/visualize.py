@@ -246,14 +246,16 @@ def visualize_discovery(
 ) -> None:
     """Boxes found by one run or several, over the images and the annotated boxes."""
     from dinobench.data import load_dataset
-    from dinobench.data.boxes import FOUND, read_found
+    from dinobench.data.boxes import BOXES, read_found
     from dinobench.data.decoding import BROKEN_IMAGE
     from dinobench.errors import unknown_name
     from dinobench.report import figures
     from dinobench.report.boxes import boxes_figure
 
     kind = _format(output, figures.FIGURES)
-    found = {(path.parent if path.name == FOUND else path).resolve().name: read_found(path) for path in boxes}
+    found = {(path.parent if path.name == BOXES else path).resolve().name: read_found(path) for path in boxes}
+    if len(found) < len(boxes):
+        raise UserError(f"two of the runs lie in folders of one name ({', '.join(found)}); rename one of them")
     dataset = load_dataset(data, "boxes", progress=console.progress).select(split)
     ids = [name for name in dataset.ids if all(name in each for each in found.values())]
     if not ids:

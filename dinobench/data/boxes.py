@@ -15,7 +15,7 @@ from dinobench.errors import UserError, unknown_name
 from dinobench.hashing import digest
 
 #: The file of the boxes that a run found.
-FOUND = "boxes.json"
+BOXES = "boxes.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def read_found(path: Path) -> dict[str, np.ndarray]:
 
     Raises UserError for another file.
     """
-    file = path / FOUND if path.is_dir() else path
+    file = path / BOXES if path.is_dir() else path
     try:
         content = json.loads(file.read_bytes())
         boxes = {image: np.array(box, np.float64) for image, box in content.items()}

@@ -27,8 +27,8 @@ def saliency_scores(mask: np.ndarray, truth: np.ndarray) -> Saliency:
     Precision and recall are 1 where nothing is predicted, or nothing annotated; F is 0 where both are 0. The IoU of
     two empty masks is 1.
 
-    >>> saliency_scores(np.array([[True, True]]), np.array([[True, False]]))
-    Saliency(iou=0.5, accuracy=0.5, max_f=0.5652173913043478)
+    >>> saliency_scores(np.array([[True, True]]), np.array([[False, False]]))
+    Saliency(iou=0.0, accuracy=0.0, max_f=0.0)
     """
     shared, predicted, annotated = (int(np.count_nonzero(m)) for m in (mask & truth, mask, truth))
     union = predicted + annotated - shared

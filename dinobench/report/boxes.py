@@ -34,9 +34,10 @@ def boxes_figure(
 
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    tallest = max(image.shape[0] / image.shape[1] for image in images)
-    figure = Figure(figsize=(INCHES * columns, rows * (INCHES * tallest + 0.4) + 0.8), dpi=200, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    shapes = [image.shape[0] / image.shape[1] for image in images]
+    heights = [INCHES * max(shapes[row * columns : (row + 1) * columns]) + 0.3 for row in range(rows)]
+    figure = Figure(figsize=(INCHES * columns, sum(heights) + 0.8), dpi=200, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.set_axis_off()
     colours = {method: COLORS[i % len(COLORS)] / 255 for i, method in enumerate(found)}
@@ -50,7 +51,8 @@ def boxes_figure(
             axis.add_patch(
                 Rectangle(corner, x2 - x1, y2 - y1, fill=False, linewidth=1.2, edgecolor=colour, linestyle=line)
             )
-        axis.set(xlim=(-1, width), ylim=(height, -1))  # a box may reach beyond the image, into its padding
+        right, bottom = np.max([(width, height), *(box[2:] for box, _, _ in drawn)], axis=0)
+        axis.set(xlim=(-1, right), ylim=(bottom, -1))  # a box may reach beyond the image, into its padding
         ious = ", ".join(f"{best_iou(boxes[place], truths[place]):.2f}" for boxes in found.values())
         axis.set_title(f"{names[place]}: {ious}", fontsize=7, parse_math=False)
     legend = [Patch(facecolor="none", edgecolor="grey", linestyle="--", label="annotated")]

@@ -159,6 +159,9 @@ def test_boxes_over_their_images(command, tmp_path):
     assert Image.open(tmp_path / "o.png").width > 500
     assert_one_line(*command(*line, "--images", "nobody"), "unknown image of shapes with boxes 'nobody'")
     assert_one_line(*command(*line, "--split", "train"), "unknown split of shapes 'train'")
+    assert_one_line(
+        *command(*line[:3], "lost/boxes.json", *line[4:]), "two of the runs lie in folders of one name (lost)"
+    )
     for content, words in (("[]", "not readable as boxes"), ('{"a": [1, 2]}', "is not [x1, y1"), ("{}", "has no box")):
         (tmp_path / "lost" / "boxes.json").write_text(content)
         assert_one_line(*command(*line), words)
