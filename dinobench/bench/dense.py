@@ -172,7 +172,8 @@ def attention(backbone: Backbone, repeats: int, device: torch.device) -> list[Be
     from dinobench.protocols import attention as attention_protocol
 
     data, config = _EnlargedShapes(), attention_protocol.Config()
-    size = attention_protocol.BATCH_CPU if device.type == "cpu" else attention_protocol.BATCH_GPU
+    on_cpu, elsewhere = attention_protocol.BATCH
+    size = on_cpu if device.type == "cpu" else elsewhere
     count = len(data.ids("instances"))
     x = torch.randn(min(size, count), 3, config.image_size, config.image_size, device=device)
 

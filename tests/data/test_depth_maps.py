@@ -8,7 +8,7 @@ from PIL import Image
 from dinobench.data import load_dataset
 from dinobench.data.depth_maps import depth_png, pair, read_depth, read_pairs
 from dinobench.data.embedded import shape_depths
-from dinobench.data.layouts import kitti, nyu
+from dinobench.data.layouts.dense import kitti, nyu
 from dinobench.errors import BrokenImage, UserError
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dinobench.data import load_dataset
 from dinobench.data.label_maps import numbered, read_map, read_pair
-from dinobench.data.layouts import voc_segmentation
+from dinobench.data.layouts.dense import voc_segmentation
 from dinobench.errors import UserError
 
 

@@ -23,7 +23,7 @@ from dinobench.cli import main
 from dinobench.config import resolve_config
 from dinobench.context import LocalContext
 from dinobench.data.embedded import shape_scenes
-from dinobench.data.layouts import ade20k, voc_segmentation
+from dinobench.data.layouts.dense import ade20k, voc_segmentation
 from dinobench.data.video import read_labels
 from dinobench.errors import UserError
 from dinobench.metrics.semantic import areas, scores

@@ -31,13 +31,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "videos": ("dinobench.data.layouts.davis",),
     "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
     "boxes": ("dinobench.data.layouts.voc_boxes", "dinobench.data.layouts.coco_boxes"),
-    "depth": ("dinobench.data.layouts.nyu", "dinobench.data.layouts.kitti"),
+    "depth": ("dinobench.data.layouts.dense.nyu", "dinobench.data.layouts.dense.kitti"),
     "landmarks": ("dinobench.data.layouts.landmarks",),
     "keypoints": ("dinobench.data.pairs.spair",),
     "navi": ("dinobench.data.pairs.navi",),
     "label_maps": (
-        "dinobench.data.layouts.voc_segmentation",
-        "dinobench.data.layouts.ade20k",
-        "dinobench.data.layouts.cityscapes",
+        "dinobench.data.layouts.dense.voc_segmentation",
+        "dinobench.data.layouts.dense.ade20k",
+        "dinobench.data.layouts.dense.cityscapes",
     ),
 }

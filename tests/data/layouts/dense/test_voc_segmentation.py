@@ -8,7 +8,7 @@ from helpers.label_maps import add_aug, halves, voc_folder
 from PIL import Image, ImageFilter
 
 from dinobench.data import load_dataset
-from dinobench.data.layouts import voc_segmentation
+from dinobench.data.layouts.dense import voc_segmentation
 from dinobench.data.video import label_png
 from dinobench.errors import UserError
 

@@ -7,7 +7,7 @@ import pytest
 from helpers.label_maps import halves, write_pair
 
 from dinobench.data import load_dataset
-from dinobench.data.layouts import ade20k
+from dinobench.data.layouts.dense import ade20k
 from dinobench.data.video import label_png
 from dinobench.errors import UserError
 
