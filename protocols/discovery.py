@@ -31,6 +31,8 @@ with lazy.imports():
 LOST, TOKENCUT = "Siméoni et al. 2021 (arXiv 2109.14279)", "Wang et al. 2022 (arXiv 2202.11539)"
 #: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.
 BATCH = 2, 16
+#: What the images' sides are padded to where a backbone has no patches: the stride of ConvNets' last map.
+STRIDE = 32
 #: What a method cannot do without.
 NEEDS = {"keys": "keys", "tokens": "map"}
 
@@ -126,7 +128,7 @@ def discover(
     backbone: Backbone, data: BoxSet, indices: Sequence[int], config: Config, ctx: Context, broken: list[int]
 ) -> Iterator[tuple[int, Found]]:
     """Of every image that can be read its index and what is found in it; `broken` gets the others."""
-    patch = backbone.patch_size or 1
+    patch = backbone.patch_size or STRIDE
     transform = for_backbone(ImageTransform(None, None, mean=config.input.mean, std=config.input.std), backbone)
 
     def padded(pixels: np.ndarray) -> tuple[int, int]:
@@ -143,10 +145,12 @@ def discover(
                 for pixels in images
             ]
         )
-        described = describe(backbone, x, config)
-        grid = height // patch, width // patch
+        described, grid = describe(backbone, x, config)
+        cell = height // grid[0], width // grid[1]
+        if (cell[0] * grid[0], cell[1] * grid[1]) != (height, width):
+            raise UnsupportedCapability(f"{backbone.info.name} ({backbone.info.arch}): its map cuts through pixels")
         return [
-            found(values, grid, patch, (pixels.shape[1], pixels.shape[2]), config) if values.isfinite().all() else None
+            found(values, grid, cell, (pixels.shape[1], pixels.shape[2]), config) if values.isfinite().all() else None
             for values, pixels in zip(described, images, strict=True)
         ]
 
@@ -161,8 +165,13 @@ def discover(
             yield index, result
 
 
-def describe(backbone: Backbone, x: torch.Tensor, config: Config) -> torch.Tensor:
-    """Images (B, 3, H, W) -> (B, N, D) of the patches, or one head's attention (B, N) for dinoseg."""
+def describe(backbone: Backbone, x: torch.Tensor, config: Config) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Images (B, 3, H, W) -> (B, N, D) of the patches, or one head's attention (B, N) for dinoseg; rows and columns."""
+    if config.features == "tokens" and config.method != "dinoseg":
+        maps = backbone.feature_map(x)
+        return maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
+    patch = backbone.patch_size or 1
+    grid = x.shape[2] // patch, x.shape[3] // patch
     if config.method == "dinoseg":
         attention = backbone.cls_attention(x)
         if config.head >= attention.shape[1]:
@@ -170,32 +179,32 @@ def describe(backbone: Backbone, x: torch.Tensor, config: Config) -> torch.Tenso
                 f"{backbone.info.name}: has {attention.shape[1]} heads, counted from 0, and no head {config.head}; "
                 f"choose one with --set head={attention.shape[1] - 1} or less"
             )
-        return attention[:, config.head]
-    if config.features == "tokens":
-        return backbone.feature_map(x).flatten(2).transpose(1, 2)
-    return backbone.keys(x).transpose(1, 2).flatten(2)  # heads side by side
+        return attention[:, config.head], grid
+    return backbone.keys(x).transpose(1, 2).flatten(2), grid  # heads side by side
 
 
-def found(values: torch.Tensor, grid: tuple[int, int], patch: int, size: tuple[int, int], config: Config) -> Found:
-    """Features (N, D), or attention (N,), of one image of `size` (height, width) -> its box.
+def found(
+    values: torch.Tensor, grid: tuple[int, int], cell: tuple[int, int], size: tuple[int, int], config: Config
+) -> Found:
+    """Features (N, D), or attention (N,), of one image of `size` (height, width) -> its box; `cell` is a patch's size.
 
     DINO-seg's box as released may reach beyond the image, into the padding.
     """
     if config.method == "dinoseg":
         released, largest = dinoseg(values.double().cpu().numpy(), grid, config.keep)
-        return Found(box_of(released, patch), box_of(largest, patch, size))
+        return Found(box_of(released, cell), box_of(largest, cell, size))
     if config.method == "tokencut":
         discovered = tokencut(values.float(), grid, config.tau)
     else:
         discovered = lost(values.float(), grid, config.candidates)
-    box = box_of(discovered.mask, patch, size)
+    box = box_of(discovered.mask, cell, size)
     return Found(box, box)
 
 
 def _require(backbone: Backbone, config: Config) -> None:
     """Raises UnsupportedCapability where the backbone has not what the method needs."""
     need = "attention" if config.method == "dinoseg" else NEEDS[config.features]
-    if need not in backbone.capabilities or backbone.patch_size is None:
+    if need not in backbone.capabilities:
         raise UnsupportedCapability(f"{backbone.info.name} ({backbone.info.arch}) has no {need} for {config.method}")
 
 

@@ -87,13 +87,12 @@ def second_eigenvector(edges: np.ndarray) -> np.ndarray:
 
     def product(y: np.ndarray) -> np.ndarray:
         y = y.ravel()
-        return weights @ y - 2 * first * (
-            first @ y
-        )  # the known eigenvalue goes from 1 to -1, the smallest there can be
+        return weights @ y - 2 * first * (first @ y)  # the known eigenvalue goes from 1 to -1, the smallest there is
 
-    start = np.random.default_rng(0).standard_normal(n)
+    rng = np.random.default_rng(0)  # for the start, and for going on where its Krylov space is exhausted
+    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     try:
-        _, vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=np.float64), k=1, which="LA", v0=start)
+        _, vectors = eigsh(operator, k=1, which="LA", v0=rng.standard_normal(n), rng=rng)
     except ArpackNoConvergence:
         return dense_second_eigenvector(edges)
     return vectors[:, 0] / root
@@ -137,12 +136,15 @@ def component(mask: np.ndarray, seed: int) -> np.ndarray:
     return labels == own if own else np.arange(mask.size).reshape(mask.shape) == seed
 
 
-def box_of(mask: np.ndarray, patch: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def box_of(mask: np.ndarray, cell: tuple[int, int], size: tuple[int, int] | None = None) -> np.ndarray:
     """A mask (rows, columns) of patches -> (4,) int64 x1, y1, x2, y2 in pixels, within `size` (height, width) if given.
 
-    >>> box_of(np.array([[False, True], [False, True]]), 16, (30, 40)).tolist()
+    `cell`: the height and width of a patch, in pixels.
+
+    >>> box_of(np.array([[False, True], [False, True]]), (16, 16), (30, 40)).tolist()
     [16, 0, 32, 30]
     """
+    height, width = cell
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = patch * np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    box = np.array([width * columns[0], height * rows[0], width * (columns[-1] + 1), height * (rows[-1] + 1)])
     return box if size is None else np.minimum(box, [size[1], size[0], size[1], size[0]])

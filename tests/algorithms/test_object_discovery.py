@@ -59,7 +59,7 @@ def test_lost_is_the_papers(seed, candidates, noise):
 def test_both_find_a_clear_object():
     for seed in range(5):
         for method in (lost, tokencut):
-            assert box_of(method(scene(seed), (9, 12)).mask, 16).tolist() == [48, 32, 128, 96]
+            assert box_of(method(scene(seed), (9, 12)).mask, (16, 16)).tolist() == [48, 32, 128, 96]
 
 
 @settings(max_examples=25)

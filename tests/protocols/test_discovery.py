@@ -133,10 +133,11 @@ def test_unreadable_images_are_named_or_left_out(tmp_path, tiny):
 def test_keys_stand_head_by_head(tiny):
     x = golden_input(2, 64, 48)
     keys = tiny.keys(x)
-    described = describe(tiny, x, METHODS["lost"])
-    assert described.shape == (2, 12, 64)
+    described, grid = describe(tiny, x, METHODS["lost"])
+    assert described.shape == (2, 12, 64) and grid == (4, 3)
     assert torch.equal(described[1, 5, 32:], keys[1, 1, 5])
-    tokens = describe(tiny, x, replace(METHODS["lost"], features="tokens"))
+    tokens, grid = describe(tiny, x, replace(METHODS["lost"], features="tokens"))
+    assert grid == (4, 3)
     torch.testing.assert_close(tokens, tiny.layers(x)[0][1])
 
 
@@ -145,10 +146,11 @@ def test_what_a_backbone_lacks_is_said():
     for config, need in ((METHODS["lost"], "keys"), (METHODS["dinoseg"], "attention")):
         with pytest.raises(UnsupportedCapability, match=f"has no {need} for {config.method}"):
             run(resnet, data, config, LocalContext())
-    with pytest.raises(UnsupportedCapability, match="has no map for tokencut"):
-        run(dinobench.load_backbone("pixels"), data, Config(method="tokencut", features="tokens"), LocalContext())
+    with pytest.raises(UnsupportedCapability, match="its map cuts through pixels"):
+        run(dinobench.load_backbone("pixels:7"), data, Config(method="tokencut", features="tokens"), LocalContext())
     few = first(data.select(), 2)
-    assert len(run(resnet, few, Config(features="tokens"), LocalContext()).items) == 2
+    for backbone in (resnet, *map(dinobench.load_backbone, ("random:tf_efficientnet_lite0", "pixels"))):
+        assert len(run(backbone, few, Config(features="tokens"), LocalContext()).items) == 2
 
 
 def test_a_head_that_is_not_there(tiny):
