@@ -94,6 +94,12 @@ STEPS = (
     DemoStep("retrieval", "tiles", {"image_size": 160}),
     DemoStep("correspondence", "shapes", {"size": 96}),
     DemoStep("navi", "shapes", {"size": 96, "points": 200}),
+    DemoStep("segmentation", "shapes", {"side": 96, "crop": 96, "stride": 64, "iterations": 200}, "cached"),
+    DemoStep("incontext", "shapes", {"size": 96, "augment": "none"}),
+    DemoStep("depth", "shapes", {"scale": 0.5, "iterations": 200}, "cached"),
+    DemoStep("discovery", "shapes", {}, "tokencut", NETWORKS),
+    DemoStep("saliency", "shapes", {}, models=NETWORKS),
+    DemoStep("representation", "digits", SMALL),
 )
 
 

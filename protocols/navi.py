@@ -133,7 +133,8 @@ def maps(backbone: Backbone, loaded: list[tuple[Surface, Surface]], config: Conf
     transform = for_backbone(ImageTransform(mean=config.input.mean, std=config.input.std), backbone)
     pixels = torch.stack([torch.from_numpy(view.pixels) for pair in loaded for view in pair])
     x, _ = padded_around(transform.normalise(pixels.to(ctx.device)), backbone.size_multiple)
-    return maps_of(backbone, x, config.layer, config.norm)
+    parts = x.split(ctx.batch_size or len(x))
+    return torch.cat([maps_of(backbone, part, config.layer, config.norm) for part in parts])
 
 
 def score_pair(

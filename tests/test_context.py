@@ -16,6 +16,7 @@ import dinobench
 from dinobench.config import resolve_config
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
+from dinobench.data.boxes import BoxSplits
 from dinobench.data.subsets import Subset
 from dinobench.errors import UserError
 from dinobench.registry import available, load
@@ -25,13 +26,23 @@ from dinobench.types import ImageClassification
 SMALL = {
     "attention": ("shapes", {"image_size": 64}),
     "copydetect": ("tiles", {"image_size": 32, "ranks": 6, "distractors": "none", "whitening": "none"}),
+    "correspondence": ("shapes", {"size": 32}),
     "davis": ("shapes", {"short_side": 64, "multiple": 32, "videos": ("shapes-0", "shapes-1")}),
+    "depth": ("shapes", {"scale": 0.25, "iterations": 2, "batch": 2, "train_images": 8}),
+    "discovery": ("shapes", {}),
     "finetune": ("digits", {"epochs": 1, "warmup_epochs": 0, "batch": 32, "crop": 32, "resize": 32, "repeats": 1}),
+    "incontext": ("shapes", {"size": 32, "augment": "none", "k": 3}),
     "knn": ("digits", {"crop": 32, "resize": 32}),
     "linear": ("digits", {"epochs": 1, "crop": 32, "resize": 32}),
     "logreg": ("digits", {"crop": 32, "resize": 32}),
+    "navi": ("shapes", {"size": 32, "points": 20}),
+    "representation": ("digits", {"crop": 32, "resize": 32, "split": "test", "alpha_range": (2, 8)}),
     "retrieval": ("tiles", {"image_size": 48}),
+    "saliency": ("shapes", {}),
+    "segmentation": ("shapes", {"side": 32, "crop": 32, "stride": 16, "iterations": 2, "batch": 2}),
 }
+#: Profiles that are quick, where the first one is not.
+QUICK = {"finetune": "small", "depth": "cached", "segmentation": "cached"}
 
 
 class Watched:
@@ -70,6 +81,17 @@ def watched(name: str, threads: set[int], broken: Any = ()) -> Any:
         return dataclasses.replace(
             data, train=Watched(parts["train"], threads), test=Watched(parts["test"], threads, broken)
         )
+    if kind == "boxes":
+        chosen = data.select()
+        watching = Watched(SimpleNamespace(load=chosen.open_image), threads, {chosen.ids[i] for i in broken})
+        under_watch = dataclasses.replace(chosen, open_image=watching.load)
+        return BoxSplits(data.name, data.layout, {"all": lambda: under_watch}, "all")
+    if kind in ("label_maps", "depth"):
+        return dataclasses.replace(data, train=Watched(data.train, threads), test=Watched(data.test, threads, broken))
+    if kind == "keypoints":
+        return Watched(data, threads, {data.pairs[2 * i].target for i in broken})
+    if kind == "navi":  # of which every fourth view looks for a partner
+        return Watched(data, threads, {4 * i for i in broken})
     if kind == "copies":
         return dataclasses.replace(
             data,
@@ -95,8 +117,7 @@ def backbone(tmp_path_factory):
 
 def score(name: str, backbone: Any, data: Any, ctx: LocalContext) -> Any:
     protocol: Any = load(name)
-    profile = "small" if name == "finetune" else next(iter(protocol.profiles))
-    config = resolve_config(protocol, profile, SMALL[name][1]).config
+    config = resolve_config(protocol, QUICK.get(name), SMALL[name][1]).config
     return protocol.run(backbone, data, config, ctx)
 
 

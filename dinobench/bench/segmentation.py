@@ -23,7 +23,7 @@ def segmentation(arch: str = "vit_small_patch16_224", repeats: int = 3, device: 
     """Both rows, on images of VOC's size and windows of 512 pixels."""
     torch_device = torch.device("cpu" if device == "auto" else device)
     maps = MapReader(load_backbone(f"random:{arch}").to(torch_device))
-    head = SegmentationHead(maps.shape(512, torch_device)[0], CLASSES, dropout=0.1).to(torch_device)
+    head = SegmentationHead(maps.shape(512, LocalContext(torch_device))[0], CLASSES, dropout=0.1).to(torch_device)
     return [at_test(maps, head, repeats, torch_device), in_training(maps, head, repeats, torch_device)]
 
 

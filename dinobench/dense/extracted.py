@@ -42,7 +42,7 @@ class ExtractedWindows:
         places = ctx.gather(torch.from_numpy(own)).numpy()
         #: Of every window the process that has it and the row of its files, ordered by image and number in the image.
         self.places = places[np.lexsort((places[:, 1], places[:, 0]))][:, 2:]
-        shape = maps.shape(view.crop, ctx.device)
+        shape = maps.shape(view.crop, ctx)
         side = len(range(stride // 2, view.crop, stride))
         counts = np.bincount(self.places[:, 0], minlength=ctx.processes).tolist()
         self.files = {
@@ -90,7 +90,8 @@ class ExtractedWindows:
         def forward(loaded: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
             x = self.view.normalise(torch.from_numpy(np.stack([pixels for pixels, _ in loaded])).to(self.ctx.device))
             cut = self.view.windows(*x.shape[2:]).cut(x)
-            return torch.cat([self.maps(part).half().cpu() for part in cut.split(WINDOWS)])
+            parts = [self.maps(part) for part in cut.split(WINDOWS)]
+            return torch.cat(parts).half().cpu()
 
         batches = forward_batches(
             self.ctx, indices, load, forward, batch=BATCH, broken=broken, key=lambda loaded: loaded[0].shape,

@@ -47,7 +47,7 @@ class SegmentationProbe:
             blocks = 1
         self.maps = MapReader(backbone, blocks, config.view.padding)
         self.view = for_backbone(config.sliding_view(), backbone)
-        channels = self.maps.shape(self.view.crop, ctx.device)[0]
+        channels = self.maps.shape(self.view.crop, ctx)[0]
         head = SegmentationHead(channels, len(data.classes), train.dropout, ctx.seed)
         identity = self._identity(backbone)
         path = ctx.scratch / f"segmentation-{identity[:16]}.pt"

@@ -17,7 +17,7 @@ from dinobench.algorithms.sliding_window import Windows, merge, sliding_windows,
 from dinobench.data.label_maps import LabelMapSplit, read_pair
 from dinobench.data.transforms import ImageTransform
 from dinobench.dense.resizing import Library, rescaled, resize_pixels
-from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range
+from dinobench.features.extraction import Compute, cut_to_multiple, forward_batches, out_of_range
 from dinobench.inputs import Channels
 from dinobench.types import Backbone, Context
 
@@ -103,10 +103,10 @@ class MapReader:
         grid = x.shape[-2] // patch, x.shape[-1] // patch
         return torch.cat([patches.transpose(1, 2).unflatten(2, grid) for _, patches in layers], dim=1)
 
-    def shape(self, side: int, device: torch.device) -> tuple[int, int, int]:
+    def shape(self, side: int, compute: Compute) -> tuple[int, int, int]:
         """(blocks * D, h, w) of a square of `side` pixels, found by looking at a black one."""
-        with torch.inference_mode():
-            channels, height, width = self(torch.zeros(1, 3, side, side, device=device)).shape[1:]
+        with compute.inference():
+            channels, height, width = self(torch.zeros(1, 3, side, side, device=compute.device)).shape[1:]
         return channels, height, width
 
 

@@ -20,11 +20,11 @@ def test_overlap_is_torchvisions(seed, n):
     rng = np.random.default_rng(seed)
     truths, box = boxes(rng, n), boxes(rng, 1)[0]
     want = box_iou(torch.from_numpy(box[None]).double(), torch.from_numpy(truths).double())[0].numpy()
-    np.testing.assert_allclose(box_ious(box, truths), want, atol=2e-7)
+    np.testing.assert_allclose(box_ious(box, truths), want, atol=1e-6)
     assert best_iou(box, truths) == box_ious(box, truths).max()
     shift = np.tile(rng.integers(0, 50, 2), 2)
-    np.testing.assert_allclose(box_ious(box + shift, truths + shift), want, atol=2e-7)
-    assert box_ious(box, box[None])[0] > 1 - 2e-7
+    np.testing.assert_allclose(box_ious(box + shift, truths + shift), want, atol=1e-6)
+    assert box_ious(box, box[None])[0] > 1 - 1e-6
 
 
 def test_a_box_without_area_overlaps_nothing():

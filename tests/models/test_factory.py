@@ -26,7 +26,7 @@ def test_arch_opens_what_cannot_be_inferred(tmp_path):
     with torch.no_grad():
         want = model.forward_head(model.forward_features(X), pre_logits=True)
     torch.testing.assert_close(backbone.features(X), want)
-    assert backbone.capabilities == {"features"} and backbone.embed_dim == want.shape[1]
+    assert backbone.capabilities == {"features", "map"} and backbone.embed_dim == want.shape[1]
 
 
 TIMM_MODELS = {

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dinobench.algorithms.depth_head import centered_padding
 from dinobench.data.transforms import ImageTransform
+from dinobench.features.extraction import Compute
 from dinobench.types import Backbone
 
 #: Pixels of an image that every architecture has a map of.
@@ -27,11 +28,11 @@ class Reading:
 
     blocks: tuple[int, ...] = ()
 
-    def channels(self, backbone: Backbone, device: torch.device) -> int:
+    def channels(self, backbone: Backbone, compute: Compute) -> int:
         """Of what `__call__` gives, which an image of zeros tells."""
         side = -(-LEAST_SIDE // backbone.size_multiple) * backbone.size_multiple
-        with torch.inference_mode():
-            return self(backbone, torch.zeros(1, 3, side, side, device=device)).shape[1]
+        with compute.inference():
+            return self(backbone, torch.zeros(1, 3, side, side, device=compute.device)).shape[1]
 
     def __call__(self, backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
         """Normalised images (B, 3, H, W) of any size -> features (B, channels, h, w) float32.

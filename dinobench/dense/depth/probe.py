@@ -85,7 +85,7 @@ class DepthProbe:
         if config.batch < ctx.processes:
             raise UserError(f"depth: a batch of {config.batch} for {ctx.processes} processes; use a larger --set batch")
         self.backbone, self.data, self.config, self.ctx = backbone, data, config, ctx
-        channels = config.reading.channels(backbone, ctx.device)
+        channels = config.reading.channels(backbone, ctx)
         self.head = DepthHead(
             channels, config.bins, upsample=config.upsample, batchnorm=config.batchnorm, init_std=config.init_std,
             seed=ctx.seed,

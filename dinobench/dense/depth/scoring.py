@@ -52,7 +52,8 @@ class Scorer:
 
         def forward(loaded: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
             x = normalised([pixels for pixels, _ in loaded], self.transform, ctx.device)
-            return self.reading(self.backbone, torch.cat([x, x.flip(-1)]) if flip_average else x)
+            seen = [self.reading(self.backbone, images) for images in ((x, x.flip(-1)) if flip_average else (x,))]
+            return torch.cat(seen)
 
         def work() -> torch.Tensor:
             rows: list[list[float]] = []

@@ -10,6 +10,7 @@ from PIL import Image
 
 import dinobench
 from dinobench.algorithms.depth_head import to_labels
+from dinobench.context import LocalContext
 from dinobench.data.transforms import ImageTransform
 from dinobench.dense.depth.features import Reading, normalised, on_grid, to_pixels
 from dinobench.metrics.depth import depth_scores
@@ -48,7 +49,7 @@ def test_blocks_come_before_the_norm_with_their_cls_tokens(tiny):
     with torch.inference_mode():
         features = Reading((1, 3))(tiny, x)
         taken = tiny.blocks(x, (1, 3))
-    assert features.shape == (2, 4 * 64, 4, 6) and Reading((1, 3)).channels(tiny, CPU) == 4 * 64
+    assert features.shape == (2, 4 * 64, 4, 6) and Reading((1, 3)).channels(tiny, LocalContext()) == 4 * 64
     for at, (cls, patches) in enumerate(taken):
         part = features[:, 128 * at : 128 * (at + 1)]
         assert torch.equal(part[:, :64].flatten(2).transpose(1, 2), patches)
