@@ -1,17 +1,23 @@
-"""Collectives over the processes that train together, with and without gradients, and gradients averaged over them."""
+"""Collectives over the processes that train together, with and without gradients, and gradients averaged over them.
+
+And which of them does what, where the work is not images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 #: Bytes of gradients that are summed at once while backward goes on, as in torch's DistributedDataParallel.
 BUCKET = 25 << 20
+#: How much longer than evenly shared work may take, where that keeps together what is computed together.
+UNEVEN = 1.25
 
 
 def processes() -> int:
@@ -74,21 +80,45 @@ def gather(x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def gather_rows(x: torch.Tensor) -> torch.Tensor:
+def gather_rows(x: torch.Tensor, lengths: Sequence[int] | None = None) -> torch.Tensor:
     """(n, ...) of every process, n its own -> all of them by rank, on the device they are on; of any type.
 
-    They go as bytes, since not every backend knows every type, and filled up to the longest.
+    They go as bytes, since not every backend knows every type, and filled up to the longest. Where every n is known,
+    `lengths` by rank, the device is not waited for.
     """
     if processes() == 1:
         return x
-    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(processes())]
-    dist.all_gather(counts, torch.full((1,), len(x), dtype=torch.int64, device=x.device))
-    lengths = torch.cat(counts).tolist()
+    if lengths is None:
+        counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(processes())]
+        dist.all_gather(counts, torch.full((1,), len(x), dtype=torch.int64, device=x.device))
+        lengths = torch.cat(counts).tolist()
     sent = x.new_zeros(max(lengths), *x.shape[1:])
     sent[: len(x)] = x
     parts = [torch.empty_like(sent) for _ in lengths]
     dist.all_gather([p.flatten().view(torch.uint8) for p in parts], sent.flatten().view(torch.uint8))
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+def owners(costs: Sequence[int], kinds: Sequence[Hashable], processes: int) -> np.ndarray:
+    """Which process does each of n pieces of work (n,); those of one kind stand together and are computed together.
+
+    A kind stays whole, so that its numbers are those of one process to the bit, unless that takes `UNEVEN` times as
+    long as dividing it: then every process has pieces that follow each other. Whole kinds go, the costliest first, to
+    the process that has least to do.
+
+    >>> owners([1, 1, 3, 3, 4, 4], "aabbcc", 2)
+    array([1, 1, 1, 1, 0, 0])
+    >>> owners([1, 1, 3, 3, 4, 4], "aabbcc", 4)
+    array([0, 0, 0, 1, 2, 3])
+    """
+    cost, of_kind = np.asarray(costs), {kind: np.array([k == kind for k in kinds]) for kind in kinds}
+    whole, load = np.zeros(len(cost), np.int64), np.zeros(processes, np.int64)
+    for mask in sorted(of_kind.values(), key=lambda mask: -int(cost[mask].sum())):
+        whole[mask] = process = int(load.argmin())
+        load[process] += cost[mask].sum()
+    divided = (2 * cost.cumsum() - cost) * processes // (2 * cost.sum())  # where each piece's middle falls
+    longest = np.bincount(divided, cost).max()
+    return whole if load.max() <= UNEVEN * longest else divided
 
 
 class EarlySums:

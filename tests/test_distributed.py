@@ -8,13 +8,16 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers.gathering import gather
 from helpers.summing import sums
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from dinobench.distributed import EarlySums, sum_gradients
+from dinobench.distributed import UNEVEN, EarlySums, owners, sum_gradients
 from dinobench.results.items import read_items
 from dinobench.results.records import read_all
 
@@ -135,3 +138,17 @@ def test_one_process_sums_nothing():
 
 def test_rows_of_any_number_and_type_are_gathered(tmp_path):
     torch.multiprocessing.spawn(gather, (str(tmp_path),), nprocs=2)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), st.integers(1, 6))
+def test_kinds_stay_whole_or_the_longest_part_is_short(sizes, processes):
+    kinds = np.repeat(np.arange(len(sizes)), [n for n, _ in sizes])
+    cost = np.repeat([c for _, c in sizes], [n for n, _ in sizes])
+    owner = owners(cost, kinds.tolist(), processes)
+    assert owner.min() >= 0 and owner.max() < processes
+    even = cost.sum() / processes
+    longest = np.bincount(owner, cost).max()
+    if all(len(set(owner[kinds == kind])) == 1 for kind in set(kinds)):
+        assert longest <= UNEVEN * (even + cost.max()) or (np.diff(owner) >= 0).all()
+    else:
+        assert (np.diff(owner) >= 0).all() and longest <= even + cost.max()

@@ -3,7 +3,7 @@
 Heads that read the same columns are one matrix product, so a grid of learning rates costs little more than one head.
 Where a batch is no smaller than the data, every step sees every image, some of them more than once: then an image is
 computed once and counted, and where there are fewer images than twice the columns, what moves are the images' shares
-in the weights, at half the products.
+in the weights, at half the products. Several processes have heads of their own each, trained on the same features.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dinobench.types import Backbone, Features
 with lazy.imports():
     import torch
 
+    from dinobench.distributed import gather_rows, owners
     from dinobench.metrics.classification import Truth, answer_rank
     from dinobench.training.step_values import to_device
 
@@ -116,12 +117,13 @@ class ClassifierSpec:
 class _Group:
     """Classifiers that read the same columns: `weight` and `velocity` (d, C, H), `bias` and its velocity (C, H).
 
-    `members` is where they stand among all. They come last so that the softmax over classes runs over long contiguous
-    rows.
+    They are those of one process, it may be none: `members` is where they stand among all of its own, `within` among
+    all that read these columns. They come last so that the softmax over classes runs over long contiguous rows.
     """
 
     columns: slice
     members: slice
+    within: slice
     rate: torch.Tensor  # (H,)
     weight: torch.Tensor
     bias: torch.Tensor
@@ -197,6 +199,9 @@ class LinearClassifiers:
     Weights are drawn from N(0, `std`), biases 0. Classifiers of different rates on the same columns start alike, so
     that each learns the same alone or among others. `scale` multiplies every rate (total batch / 256). `specs` are
     kept in the order of what they read. `whole` (n, width) is given where every step is on all of it.
+
+    Of several `processes` each trains and scores h of the H, its own; all of them take every step and come to
+    `of_all`, `evaluate`, `predict` and `state` together.
     """
 
     def __init__(
@@ -212,45 +217,65 @@ class LinearClassifiers:
         weight_decay: float = 0.0,
         std: float = 0.01,
         whole: torch.Tensor | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.layout, self.classes = layout, classes
+        self.processes, self._rank = processes, rank
         self.momentum, self.weight_decay = momentum, weight_decay
         self.specs: list[ClassifierSpec] = sorted(specs, key=lambda s: (s.blocks, s.mean_patch))
+        kinds = [(s.blocks, s.mean_patch) for s in self.specs]
+        self._owner = owners([b + m for b, m in kinds], kinds, processes)
         self._groups: list[_Group] = []
-        first = 0
-        for (blocks, mean_patch), members in groupby(self.specs, key=lambda s: (s.blocks, s.mean_patch)):
-            rates = torch.tensor([scale * s.rate for s in members], dtype=torch.float32)
+        self._widest = 0  # heads of a group, whoever has them
+        first = begin = 0
+        for (blocks, mean_patch), heads in groupby(self.specs, key=lambda s: (s.blocks, s.mean_patch)):
+            members = list(heads)
+            own_heads = np.flatnonzero(self._owner[begin : begin + len(members)] == rank)
+            start = int(own_heads[0]) if len(own_heads) else 0
+            within = slice(start, start + len(own_heads))
+            begin, self._widest = begin + len(members), max(self._widest, len(members))
+            rates = torch.tensor([scale * s.rate for s in members[within]], dtype=torch.float32)
             columns = layout.columns(blocks, mean_patch)
             shape = columns.stop - columns.start, classes, len(rates)
             own = zlib.crc32(f"{seed} {blocks} {mean_patch}".encode())  # of this group, whatever others there are
             drawn = torch.randn(*shape[:2], 1, generator=torch.Generator().manual_seed(own)) * std
             group = _Group(
-                columns, slice(first, first + len(rates)), rates.to(device),
+                columns, slice(first, first + len(rates)), within, rates.to(device),
                 drawn.expand(shape).contiguous().to(device), torch.zeros(shape[1:], device=device),
                 torch.zeros(shape, device=device), torch.zeros(shape[1:], device=device),
             )  # fmt: skip
             cheaper = whole is not None and shares_are_cheaper(len(whole), shape[0]) and not weight_decay
             self._groups.append(_Shares(group, whole) if whole is not None and cheaper else group)
             first += len(rates)
-        #: Step at which a classifier's loss or weights stopped being finite, -1 as long as it converges; (H,).
+        self._own_groups = [group for group in self._groups if len(group.rate)]
+        #: Step at which an own classifier's loss or weights stopped being finite, -1 as long as it converges; (h,).
         self.diverged_at = torch.full((first,), -1, dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
         return len(self.specs)
 
+    def of_all(self, own: torch.Tensor) -> torch.Tensor:
+        """What each process knows of its own (h, ...) -> of all (H, ...), in the order of `specs`, on every process."""
+        if self.processes == 1:
+            return own
+        gathered = gather_rows(own, np.bincount(self._owner, minlength=self.processes).tolist())
+        places = np.argsort(np.argsort(self._owner, kind="stable"))
+        return gathered.index_select(0, to_device(torch.from_numpy(places), own.device))
+
     def step(
         self, x: torch.Tensor, labels: torch.Tensor, factor: float, index: int, counts: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """One update of all classifiers on x (B, width), labels (B,): returns their losses (H,).
+        """One update of the own classifiers on x (B, width), labels (B,): returns their losses (h,).
 
         `factor` is the schedule's; `index` counts steps and is kept for a classifier that diverges. Such a one needs
         no clearing away: its numbers stay in its own columns of every product. `counts` (B,) float32 is how often each
         image stands in the batch, once by default.
         """
-        losses = torch.empty(len(self.specs), device=x.device)
+        losses = torch.empty(len(self.diverged_at), device=x.device)
         own = torch.arange(len(x), device=x.device) * self.classes + labels  # the true class in rows of (B x C, H)
         shares = None if counts is None else counts / counts.sum()
-        for group in self._groups:
+        for group in self._own_groups:
             gradient = torch.softmax(group.train_scores(x), dim=1)  # (B, C, H)
             # The smallest normal number keeps the loss of one that is certain and wrong large instead of infinite.
             by_class = gradient.view(-1, gradient.shape[2])
@@ -268,12 +293,12 @@ class LinearClassifiers:
 
     def settle(self) -> None:
         """Bring the weights to where the training is; what scores other images than the step's has to come after it."""
-        for group in self._groups:
+        for group in self._own_groups:
             if isinstance(group, _Shares):
                 group.settle()
 
     def check(self, index: int) -> None:
-        """Mark as diverged, at step `index`, the classifiers whose weights are not finite."""
+        """Mark as diverged, at step `index`, the own classifiers whose weights are not finite."""
         self.settle()
         finite = [g.weight.isfinite().all(0).all(0) & g.bias.isfinite().all(0) for g in self._groups]
         self._mark_diverged(~torch.cat(finite), index)
@@ -282,9 +307,10 @@ class LinearClassifiers:
         self.diverged_at.masked_fill_(diverged & (self.diverged_at < 0), index)
 
     def scores(self, x: torch.Tensor, member: int) -> torch.Tensor:
-        """(n, width) -> (n, C) of one classifier."""
-        group = next(g for g in self._groups if g.members.start <= member < g.members.stop)
-        at = member - group.members.start
+        """(n, width) -> (n, C) of one classifier of all, where this process has it."""
+        own = int((self._owner[:member] == self._owner[member]).sum())  # its place among those of its process
+        group = next(g for g in self._own_groups if g.members.start <= own < g.members.stop)
+        at = own - group.members.start
         return torch.addmm(group.bias[:, at], x[:, group.columns], group.weight[:, :, at])
 
     def evaluate(self, rows: FeatureRows, truth: Truth | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -294,44 +320,51 @@ class LinearClassifiers:
         class index, as by `dinobench.metrics.classification.label_rank`.
         """
         device = self.diverged_at.device
-        ranks = torch.empty(len(rows), len(self), dtype=torch.int16, device=device)
+        ranks = torch.empty(len(rows), len(self.diverged_at), dtype=torch.int16, device=device)
         # The Apple GPU has no float64: there the parts' sums are added up on the host.
-        sums = torch.zeros(len(self), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+        sums = torch.zeros(len(self.diverged_at), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
         truth = (truth if isinstance(truth, Truth) else Truth(truth)).to(device)
-        for part, x in self._chunks(rows):
+        for part, x in self._chunks(rows) if self._own_groups else ():
             answers = truth.answers[part]
             first = answers.view(len(answers), -1)[:, :1, None]
-            for group in self._groups:
+            for group in self._own_groups:
                 scores = truth.open(group.scores(x))
                 own = scores.gather(1, first.expand(-1, 1, scores.shape[2]))
                 ranks[part, group.members] = answer_rank(scores, answers).short()
                 sums[group.members] += (scores.logsumexp(1) - own[:, 0]).sum(0).to(sums.device).double()
-        return ranks.cpu(), sums.cpu() / max(len(rows), 1)
+        return self.of_all(ranks.T).T.cpu(), self.of_all(sums).cpu() / max(len(rows), 1)
 
     def predict(self, rows: FeatureRows, member: int, truth: Truth) -> torch.Tensor:
-        """The class (n,) that one classifier chooses, of equally good ones the first; on the CPU."""
+        """The class (n,) that one classifier of all chooses, of equally good ones the first; on the CPU."""
         truth = truth.to(self.diverged_at.device)
-        return torch.cat([truth.chosen(self.scores(x, member)) for _, x in self._chunks(rows)]).cpu()
+        mine = self._owner[member] == self._rank
+        chosen = [truth.chosen(self.scores(x, member)) for _, x in self._chunks(rows)] if mine else []
+        own = torch.cat(chosen) if mine else truth.answers.new_zeros(0)
+        return (gather_rows(own) if self.processes > 1 else own).cpu()
 
     def _chunks(self, rows: FeatureRows) -> Iterator[tuple[slice, torch.Tensor]]:
-        widest = max(len(g.rate) for g in self._groups)
-        size = max(1, SCORES // (self.classes * widest))
+        size = max(1, SCORES // (self.classes * self._widest))
         for start in range(0, len(rows), size):
             part = slice(start, min(start + size, len(rows)))
             yield part, rows[part]
 
     def state(self) -> dict[str, Any]:
-        """Everything that training changes."""
-        groups = [{n: getattr(g, n) for n in g.state} for g in self._groups]
-        return {"diverged_at": self.diverged_at, "groups": groups}
+        """Everything that training changes, of all classifiers: the same from any number of processes."""
+
+        def of_group(own: torch.Tensor) -> torch.Tensor:
+            # To the host one by one: together they would fill a device that has room for its own share.
+            return gather_rows(own.movedim(-1, 0)).movedim(0, -1).cpu() if self.processes > 1 else own
+
+        groups = [{n: of_group(getattr(g, n)) for n in g.state} for g in self._groups]
+        return {"diverged_at": self.of_all(self.diverged_at), "groups": groups}
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Take back what `state` gave, of classifiers of the same specs; False for one of another way of training."""
         if [set(g.state) for g in self._groups] != [set(saved) for saved in state["groups"]]:
             return False
-        self.diverged_at.copy_(state["diverged_at"])
+        self.diverged_at.copy_(state["diverged_at"].cpu()[torch.from_numpy(self._owner == self._rank)])
         for group, saved in zip(self._groups, state["groups"], strict=True):
             for name, tensor in saved.items():
-                getattr(group, name).copy_(tensor)
+                getattr(group, name).copy_(tensor[..., group.within])
         self.settle()
         return True

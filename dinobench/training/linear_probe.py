@@ -133,6 +133,7 @@ class Probe:
         self.classifiers = LinearClassifiers(
             layout, config.classifiers, len(data.classes), seed=ctx.seed, device=ctx.device, scale=config.batch / 256,
             momentum=config.momentum, weight_decay=config.weight_decay, std=config.init_std, whole=self.whole,
+            rank=ctx.rank, processes=ctx.processes,
         )  # fmt: skip
         nothing = torch.zeros(len(self.test_rows), len(self.classifiers))
         self.stop = StopRequest()
@@ -193,6 +194,7 @@ class Probe:
                     held_out = self._test(step.epoch + 1)
                     self._save(step.index + 1)
                 if losses is not None and (step.ends_epoch or step.index % 10 == 0):
+                    losses = self.classifiers.of_all(losses)
                     shown.add(step.index, torch.nan_to_num(losses, nan=torch.inf).min()[None])
                 for index, (lowest,) in shown.take():
                     if not np.isfinite(lowest):
@@ -231,7 +233,7 @@ class Probe:
                 yield self.whole, every, len(images), to_device(counts, device)
 
     def _augmented(self, schedule: Sequence[tuple[int, int]]) -> Iterator[_Batch]:
-        """Each process computes the features of its shard; all of them train the classifiers on the whole batch."""
+        """Each process computes the features of its shard, and trains its classifiers on those of the whole batch."""
         ctx, parts, rows = self.ctx, [], []
         for part in self.loader.load((self.order(epoch, step) for epoch, step in schedule), ctx.shard):
             if part.n:
@@ -264,12 +266,13 @@ class Probe:
             return 0, 0.0
         ranks, losses = self.classifiers.evaluate(self.held_out_rows, self.held_out_labels)
         right = (ranks == 0).sum(0).tolist()
-        converging = [i for i, step in enumerate(self.classifiers.diverged_at.tolist()) if step < 0]
+        diverged_at = self.classifiers.of_all(self.classifiers.diverged_at).tolist()
+        converging = [i for i, step in enumerate(diverged_at) if step < 0]
         chosen = max(converging, key=lambda i: (right[i], -float(losses[i])))
         return chosen, 100 * right[chosen] / len(self.held_out_rows)
 
     def _check_any_converging(self) -> None:
-        diverged_at = self.classifiers.diverged_at
+        diverged_at = self.classifiers.of_all(self.classifiers.diverged_at)
         if bool((diverged_at >= 0).all()):
             which = "every head's loss" if self.choosing else "the loss"
             step, lowest = int(diverged_at.max()), min(spec.rate for spec in self.config.classifiers)
@@ -280,7 +283,7 @@ class Probe:
 
     def _result(self) -> Result:
         chosen, accuracy = self._choose()
-        specs, diverged_at = self.classifiers.specs, self.classifiers.diverged_at.cpu()
+        specs, diverged_at = self.classifiers.specs, self.classifiers.of_all(self.classifiers.diverged_at).cpu()
         diverged = [str(spec) for spec, step in zip(specs, diverged_at.tolist(), strict=True) if step >= 0]
         notes = []
         if diverged:
@@ -311,18 +314,20 @@ class Probe:
         return self.ctx.scratch / f"linear-{identity[:16]}.pt"
 
     def _save(self, steps: int) -> None:
+        state = {"steps": steps, "classifiers": self.classifiers.state(), "scores": vars(self.scores)}
         if self.ctx.rank == 0:
-            state = {"steps": steps, "classifiers": self.classifiers.state(), "scores": vars(self.scores)}
             save_state(self._state_path(), state)
 
     def _resume(self) -> int:
         """The number of steps done before; takes their state back."""
-        state = load_state(self._state_path(), self.ctx.device)
-        if state is None:
+        state, steps = load_state(self._state_path()), 0
+        if state is not None:
+            # "epochs" is of an earlier dinobench, which saved at the end of epochs alone
+            steps = int(state["epochs"]) * self.order.steps_per_epoch if "epochs" in state else int(state["steps"])
+        found = self.ctx.gather(torch.tensor([steps]))
+        if bool((found != steps).any()):  # not every process sees the same file: together they start anew
             return 0
-        if not self.classifiers.restore(state["classifiers"]):
+        if state is None or not self.classifiers.restore(state["classifiers"]):
             return 0
-        self.scores = TestScores(**{name: tensor.cpu() for name, tensor in state["scores"].items()})
-        if "epochs" in state:  # of an earlier dinobench, which saved at the end of epochs alone
-            return int(state["epochs"]) * self.order.steps_per_epoch
-        return int(state["steps"])
+        self.scores = TestScores(**state["scores"])
+        return steps

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import heads
 from helpers.contexts import WatchedContext
 from helpers.fakes import FakeBackbone
 from helpers.paths import GOLDEN
@@ -19,7 +20,6 @@ from hypothesis import strategies as st
 import dinobench
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
-from dinobench.data.image_split import array_split, assemble
 from dinobench.errors import UserError
 from dinobench.features.service import compute_features
 from dinobench.models.loading import load_backbone
@@ -43,16 +43,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def colors():
-    """Images of one colour that tells the class, up to noise."""
-    rng = np.random.default_rng(0)
-
-    def split(name, n):
-        labels = np.arange(n) % 3
-        pixels = 40 * np.eye(3)[labels] + rng.integers(60, 140, (n, 3))
-        images = np.broadcast_to(pixels[:, None, None].astype(np.uint8), (n, 8, 8, 3))
-        return array_split(name, np.ascontiguousarray(images), [f"{name}/{i}" for i in range(n)], labels)
-
-    return assemble("colors", "array", ["red", "green", "blue"], split("train", 120), split("test", 60))
+    return heads.colors()
 
 
 def test_blocks_and_mean_patch_stand_in_the_reference_order(tmp_path):
@@ -299,3 +290,29 @@ def test_two_processes_equal_one(own_cache, tmp_path, profile):
     assert one.name == two.name
     first, second = (read_items(p.parent.parent, read_file(p)) for p in (one, two))
     assert first is not None and first.equals(second)
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twice")
+    torch.multiprocessing.spawn(heads.run_twice, (str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("features", "stop", "left"), heads.ENDS)
+def test_two_processes_share_the_heads_and_go_on_exactly(twice, tmp_path, features, stop, left):
+    """What two began two end and one ends, with the numbers of one."""
+    folder, whole = twice / f"{features}-{stop}", heads.alone(features, scratch=tmp_path / "one")
+    for rank in (0, 1):
+        result = torch.load(folder / f"result-{rank}.pt", weights_only=True)
+        assert result == {"steps": left, "metrics": whole.metrics, "notes": whole.notes}
+        assert (folder / f"items-{rank}.json").read_text() == whole.items.to_json(double_precision=15)
+    (one,), (two,) = ((*path.glob("linear-*.pt"),) for path in (tmp_path / "one", folder / "scratch"))
+    assert one.name == two.name
+    torch.testing.assert_close(*(torch.load(path, weights_only=True) for path in (one, two)), rtol=0, atol=0)
+    rest, half = [], tmp_path / "half"
+    half.mkdir()
+    (half / one.name).write_bytes((folder / "interrupted.pt").read_bytes())
+    again = heads.alone(features, scratch=half, each=rest.append)
+    assert len(rest) == left and again.items.equals(whole.items) and again.notes == whole.notes

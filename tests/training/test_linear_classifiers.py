@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from helpers.contexts import clusters
+from helpers.heads import SPECS, one_thread, train_apart, trained
 from torch import nn
 
 from dinobench.metrics.classification import Truth, label_rank
@@ -124,3 +126,31 @@ def test_images_counted_are_images_repeated():
     counted.check(12)
     for i in range(len(GRID)):
         torch.testing.assert_close(counted.scores(X, i), plain.scores(X, i), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "own"), [("whole", (8, 8)), ("divided", (2, 2)), ("idle", (1, 0))])
+def test_heads_are_split_over_processes(split, name, own):
+    """Whole kinds of heads to the bit, parts of a kind as far as products of fewer columns round alike."""
+    exact = {"rtol": 0, "atol": 0} if name != "divided" else {"rtol": 1e-4, "atol": 1e-5}
+    for whole in (False, True):
+        with one_thread():
+            first = trained(name, whole)
+            second = trained(name, whole, first["state"])
+        assert (second["diverged_at"] >= 0).sum() == sum(spec.rate > 1 for spec in SPECS[name])
+        for rank in (0, 1):
+            apart = torch.load(split / f"{name}-{whole}-{rank}.pt")
+            assert [a.pop("own") for a in apart] == [own[rank]] * 2
+            for ours, expected in zip(apart, (first, second), strict=True):
+                for key in ours:
+                    torch.testing.assert_close(ours[key], expected[key], **exact, equal_nan=True)
+            with one_thread():  # one process goes on from the state of two
+                again = trained(name, whole, apart[0]["state"])
+            torch.testing.assert_close(again["state"], second["state"], **exact, equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("split")
+    torch.multiprocessing.spawn(train_apart, (str(folder),), nprocs=2)
+    return folder
