@@ -25,7 +25,7 @@ with lazy.imports():
     import pandas as pd
     import torch
 
-    from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range, refuse_unreadable
+    from dinobench.features.extraction import cut_to_multiple, forward_batches, lost_images, out_of_range
 
 FIGURE = "Caron et al. 2021 (arXiv 2104.14294), Figure 4"
 #: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.
@@ -104,16 +104,12 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
         return np.concatenate(rows) if rows else np.zeros(0)  # torch.cat passes over an empty shard
 
     table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
-    lost = [ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-    refuse_unreadable(
-        data.name, lost, len(ids), ctx.skip_broken, lambda name: (data.load(name), data.masks(name, config.masks))
-    )
-    ctx.left_out(f"{data.name}/{name}" for name in lost)
+    lost = lost_images(data.name, ids, broken, lambda i: (data.load(ids[i]), data.masks(ids[i], config.masks)), ctx)
     if not len(table):
         raise UserError(f"{data.name}: no {config.masks} to score on, all are empty at {config.image_size} pixels")
     result = score(ids, table, config)
-    accounted = {*lost, *(ids[int(index)] for index in table[:, 0])}
-    if bare := [name for name in ids if name not in accounted]:
+    accounted = {*lost, *table[:, 0].astype(int).tolist()}
+    if bare := [name for index, name in enumerate(ids) if index not in accounted]:
         result.notes.append(
             f"{len(bare):,} of {len(ids):,} images have no {config.masks} at {config.image_size} pixels and count for "
             f"nothing, such as {bare[0]}"

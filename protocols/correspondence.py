@@ -28,8 +28,8 @@ with lazy.imports():
     import torch
 
     from dinobench.algorithms.keypoint_matching import match
-    from dinobench.features.extraction import forward_batches, out_of_range, refuse_unreadable
-    from dinobench.features.maps import comes_normed, maps_of, padded_around
+    from dinobench.features.extraction import centre_padded, forward_batches, lost_images, out_of_range
+    from dinobench.features.maps import comes_normed, maps_of
     from dinobench.stats.stratified import stratified_interval
 
 DIFT, SD_DINO, PROBE3D = "Tsingularity/dift, eval_spair.py", "Junyi42/sd-dino", "mbanani/probe3d"
@@ -123,9 +123,7 @@ def run(backbone: Backbone, data: KeypointSet, config: Config, ctx: Context) -> 
         return np.concatenate(rows)
 
     table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
-    lost = sorted({images[i] for i in ctx.gather(torch.tensor([images.index(b) for b in broken]).long()).tolist()})
-    refuse_unreadable(data.name, lost, len(images), ctx.skip_broken, data.load)
-    ctx.left_out(f"{data.name}/{image}" for image in lost)
+    lost_images(data.name, images, [images.index(b) for b in broken], lambda i: data.load(images[i]), ctx)
     if not len(table):
         raise UserError(f"{data.name}: every pair has an image that cannot be read; repair or replace them")
     result = score(data, table, subsets, config)
@@ -170,7 +168,7 @@ def image_maps(
 
     def forward(loaded: list[torch.Tensor]) -> torch.Tensor:
         x = square.normalise(torch.stack(loaded).to(ctx.device))
-        return maps_of(backbone, padded_around(x, backbone.size_multiple)[0], config.layer, config.norm)
+        return maps_of(backbone, centre_padded(x, backbone.size_multiple), config.layer, config.norm)
 
     maps: dict[str, torch.Tensor] = {}
     names, at_fault = sorted(sizes.keys() - set(broken)), bool(broken) and not ctx.skip_broken

@@ -26,7 +26,7 @@ with lazy.imports():
     from torch.nn import functional as F
 
     from dinobench.algorithms.object_discovery import box_of, dinoseg, lost, tokencut
-    from dinobench.features.extraction import forward_batches, out_of_range, refuse_unreadable
+    from dinobench.features.extraction import forward_batches, lost_images, out_of_range
 
 LOST, TOKENCUT = "Siméoni et al. 2021 (arXiv 2109.14279)", "Wang et al. 2022 (arXiv 2202.11539)"
 #: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.
@@ -114,9 +114,7 @@ def run(backbone: Backbone, data: BoxSplits | BoxSet, config: Config, ctx: Conte
         return np.array(rows, np.int64) if rows else np.zeros(0, np.int64)  # torch.cat passes over an empty shard
 
     table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
-    lost_images = [chosen.ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-    refuse_unreadable(chosen.name, lost_images, len(chosen), ctx.skip_broken, chosen.load)
-    ctx.left_out(f"{chosen.name}/{image}" for image in lost_images)
+    lost_images(chosen.name, chosen.ids, broken, lambda i: chosen.load(chosen.ids[i]), ctx)
     table = table[np.argsort(table[:, 0])]
     if ctx.saves and ctx.rank == 0:
         boxes = {chosen.ids[row[0]]: row[1:5] for row in table.tolist()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +29,8 @@ with lazy.imports():
 
     from dinobench.algorithms.incontext import attend, class_map, drawn_patches, patch_counts
     from dinobench.algorithms.semantic_result import semantic_result
-    from dinobench.features.patches import lost_images, unit_patches
+    from dinobench.features.extraction import lost_images
+    from dinobench.features.patches import unit_patches
     from dinobench.metrics.semantic import areas_of, confusion, matched_miou
     from dinobench.training.augment import nearest, scene_view
 
@@ -150,7 +152,7 @@ def run(backbone: Backbone, data: LabelMapSet, config: Config, ctx: Context) -> 
                 ctx.save(f"{data.test.ids[index]}.png", label_png(shown))
 
     ctx.run_on_all(work)
-    lost = lost_images(data.test, broken, ctx)
+    lost = lost_images(data.test.name, data.test.ids, broken, partial(read_pair, data.test), ctx)
     found = np.delete(ctx.gather(torch.from_numpy(areas)).numpy(), lost, axis=0)[..., : views.classes]
     if not found[:, 2].any():
         raise UserError(f"{data.name}: no labelled pixel in its {len(found)} test images, so there is nothing to score")
@@ -207,7 +209,7 @@ def remember(
         return filled
 
     filled = ctx.run_on_all(work)
-    lost_images(split, [item % len(split) for item in broken], ctx)
+    lost_images(split.name, split.ids, [item % len(split) for item in broken], partial(read_pair, split), ctx)
     return ctx.gather(memory[:filled]), ctx.gather(labels[:filled])
 
 

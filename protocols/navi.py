@@ -23,8 +23,8 @@ with lazy.imports():
     import torch
 
     from dinobench.algorithms.surface_matching import match_surfaces, partners
-    from dinobench.features.extraction import forward_batches, out_of_range, refuse_unreadable
-    from dinobench.features.maps import comes_normed, maps_of, padded_around
+    from dinobench.features.extraction import centre_padded, forward_batches, lost_images, out_of_range
+    from dinobench.features.maps import comes_normed, maps_of
 
 PROBE3D = "mbanani/probe3d, evaluate_navi_correspondence.py"
 DATA = "mbanani/probe3d, evals/datasets/navi.py"
@@ -104,12 +104,9 @@ def run(backbone: Backbone, data: ViewSet, config: Config, ctx: Context) -> Resu
         return np.concatenate(rows)
 
     table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
-    lost = sorted(map(tuple, ctx.gather(torch.tensor(broken, dtype=torch.int64).reshape(-1, 2)).tolist()))
-    ids = {f"{data.views[i].id} with {data.views[j].id}": (i, j) for i, j in lost}
-    refuse_unreadable(
-        data.name, list(ids), len(pairs), ctx.skip_broken, lambda pair: [data.load(index) for index in ids[pair]]
-    )
-    ctx.left_out(f"{data.name}/{pair}" for pair in ids)
+    ids = [f"{data.views[i].id} with {data.views[j].id}" for i, j in pairs]
+    lost = [pairs.index(pair) for pair in broken]
+    lost_images(data.name, ids, lost, lambda pair: [data.load(index) for index in pairs[pair]], ctx)
     result = score(data, table[np.lexsort(table.T[1::-1])], config)
     if alone := len(drawn) - len(pairs):
         result.notes.append(f"{alone} views have no partner within {config.widest:g} degrees and count for nothing")
@@ -132,7 +129,7 @@ def maps(backbone: Backbone, loaded: list[tuple[Surface, Surface]], config: Conf
     """
     transform = for_backbone(ImageTransform(mean=config.input.mean, std=config.input.std), backbone)
     pixels = torch.stack([torch.from_numpy(view.pixels) for pair in loaded for view in pair])
-    x, _ = padded_around(transform.normalise(pixels.to(ctx.device)), backbone.size_multiple)
+    x = centre_padded(transform.normalise(pixels.to(ctx.device)), backbone.size_multiple)
     parts = x.split(ctx.batch_size or len(x))
     return torch.cat([maps_of(backbone, part, config.layer, config.norm) for part in parts])
 

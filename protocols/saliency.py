@@ -25,7 +25,7 @@ with lazy.imports():
     import torch
 
     from dinobench.algorithms.object_discovery import tokencut
-    from dinobench.features.extraction import forward_batches, out_of_range, refuse_unreadable
+    from dinobench.features.extraction import forward_batches, lost_images, out_of_range
 
 TOKENCUT = "Wang et al. 2022 (arXiv 2202.11539)"
 #: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.
@@ -102,11 +102,7 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
         return np.array(rows) if rows else np.zeros(0)  # torch.cat passes over an empty shard
 
     table = ctx.gather(torch.from_numpy(ctx.run_on_all(work))).numpy()
-    lost = [ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-    refuse_unreadable(
-        data.name, lost, len(ids), ctx.skip_broken, lambda image: (data.load(image), data.masks(image, "classes"))
-    )
-    ctx.left_out(f"{data.name}/{image}" for image in lost)
+    lost_images(data.name, ids, broken, lambda i: (data.load(ids[i]), data.masks(ids[i], "classes")), ctx)
     table = table[np.argsort(table[:, 0])]
     items = pd.DataFrame({"id": [ids[int(i)] for i in table[:, 0]]})
     for column, score in enumerate(Saliency._fields, 1):

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dinobench.lazy import attach
 
-__all__ = ["Whitening", "first_masks", "fit_path", "gem", "lost", "propagate", "search", "tokencut"]
+__all__ = [
+    "DepthHead",
+    "Whitening",
+    "attend",
+    "best_pixels",
+    "first_masks",
+    "fit_path",
+    "gem",
+    "lost",
+    "match_surfaces",
+    "propagate",
+    "search",
+    "sliding_windows",
+    "tokencut",
+]
 
 __getattr__ = attach(
     __name__,
@@ -17,5 +31,10 @@ __getattr__ = attach(
         "Whitening": "descriptors",
         "lost": "object_discovery",
         "tokencut": "object_discovery",
+        "attend": "incontext",
+        "best_pixels": "correspondence",
+        "DepthHead": "depth_head",
+        "match_surfaces": "surface_matching",
+        "sliding_windows": "sliding_window",
     },
 )

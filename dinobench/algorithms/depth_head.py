@@ -84,16 +84,6 @@ class DepthHead(nn.Module):
         return self.bins.depth(logits)
 
 
-def centered_padding(height: int, width: int, multiple: int) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom) zeros that bring an image to a multiple, the smaller half first.
-
-    >>> centered_padding(480, 640, 14), centered_padding(375, 1242, 14)
-    ((2, 2, 5, 5), (2, 2, 1, 2))
-    """
-    across, down = -width % multiple, -height % multiple
-    return across // 2, across - across // 2, down // 2, down - down // 2
-
-
 def four_blocks(depth: int) -> tuple[int, int, int, int]:
     """The 0-based blocks whose outputs DINOv2's four-block heads read.
 

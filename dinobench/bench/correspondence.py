@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional as F
 
 from dinobench.algorithms.correspondence import best_pixels, pixel_vectors
-from dinobench.bench.measure import BenchRow, PeakMemory, anonymous_mb, in_turn
+from dinobench.bench.measure import BenchRow, in_turn, memory_beside
 
 #: Width and patches along a side of a ViT-B/16's map at 768 pixels, and a photo of SPair-71k's usual size.
 WIDTH, GRID, SIZE = 768, 48, (375, 500)
@@ -35,18 +32,11 @@ def correspondence(repeats: int = 3, device: str = "cpu") -> list[BenchRow]:
     def dense() -> None:
         dense_pixels(queries, target, SIZE)
 
-    memory = [_added_mb(call) for call in (ours, dense)] if torch_device.type == "cpu" and anonymous_mb() else None
+    memory = memory_beside(ours, dense, torch_device)
     a, b = in_turn([ours, dense], repeats)
     what = f"correspondence, {POINTS} points in {GRID} x {GRID} patches, {WIDTH} wide, as {SIZE[1]} x {SIZE[0]} pixels"
     rows = [BenchRow(what, f"{1000 * a:.0f} ms", f"{1000 * b:.0f} ms dense", b / a, "at least 4", b / a >= 4)]
-    if memory:
-        share = memory[0] / memory[1]
-        rows.append(
-            BenchRow(
-                "its memory", f"{memory[0]:.0f} MB", f"{memory[1]:.0f} MB dense", share, "at most 0.2", share <= 0.2
-            )
-        )
-    return rows
+    return rows + memory
 
 
 @torch.no_grad()
@@ -55,12 +45,3 @@ def dense_pixels(queries: torch.Tensor, features: torch.Tensor, size: tuple[int,
     upsampled = F.interpolate(features[None], size=size, mode="bilinear")[0].flatten(1)
     best = (F.normalize(queries, dim=1) @ F.normalize(upsampled, dim=0)).argmax(1)
     return torch.stack([best % size[1], best // size[1]], dim=1)
-
-
-def _added_mb(call: Callable[[], None]) -> float:
-    """How far memory rises during a call, in MB; what earlier calls left to the allocator counts for none."""
-    before = anonymous_mb() or 0.0
-    with PeakMemory() as peak:
-        call()
-        time.sleep(0.03)
-    return max(peak.mb - before, 1.0)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dinobench.algorithms.label_propagation import Propagator
-from dinobench.bench.measure import BenchRow, PeakMemory, anonymous_mb, in_turn
+from dinobench.bench.measure import BenchRow, added_mb, anonymous_mb, in_turn, memory_beside
 from dinobench.context import LocalContext
 from dinobench.data.embedded.shapes import draw, grain, moved, scatter
 from dinobench.data.embedded.shapes import images as shape_images
@@ -59,20 +59,13 @@ def propagation(patch: int, repeats: int, device: torch.device, dim: int = 192, 
         dense_step(features[8], keys, values)
 
     name = f"propagation, {height} x {width} patches, {dim} wide, 8 context frames"
-    memory = [_added_mb(call) for call in (ours, dense)] if device.type == "cpu" and anonymous_mb() else None
+    memory = memory_beside(ours, dense, device)
     a, b = in_turn([ours, dense], repeats)
     least = 4 if patch == 16 else 10
     rows = [
         BenchRow(name, f"{1000 * a:.0f} ms", f"{1000 * b:.0f} ms dense", b / a, f"at least {least}", b / a >= least)
     ]
-    if memory:
-        share = memory[0] / memory[1]
-        rows.append(
-            BenchRow(
-                "its memory", f"{memory[0]:.0f} MB", f"{memory[1]:.0f} MB dense", share, "at most 0.2", share <= 0.2
-            )
-        )
-    return rows
+    return rows + memory
 
 
 @torch.no_grad()
@@ -112,7 +105,7 @@ def tracking(backbone: Backbone, repeats: int, device: torch.device) -> list[Ben
 
     rows = []
     if device.type == "cpu" and anonymous_mb():
-        added, dense = _added_mb(lambda: propagator.step(features[8])), 4 * 8 * (height * width) ** 2 / 1e6
+        added, dense = added_mb(lambda: propagator.step(features[8])), 4 * 8 * (height * width) ** 2 / 1e6
         held = f"{dense:.0f} MB one affinity"
         rows = [BenchRow("its memory", f"{added:.0f} MB", held, added / dense, "at most 0.2", added / dense <= 0.2)]
     a, b = in_turn([ours, forward], repeats)
@@ -222,12 +215,3 @@ def _write_videos(folder: Path, frames: int) -> None:
         Image.fromarray(image).save(places[0] / f"{i:05}.jpg", quality=90)
         (places[1] / f"{i:05}.png").write_bytes(label_png(labels))
         shapes = [moved(shape, 6, 2, 0.03, 1.01) for shape in shapes]
-
-
-def _added_mb(call: Any) -> float:
-    """How far memory rises during a call, in MB; what earlier calls left to the allocator counts for none."""
-    before = anonymous_mb() or 0.0
-    with PeakMemory() as peak:
-        call()
-        time.sleep(0.03)
-    return max(peak.mb - before, 1.0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 
 from dinobench.algorithms.incontext import attend
-from dinobench.bench.measure import BenchRow, PeakMemory, anonymous_mb, in_turn
+from dinobench.bench.measure import BenchRow, added_mb, anonymous_mb, in_turn
 
 #: Classes of VOC; neighbours and temperature of the protocol's profile.
 CLASSES, K, TEMPERATURE = 21, 30, 0.02
@@ -40,11 +38,8 @@ def incontext(
     a, b = in_turn([ours, product], repeats)
     what = f"incontext, {queries:,} patches among {rows:,} x {width}, k = {K}"
     found = [BenchRow(what, f"{a:.2f} s", f"{b:.2f} s bare matrix product", a / b, "at most 1.3", a / b <= 1.3)]
-    if on.type == "cpu" and (before := anonymous_mb()) is not None:
-        with PeakMemory() as peak:
-            ours()
-            time.sleep(0.03)
-        added, held = max(peak.mb - before, 1.0), memory.nbytes / 1e6
+    if on.type == "cpu" and anonymous_mb():
+        added, held = added_mb(ours), memory.nbytes / 1e6
         limit = f"{held:,.0f} MB of patches"
         found.append(BenchRow("its memory", f"{added:,.0f} MB", limit, added / held, "under 1,500 MB", added < 1500))
     return found

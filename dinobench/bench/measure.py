@@ -92,3 +92,24 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def added_mb(call: Callable[[], object]) -> float:
+    """How far memory rises during a call, in MB; what earlier calls left to the allocator counts for none."""
+    before = anonymous_mb() or 0.0
+    with PeakMemory() as peak:
+        call()
+        time.sleep(0.03)
+    return max(peak.mb - before, 1.0)
+
+
+def memory_beside(ours: Callable[[], object], dense: Callable[[], object], device: torch.device) -> list[BenchRow]:
+    """The row of what memory both calls add, at most a fifth asked for; none where memory cannot be told.
+
+    Ask before `in_turn`: what its calls leave to the allocator would hide what these add.
+    """
+    if device.type != "cpu" or not anonymous_mb():
+        return []
+    own, limit = added_mb(ours), added_mb(dense)
+    share = own / limit
+    return [BenchRow("its memory", f"{own:.0f} MB", f"{limit:.0f} MB dense", share, "at most 0.2", share <= 0.2)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dinobench import console
 from dinobench.cli.display import layout
-from dinobench.cli.output import deliver, format_of
+from dinobench.cli.output import deliver, format_of, write
 from dinobench.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -64,12 +64,10 @@ def show(
 
 
 def _draw(found: BlockSimilarity, output: Path) -> None:
-    from dinobench.files import write_output
     from dinobench.report import figures
     from dinobench.report.heat_map import similarity_figure
 
-    write_output(output, figures.figure_file(similarity_figure(found), figures.format_of(output, figures.FIGURES)))
-    console.note(f"written: {output}")
+    write(output, figures.figure_file(similarity_figure(found), figures.format_of(output, figures.FIGURES)))
 
 
 def _print(found: BlockSimilarity) -> None:

@@ -23,9 +23,14 @@ def format_of(asked: str | None, output: Path | None, known: list[str]) -> str:
 
 
 def deliver(text: str, output: Path | None) -> None:
-    from dinobench.files import write_output
-
     if output is None:
         return console.text(text)
-    write_output(output, text.encode("utf-8", "replace"))  # names may hold what is no text
+    write(output, text.encode("utf-8", "replace"))  # names may hold what is no text
+
+
+def write(output: Path, content: bytes) -> None:
+    """To a file, and say so."""
+    from dinobench.files import write_output
+
+    write_output(output, content)
     console.note(f"written: {output}")

@@ -1,4 +1,4 @@
-"""`dinobench score segmentation`: label maps of anybody's against a data set's, or against a folder of them."""
+"""`dinobench score`: masks of videos against a data set's, label maps against a data set's or a folder of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from dinobench import console, lazy
 from dinobench.cli.display import scores as display
 from dinobench.cli.options import Json
-from dinobench.cli.visualize import score_app
+from dinobench.cli.output import write
 from dinobench.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 with lazy.imports():
     import numpy as np
 
-__all__ = ["score_app"]
+score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
 
 #: Classes that a byte per pixel can tell beside 255, which belongs to none.
 MOST_CLASSES = 255
@@ -34,6 +34,36 @@ class Truths(NamedTuple):
     ids: Sequence[str]
     labels: Callable[[int], np.ndarray]
     classes: Sequence[str]
+
+
+@score_app.command("davis")
+def score_davis(
+    predictions: Annotated[Path, typer.Argument(help="A folder of PNG masks per video.")],
+    data: Annotated[str, typer.Option(help="A data set in DAVIS's layout; its frames need not be there.")],
+    videos: Annotated[str | None, typer.Option(help="Score only these videos, as in dog,camel.")] = None,
+    json: Json = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the official scorer's two CSV files into this folder.")
+    ] = None,
+) -> None:
+    """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""
+    from dinobench.data import load_dataset
+    from dinobench.files import writable_folder
+    from dinobench.metrics.video import official_csv
+    from dinobench.protocols.davis import score_folder
+
+    if csv is not None:
+        writable_folder(csv)
+    chosen = videos.split(",") if videos else None
+    dataset = load_dataset(data, "videos", progress=console.progress, masks_only=True)
+    for note in dataset.notes:
+        console.note(note)
+    objects, summary = score_folder(predictions, dataset, chosen, progress=console.progress)
+    show = display.videos_json if json else display.videos
+    show(objects, summary)
+    if csv is not None:
+        for name, content in official_csv(objects).items():
+            write(csv / name, content.encode())
 
 
 @score_app.command("segmentation")

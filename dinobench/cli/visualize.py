@@ -1,15 +1,15 @@
-"""`dinobench score` and `dinobench visualize`: masks of anybody's, scored; attention, propagation, collapse drawn."""
+"""`dinobench visualize`: attention, masks, label maps, depth, boxes, points and collapse, drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from dinobench import console, lazy
-from dinobench.cli.display import runs as display
 from dinobench.cli.options import (
     AllowPartial,
     Arch,
@@ -17,7 +17,6 @@ from dinobench.cli.options import (
     Film,
     Grid,
     Heads,
-    Json,
     Key,
     Picture,
     Pool,
@@ -25,55 +24,18 @@ from dinobench.cli.options import (
     TrustRepo,
     finite,
 )
+from dinobench.cli.output import write
 from dinobench.errors import UserError
 from dinobench.types import LoadOptions
 
 with lazy.imports():
     import numpy as np
 
-score_app = typer.Typer(help="Score files that another program made.", no_args_is_help=True)
+T = TypeVar("T")
+
 visualize_app = typer.Typer(
     help="Pictures of what backbones attend to and follow, and how they collapse.", no_args_is_help=True
 )
-
-
-@score_app.command("davis")
-def score_davis(
-    predictions: Annotated[Path, typer.Argument(help="A folder of PNG masks per video.")],
-    data: Annotated[str, typer.Option(help="A data set in DAVIS's layout; its frames need not be there.")],
-    videos: Annotated[str | None, typer.Option(help="Score only these videos, as in dog,camel.")] = None,
-    json: Json = False,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the official scorer's two CSV files into this folder.")
-    ] = None,
-) -> None:
-    """J and F of masks by any method, as the official scorer computes them: 2016's and 2017's layouts."""
-    from dinobench.data import load_dataset
-    from dinobench.files import writable_folder, write_output
-    from dinobench.metrics.video import official_csv
-    from dinobench.protocols.davis import score_folder
-
-    if csv is not None:
-        writable_folder(csv)
-    chosen = videos.split(",") if videos else None
-    dataset = load_dataset(data, "videos", progress=console.progress, masks_only=True)
-    for note in dataset.notes:
-        console.note(note)
-    objects, summary = score_folder(predictions, dataset, chosen, progress=console.progress)
-    console.text(display.scores_json(objects, summary)) if json else display.scores(objects, summary)
-    if csv is not None:
-        for name, content in official_csv(objects).items():
-            write_output(csv / name, content.encode())
-            console.note(f"written: {csv / name}")
-
-
-def _loaded(ckpt: str, loading: LoadOptions) -> Any:
-    """The backbone, under the name that stands before its reference."""
-    from dinobench.models.loading import load_backbone
-    from dinobench.models.sources.references import split_name
-
-    name, reference = split_name(ckpt)
-    return load_backbone(reference, name=name, **vars(loading))
 
 
 @visualize_app.command("attention")
@@ -118,10 +80,8 @@ def visualize_attention(
         attention = backbone.cls_attention(transform.normalise(pixels))[0].numpy()
     seen = np.moveaxis(pixels[0].numpy(), 0, -1)
     patches = seen.shape[0] // patch, seen.shape[1] // patch
-    for line in backbone.assumed:
-        console.note(line)
     title = f"{backbone.info.name} ({backbone.info.arch}), {image.name}"
-    _write(output, figures.figure_file(figures.attention_figure(seen, attention, patches, title, keep), kind))
+    write(output, figures.figure_file(figures.attention_figure(seen, attention, patches, title, keep), kind))
 
 
 @visualize_app.command("davis")
@@ -156,19 +116,14 @@ def visualize_davis(
         arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
     )
     backbone = _loaded(ckpt, loading).to(device)
-    if lacks := sorted(protocol.requires - backbone.capabilities):
-        raise UserError(
-            f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to propagate masks with"
-        )
+    _require(backbone, protocol, "propagate masks")
     maps = protocol.label_maps(backbone, chosen, config, LocalContext(device))
     predictions = list(console.progress(maps, f"Propagating {video}", len(chosen)))
     frames = [chosen.frame(i) for i in range(len(chosen))]
     truths = [chosen.mask(i) for i in range(len(chosen))]
     title = f"{backbone.info.name}, {video}"
-    for line in backbone.assumed:
-        console.note(line)
     pages = figures.propagation_pages(frames, predictions, truths, title)
-    _write(output, figures.video_file(pages, fps, kind))
+    write(output, figures.video_file(pages, fps, kind))
 
 
 @visualize_app.command("segmentation")
@@ -180,10 +135,8 @@ def visualize_segmentation(
 ) -> None:
     """Label maps of one method or several over their images, beside the truth, with a legend."""
     from dinobench.data import load_dataset
-    from dinobench.data.decoding import BROKEN_IMAGE
-    from dinobench.data.label_maps import read_pair
-    from dinobench.data.video import different_size, read_labels
-    from dinobench.errors import unknown_name
+    from dinobench.data.label_maps import IGNORED, read_pair
+    from dinobench.data.video import read_labels
     from dinobench.report import figures
     from dinobench.report.segmentation import segmentation_figure
 
@@ -191,26 +144,20 @@ def visualize_segmentation(
     dataset = load_dataset(data, "label_maps", progress=console.progress)
     split, classes = dataset.test, dataset.classes
     ids = list(split.ids)
-    chosen = images.split(",") if images else ids[:4]
-    if unknown := [name for name in chosen if name not in ids]:
-        raise unknown_name(f"image of {dataset.name}", unknown[0], ids if len(ids) <= 20 else ids[:20])
-    try:
-        pairs = [read_pair(split, ids.index(name)) for name in chosen]
-    except BROKEN_IMAGE as error:
-        raise UserError(f"{dataset.name}: an image of {', '.join(chosen)} cannot be read ({error})") from error
-    columns = []
-    for folder in maps:
-        column = [read_labels(folder / f"{name}.png") for name in chosen]
-        for name, found, (_, truth) in zip(chosen, column, pairs, strict=True):
-            if found.shape != truth.shape:
-                raise UserError(different_size(folder / f"{name}.png", found.shape, truth.shape, "its image"))
-            if (worst := int(found[found < 255].max(initial=0))) >= len(classes):
-                raise UserError(f"{folder / name}.png: holds class {worst}, {dataset.name} has {len(classes)}")
-        columns.append(column)
-    names = [*(folder.name for folder in maps), "truth"]
+    chosen = _chosen(images, ids, 4, dataset.name)
+    pairs = _read(lambda name: read_pair(split, ids.index(name)), chosen, dataset.name)
     pixels, truths = [np.asarray(image) for image, _ in pairs], [truth for _, truth in pairs]
+
+    def labels(file: Path) -> np.ndarray:
+        own = read_labels(file)
+        if (worst := int(own[own < IGNORED].max(initial=0))) >= len(classes):
+            raise UserError(f"{file}: holds class {worst}, {dataset.name} has {len(classes)}")
+        return own
+
+    columns = [_maps([folder / f"{name}.png" for name in chosen], truths, labels) for folder in maps]
+    names = [*(folder.name for folder in maps), "truth"]
     figure = segmentation_figure(pixels, [*columns, truths], names, classes, dataset.name, dataset.background)
-    _write(output, figures.figure_file(figure, kind))
+    write(output, figures.figure_file(figure, kind))
 
 
 @visualize_app.command("collapse")
@@ -231,7 +178,7 @@ def visualize_collapse(
         if name in histories:
             raise UserError(f"{run}: another run is called {name} too; rename one, as in other={run}")
         histories[name] = history
-    _write(output, figures.figure_file(collapse_figure(histories, outputs), kind))
+    write(output, figures.figure_file(collapse_figure(histories, outputs), kind))
 
 
 @visualize_app.command("discovery")
@@ -247,8 +194,6 @@ def visualize_discovery(
     """Boxes found by one run or several, over the images and the annotated boxes."""
     from dinobench.data import load_dataset
     from dinobench.data.boxes import BOXES, read_found
-    from dinobench.data.decoding import BROKEN_IMAGE
-    from dinobench.errors import unknown_name
     from dinobench.report import figures
     from dinobench.report.boxes import boxes_figure
 
@@ -260,16 +205,11 @@ def visualize_discovery(
     ids = [name for name in dataset.ids if all(name in each for each in found.values())]
     if not ids:
         raise UserError(f"{boxes[0]}: has no box of an image of {dataset.name}; give the data that it was found in")
-    chosen = images.split(",") if images else ids[:8]
-    if unknown := [name for name in chosen if name not in ids]:
-        raise unknown_name(f"image of {dataset.name} with boxes", unknown[0], ids[:20])
-    try:
-        pixels = [np.asarray(dataset.load(name)) for name in chosen]
-    except BROKEN_IMAGE as error:
-        raise UserError(f"{dataset.name}: an image of {', '.join(chosen)} cannot be read ({error})") from error
+    chosen = _chosen(images, ids, 8, f"{dataset.name} with boxes")
+    pixels = _read(lambda name: np.asarray(dataset.load(name)), chosen, dataset.name)
     truths = [dataset.boxes[list(dataset.ids).index(name)] for name in chosen]
     shown = {run: [each[name] for name in chosen] for run, each in found.items()}
-    _write(output, figures.figure_file(boxes_figure(pixels, truths, shown, chosen, dataset.name), kind))
+    write(output, figures.figure_file(boxes_figure(pixels, truths, shown, chosen, dataset.name), kind))
 
 
 @visualize_app.command("correspondence")
@@ -307,16 +247,13 @@ def visualize_correspondence(
         arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
     )
     backbone = _loaded(ckpt, loading).to(device)
-    if lacks := sorted(protocol.requires - backbone.capabilities):
-        raise UserError(f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to find points with")
-    for line in backbone.assumed:
-        console.note(line)
+    _require(backbone, protocol, "find points")
     found = protocol.matches(backbone, dataset, chosen, config, LocalContext(device))
     images = [(np.asarray(dataset.load(one.source)), np.asarray(dataset.load(one.target))) for one in chosen]
     right = [protocol.correct(one.ratios, config.alphas[0], config.strict) for one in found]
     title = f"{backbone.info.name}, within {config.alphas[0]:g} of the box"
     figure = points.points_figure(images, chosen, [one.points for one in found], right, title)
-    _write(output, figures.figure_file(figure, kind))
+    write(output, figures.figure_file(figure, kind))
 
 
 @visualize_app.command("depth")
@@ -328,32 +265,20 @@ def visualize_depth(
 ) -> None:
     """Depth by one method or several beside the images and the truth, on one colour bar."""
     from dinobench.data import load_dataset
-    from dinobench.data.decoding import BROKEN_IMAGE
     from dinobench.data.depth_maps import pair, png_name, read_depth
-    from dinobench.data.video import different_size
-    from dinobench.errors import unknown_name
     from dinobench.report import figures
     from dinobench.report.depth import depth_figure
 
     kind = _format(output, figures.FIGURES)
     dataset = load_dataset(data, "depth", progress=console.progress)
     ids = list(dataset.test.ids)
-    chosen = images.split(",") if images else ids[:4]
-    if unknown := [name for name in chosen if name not in ids]:
-        raise unknown_name(f"image of {dataset.name}", unknown[0], ids[:20])
-    try:
-        pairs = [pair(dataset.test, ids.index(name)) for name in chosen]
-    except BROKEN_IMAGE as error:
-        raise UserError(f"{dataset.name}: an image of {', '.join(chosen)} cannot be read ({error})") from error
-    columns = []
-    for folder in maps:
-        columns.append([read_depth(folder / png_name(name), dataset.convention.scale) for name in chosen])
-        for name, found, (_, truth) in zip(chosen, columns[-1], pairs, strict=True):
-            if found.shape != truth.shape:
-                raise UserError(different_size(folder / png_name(name), found.shape, truth.shape, "its image"))
-    names = [*(folder.name for folder in maps), "truth"]
+    chosen = _chosen(images, ids, 4, dataset.name)
+    pairs = _read(lambda name: pair(dataset.test, ids.index(name)), chosen, dataset.name)
     pixels, truths = [np.asarray(image) for image, _ in pairs], [truth for _, truth in pairs]
-    _write(output, figures.figure_file(depth_figure(pixels, [*columns, truths], names, dataset.name), kind))
+    read = partial(read_depth, scale=dataset.convention.scale)
+    columns = [_maps([folder / png_name(name) for name in chosen], truths, read) for folder in maps]
+    names = [*(folder.name for folder in maps), "truth"]
+    write(output, figures.figure_file(depth_figure(pixels, [*columns, truths], names, dataset.name), kind))
 
 
 def _format(output: Path, formats: Sequence[str]) -> str:
@@ -366,8 +291,50 @@ def _format(output: Path, formats: Sequence[str]) -> str:
     return kind
 
 
-def _write(output: Path, content: bytes) -> None:
-    from dinobench.files import write_output
+def _loaded(ckpt: str, loading: LoadOptions) -> Any:
+    """The backbone, under the name that stands before its reference; what was assumed of it is noted."""
+    from dinobench.models.loading import load_backbone
+    from dinobench.models.sources.references import split_name
 
-    write_output(output, content)
-    console.note(f"written: {output}")
+    name, reference = split_name(ckpt)
+    backbone = load_backbone(reference, name=name, **vars(loading))
+    for line in backbone.assumed:
+        console.note(line)
+    return backbone
+
+
+def _require(backbone: Any, protocol: Any, purpose: str) -> None:
+    """Raises UserError for a backbone that lacks what the protocol needs."""
+    if lacks := sorted(protocol.requires - backbone.capabilities):
+        raise UserError(f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to {purpose} with")
+
+
+def _chosen(images: str | None, ids: Sequence[str], most: int, of: str) -> list[str]:
+    """The images that are named, or else the first `most`. Raises UserError for one that is not in `of`."""
+    from dinobench.errors import unknown_name
+
+    chosen = images.split(",") if images else list(ids[:most])
+    if unknown := [name for name in chosen if name not in ids]:
+        raise unknown_name(f"image of {of}", unknown[0], ids[:20])
+    return chosen
+
+
+def _read(read: Callable[[str], T], chosen: Sequence[str], of: str) -> list[T]:
+    """What `read` gives of each image. Raises UserError where one cannot be read."""
+    from dinobench.data.decoding import BROKEN_IMAGE
+
+    try:
+        return [read(name) for name in chosen]
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{of}: an image of {', '.join(chosen)} cannot be read ({error})") from error
+
+
+def _maps(files: Sequence[Path], truths: Sequence[np.ndarray], read: Callable[[Path], np.ndarray]) -> list[np.ndarray]:
+    """Maps of one method, of the truths' sizes. Raises UserError where one is of another size."""
+    from dinobench.data.video import different_size
+
+    maps = [read(file) for file in files]
+    for file, own, truth in zip(files, maps, truths, strict=True):
+        if own.shape != truth.shape:
+            raise UserError(different_size(file, own.shape, truth.shape, "its image"))
+    return maps

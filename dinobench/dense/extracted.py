@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from dinobench.data.label_maps import LabelMapSplit, read_pair
 from dinobench.dense.head_training import Batch
 from dinobench.dense.resizing import resize_labels, thinned
 from dinobench.dense.segmenter import BATCH, WINDOWS, MapReader, SlidingView
-from dinobench.features.extraction import forward_batches, out_of_range, refuse_unreadable
+from dinobench.features.extraction import forward_batches, lost_images, out_of_range
 from dinobench.training.sampler import Order
 from dinobench.training.step_values import to_device
 from dinobench.types import Context
@@ -34,11 +35,7 @@ class ExtractedWindows:
         indices = range(len(split))[ctx.shard(len(split))]
         broken: list[int] = []
         own = ctx.run_on_all(lambda: self._extract(indices, broken))
-        lost = [split.ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-        refuse_unreadable(
-            split.name, lost, len(split), ctx.skip_broken, lambda name: read_pair(split, list(split.ids).index(name))
-        )
-        ctx.left_out(f"{split.name}/{name}" for name in lost)
+        lost_images(split.name, split.ids, broken, partial(read_pair, split), ctx)
         places = ctx.gather(torch.from_numpy(own)).numpy()
         #: Of every window the process that has it and the row of its files, ordered by image and number in the image.
         self.places = places[np.lexsort((places[:, 1], places[:, 0]))][:, 2:]

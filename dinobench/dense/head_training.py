@@ -14,7 +14,7 @@ from dinobench.dense.head import backward
 from dinobench.errors import UserError
 from dinobench.signals import StopRequest
 from dinobench.training.randomness import own_randomness
-from dinobench.training.resume import TrainingProgress, TrainingState
+from dinobench.training.resume import TrainingProgress, TrainingState, asked_of_any
 from dinobench.training.step_values import StepValues
 from dinobench.types import Context
 
@@ -77,7 +77,7 @@ class HeadTraining:
         for step in range(first, total):
             self.values.add(step, self.step(next(batches), step)[None])
             validating = step + 1 == total or (every > 0 and (step + 1) % every == 0)
-            stopping = self._stopping()
+            stopping = asked_of_any(self.stop, self.ctx)
             for index, (loss,) in self.values.take(0 if validating or stopping else None):
                 if not np.isfinite(loss):
                     raise UserError(
@@ -104,12 +104,6 @@ class HeadTraining:
         loss = backward(scores, batch.labels)
         self.optimizer.step()
         return loss
-
-    def _stopping(self) -> bool:
-        """Whether a signal came, to any process."""
-        if self.ctx.processes == 1:
-            return self.stop.asked
-        return bool(self.ctx.gather(torch.tensor([self.stop.asked])).any())
 
     def _state(self, steps: int) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from dinobench.dense.extracted import ExtractedWindows
 from dinobench.dense.head import SegmentationHead
 from dinobench.dense.head_training import Batch, HeadTraining
 from dinobench.dense.segmenter import MapReader, Segmenter
-from dinobench.features.extraction import refuse_unreadable
+from dinobench.features.extraction import lost_images
 from dinobench.hashing import digest
 from dinobench.inputs import reading_of
 from dinobench.training.sampler import Order
@@ -54,13 +55,11 @@ class SegmentationProbe:
         self.training = HeadTraining(head, train.rates(), train.weight_decay, path, ctx)
         self.segmenter = Segmenter(self.maps, head, self.view)
         self.augment = for_backbone(config.augment(), backbone)
-        self.lost: list[str] = []
 
     def run(self) -> dict[int, dict[str, torch.Tensor]]:
         """Train to the last step; the validations by the steps before each, as `validate` gives them."""
         train, ctx = self.config.train, self.ctx
         validated = self.training.run(self._batches, self.validate, train.validate_every)
-        ctx.left_out(f"{self.data.test.name}/{name}" for name in self.lost)
         if ctx.saves and ctx.rank == 0:
             ctx.save("head.pth", self._file())
         return validated
@@ -101,11 +100,7 @@ class SegmentationProbe:
             return rows, counts
 
         rows, counts = ctx.run_on_all(work)
-        lost = [split.ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-        refuse_unreadable(
-            split.name, lost, len(split), ctx.skip_broken, lambda name: read_pair(split, list(split.ids).index(name))
-        )
-        self.lost = lost
+        lost_images(split.name, split.ids, broken, partial(read_pair, split), ctx)
         table = ctx.gather(torch.from_numpy(np.stack(counts)) if counts else torch.zeros(0))
         if not last:
             return {"total": table.sum(0)}

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 
 from dinobench.algorithms.sliding_window import Windows, merge, sliding_windows, winners
 from dinobench.data.label_maps import LabelMapSplit, read_pair
 from dinobench.data.transforms import ImageTransform
 from dinobench.dense.resizing import Library, rescaled, resize_pixels
-from dinobench.features.extraction import Compute, cut_to_multiple, forward_batches, out_of_range
+from dinobench.features.extraction import Compute, centre_padded, cut_to_multiple, forward_batches, out_of_range
 from dinobench.inputs import Channels
+from dinobench.models.adapters import on_grid
 from dinobench.types import Backbone, Context
 
 #: Images whose windows go through the backbone together on a CPU and elsewhere, and the most windows in one pass.
@@ -100,27 +100,13 @@ class MapReader:
             return self.backbone.feature_map(x)
         layers = self.backbone.layers(x, self.blocks)
         patch = self.backbone.patch_size or 1
-        grid = x.shape[-2] // patch, x.shape[-1] // patch
-        return torch.cat([patches.transpose(1, 2).unflatten(2, grid) for _, patches in layers], dim=1)
+        return torch.cat([on_grid(patches, x, patch) for _, patches in layers], dim=1)
 
     def shape(self, side: int, compute: Compute) -> tuple[int, int, int]:
         """(blocks * D, h, w) of a square of `side` pixels, found by looking at a black one."""
         with compute.inference():
             channels, height, width = self(torch.zeros(1, 3, side, side, device=compute.device)).shape[1:]
         return channels, height, width
-
-
-def centre_padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """(..., H, W) with zeros around it up to a multiple, the smaller half before (DINOv2's CenterPadding).
-
-    >>> tuple(centre_padded(torch.zeros(1, 3, 512, 29), 14).shape[2:])
-    (518, 42)
-    """
-    fill = [-side % multiple for side in x.shape[-2:]]
-    if not any(fill):
-        return x
-    (top, left), (height, width) = (amount // 2 for amount in fill), fill
-    return F.pad(x, (left, width - left, top, height - top))
 
 
 class Segmenter:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order, why_unreadable
 from dinobench.errors import BrokenImage, UserError
@@ -218,15 +219,11 @@ def extract(
             rows[[position[index] for index in batch]] = descriptors
 
     ctx.run_on_all(work)
-    unread = torch.zeros(len(indices), dtype=torch.bool)
-    unread[[position[index] for index in broken]] = True
-    lost = ctx.gather(unread).numpy()
-    ids = [split.ids[i] for i in np.flatnonzero(lost).tolist()]
-    refuse_unreadable(split.name, ids, len(split), ctx.skip_broken, load_by_id(split))
-    ctx.left_out(f"{split.name}/{name}" for name in ids)
+    kept = np.ones(len(split), bool)
+    kept[lost_images(split.name, split.ids, broken, split.load, ctx)] = False
     # torch.cat passes over an empty shard
     own = torch.zeros(0) if rows is None else torch.from_numpy(rows)
-    return ctx.gather(own).numpy()[~lost], np.flatnonzero(~lost)
+    return ctx.gather(own).numpy()[kept], np.flatnonzero(kept)
 
 
 def in_range(features: np.ndarray) -> np.ndarray:
@@ -251,6 +248,20 @@ def out_of_range(backbone: Backbone, images: Sequence[str]) -> UserError:
 def load_by_id(split: ImageSplit) -> Callable[[str], object]:
     """`load` by stable name instead of index, for the few images that a message names."""
     return lambda image_id: split.load(list(split.ids).index(image_id))
+
+
+def lost_images(
+    name: str, ids: Sequence[str], broken: Sequence[int], load: Callable[[int], object], ctx: Context
+) -> list[int]:
+    """The indices into `ids` of all processes' `broken` images of the data called `name`, noted as left out.
+
+    Raises UserError naming them where they may not be; `load` tells why.
+    """
+    lost = sorted({*ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()})
+    index = {ids[i]: i for i in lost}
+    refuse_unreadable(name, list(index), len(ids), ctx.skip_broken, lambda image: load(index[image]))
+    ctx.left_out(f"{name}/{image}" for image in index)
+    return lost
 
 
 def refuse_unreadable(
@@ -290,3 +301,15 @@ def cut_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     """
     h, w = x.shape[-2:]
     return x[..., : h // multiple * multiple, : w // multiple * multiple]
+
+
+def centre_padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """(..., H, W) with zeros around it up to a multiple, the smaller half before.
+
+    (`CenterPadding` of facebookresearch/dinov2 and dinov3; mbanani/probe3d, evals/models/utils.py.)
+
+    >>> tuple(centre_padded(torch.zeros(1, 3, 512, 29), 14).shape[2:])
+    (518, 42)
+    """
+    height, width = (-side % multiple for side in x.shape[-2:])
+    return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 from dinobench.errors import UnsupportedCapability
+from dinobench.models.adapters import on_grid
 from dinobench.types import Backbone
 
 
@@ -22,19 +22,9 @@ def maps_of(backbone: Backbone, x: torch.Tensor, layer: int = -1, norm: bool = T
             )
         return backbone.feature_map(x).float()
     ((_, patches),) = backbone.blocks(x, (layer,), norm=norm)
-    return patches.transpose(1, 2).unflatten(2, [side // backbone.size_multiple for side in x.shape[2:]]).float()
+    return on_grid(patches, x, backbone.size_multiple).float()
 
 
 def comes_normed(backbone: Backbone, norm: bool) -> bool:
     """Whether features before the final norm are asked of a model that has only its last map."""
     return not norm and "layers" not in backbone.capabilities
-
-
-def padded_around(x: torch.Tensor, multiple: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """(B, C, H, W) with zeros around it up to a multiple, and how many (above, left): the lesser half.
-
-    (mbanani/probe3d, evals/models/utils.py.)
-    """
-    lacking = [-side % multiple for side in x.shape[2:]]
-    above, left = (length // 2 for length in lacking)
-    return F.pad(x, (left, lacking[1] - left, above, lacking[0] - above)), (above, left)

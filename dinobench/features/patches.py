@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from dinobench.data.label_maps import LabelMapSplit, read_pair
 from dinobench.data.transforms import ImageTransform
-from dinobench.features.extraction import forward_batches, out_of_range, refuse_unreadable, to_device
+from dinobench.features.extraction import forward_batches, out_of_range, to_device
 from dinobench.types import Backbone, Context
 
 S = TypeVar("S")
@@ -48,17 +47,3 @@ def unit_patches(
         if not patches.isfinite().all():
             raise out_of_range(backbone, [named(item) for item in batch])
         yield batch, [beside for _, beside in loaded], patches
-
-
-def lost_images(split: LabelMapSplit, broken: Sequence[int], ctx: Context) -> list[int]:
-    """The indices of all processes' `broken` images of a split, noted as left out.
-
-    Raises UserError naming them where they may not be.
-    """
-    lost = sorted({*ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()})
-    ids = [split.ids[index] for index in lost]
-    refuse_unreadable(
-        split.name, ids, len(split), ctx.skip_broken, lambda image: read_pair(split, list(split.ids).index(image))
-    )
-    ctx.left_out(f"{split.name}/{image}" for image in ids)
-    return lost

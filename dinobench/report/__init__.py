@@ -1,4 +1,4 @@
-"""One HTML page of a results folder."""
+"""One HTML page of a results folder, and pictures for papers."""
 
 from __future__ import annotations
 

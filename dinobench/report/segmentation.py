@@ -10,12 +10,13 @@ import numpy as np
 from dinobench.data.label_maps import IGNORED
 from dinobench.data.video import palette
 from dinobench.metrics.segmentation import boundary
+from dinobench.report.panels import image_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Inches of one image's width, and share of a class's colour over the image.
-INCHES, STRENGTH = 2.2, 0.6
+#: Share of a class's colour over the image.
+STRENGTH = 0.6
 #: Columns of the legend.
 COLUMNS = 6
 
@@ -33,29 +34,19 @@ def segmentation_figure(
     images (H, W, 3) uint8, label maps (H, W) uint8 of the same sizes. `background` is a class that is not coloured;
     ignored pixels are white. The figure belongs to no window; save it with `dinobench.report.figures.figure_file`.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    heights = [INCHES * image.shape[0] / image.shape[1] for image in images]
     shown = sorted({int(c) for column in maps for labels in column for c in np.unique(labels)} - {IGNORED, background})
     legend = 0.2 * -(-len(shown) // COLUMNS) + 0.3 if shown else 0.0
-    size = INCHES * (1 + len(maps)), sum(heights) + 0.6 + legend
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
-    axes = figure.subplots(len(images), 1 + len(maps), squeeze=False, height_ratios=heights)
+    figure, axes = image_rows(images, names, title, below=legend)
     for row, image in enumerate(images):
-        axes[row, 0].imshow(image)
         for column, labels in enumerate(maps, 1):
             axes[row, column].imshow(coloured(image, labels[row], background))
-    for axis, name in zip(axes[0], ("image", *names), strict=True):
-        axis.set_title(name, fontsize=8, parse_math=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
     if shown:
         patches = [Patch(facecolor=_colours()[c] / 255, label=classes[c]) for c in shown]
         keys = figure.legend(handles=patches, loc="outside lower center", ncols=COLUMNS, fontsize=7, frameon=False)
         for text in keys.get_texts():
             text.set_parse_math(False)
-    figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dinobench.lazy import attach
 
-__all__ = ["bootstrap_interval", "bounds", "holm", "interval", "paired_test", "wilson_interval"]
+__all__ = [
+    "agreement_intervals",
+    "bootstrap_interval",
+    "bounds",
+    "holm",
+    "interval",
+    "jackknife_interval",
+    "paired_test",
+    "stratified_interval",
+    "wilson_interval",
+]
 
 __getattr__ = attach(
     __name__,
@@ -15,5 +25,8 @@ __getattr__ = attach(
         "paired_test": "paired_tests",
         "bounds": "paired_tests",
         "holm": "paired_tests",
+        "jackknife_interval": "jackknife",
+        "agreement_intervals": "delete_one",
+        "stratified_interval": "stratified",
     },
 )

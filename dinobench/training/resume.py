@@ -12,6 +12,7 @@ import torch
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.models.containers import read_file
+from dinobench.signals import StopRequest
 from dinobench.types import Context
 
 #: Seconds of work that an interruption may cost.
@@ -45,6 +46,13 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
     except UserError:
         return None
     return state if isinstance(state, dict) else None
+
+
+def asked_of_any(stop: StopRequest, ctx: Context) -> bool:
+    """Whether a signal came, to any process. All of them ask at the same step, and so end after the same one."""
+    if ctx.processes == 1:
+        return stop.asked
+    return bool(ctx.gather(torch.tensor([stop.asked])).any())
 
 
 class TrainingState:

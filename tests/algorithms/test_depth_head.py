@@ -1,14 +1,12 @@
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from torch.nn import functional as F
 
-from dinobench.algorithms.depth_head import DepthBins, DepthHead, centered_padding, four_blocks, to_labels
+from dinobench.algorithms.depth_head import DepthBins, DepthHead, four_blocks, to_labels
 
-VALUES = json.loads((GOLDEN / "next" / "depth.json").read_text())
+VALUES = golden_values("depth")
 HEAD = VALUES["head"][0]
 LOGITS = torch.from_numpy(2 * np.random.default_rng(HEAD["seed"]).standard_normal((1, 256, 4, 5))).float()
 
@@ -50,16 +48,6 @@ def test_start_of_a_head_is_its_seed_s_alone():
     b = DepthHead(8, DepthBins(0.001, 10, 16), init_std=0.01, seed=1)
     assert torch.equal(a.conv_depth.weight, b.conv_depth.weight) and not a.conv_depth.bias.any()
     assert 0.005 < a.conv_depth.weight.std() < 0.02
-
-
-@pytest.mark.parametrize("name", VALUES["center_padding"])
-def test_padding_is_the_releases(name):
-    size, multiple = name.split("_to_multiple_of_")
-    height, width = map(int, size.split("x"))
-    expected = VALUES["center_padding"][name]
-    assert centered_padding(height, width, int(multiple)) == tuple(
-        expected[s] for s in ("left", "right", "top", "bottom")
-    )
 
 
 def test_blocks_of_other_depths():

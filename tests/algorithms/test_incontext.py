@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -21,7 +19,7 @@ from dinobench.algorithms.incontext import (
     weighted_labels,
 )
 
-VALUES = json.loads((GOLDEN / "next" / "incontext_segmentation.json").read_text())
+VALUES = golden_values("incontext_segmentation")
 
 
 @pytest.mark.parametrize("case", VALUES["function"], ids=lambda case: f"seed {case['seed']}")

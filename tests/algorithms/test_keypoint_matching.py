@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 
 from dinobench.algorithms.keypoint_matching import match
 from dinobench.data.pairs.keypoints import PointPair
 from dinobench.data.pairs.square import SquareInput
 from dinobench.metrics.correspondence import correct
 
-NEXT = json.loads((GOLDEN / "next" / "correspondence.json").read_text())
+NEXT = golden_values("correspondence")
 
 
 def pair_of(source, target, side, box):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dinobench.algorithms.sliding_window import merge, sliding_windows, winners
 
-CASES = json.loads((GOLDEN / "next" / "segmentation.json").read_text())["slide"]
+CASES = golden_values("segmentation")["slide"]
 
 
 def as_released(maps, windows, size):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 
 from dinobench.algorithms.surface_matching import match_surfaces, partners
 from dinobench.data.embedded import shape_views
 from dinobench.data.pairs.views import surface
 from dinobench.metrics.correspondence import relative_pose, rotation_degrees, space_errors
 
-NEXT = json.loads((GOLDEN / "next" / "correspondence.json").read_text())
+NEXT = golden_values("correspondence")
 
 
 @pytest.mark.parametrize("golden", NEXT["navi"], ids=lambda g: f"seed{g['seed']}")

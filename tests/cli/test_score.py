@@ -1,4 +1,4 @@
-"""`dinobench score segmentation` as typed: golden values, data sets and folders, and files at fault."""
+"""`dinobench score` as typed: golden values, data sets and folders, and files at fault."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.davis import make_davis
+from helpers.golden import golden_values
 from helpers.label_maps import halves, voc_folder
-from helpers.paths import GOLDEN
 from helpers.semantic import drawn
 from helpers.typed import assert_one_line
 from PIL import Image
@@ -16,7 +17,8 @@ from PIL import Image
 from dinobench.data import load_dataset
 from dinobench.data.video import label_png
 
-CASES = json.loads((GOLDEN / "next" / "segmentation.json").read_text())["metrics"]
+CASES = golden_values("segmentation")["metrics"]
+TINY = "random:vit_tiny_patch16_224"
 
 
 def write(folder, maps):
@@ -116,3 +118,37 @@ def test_what_is_asked_must_fit_the_data(command, voc, tmp_path):
     assert_one_line(*command(*line, "empty", "--classes", 15), "empty: no PNG label maps in it")
     write(tmp_path / "void", {"b": halves(255, 255), "c": halves(255, 255)})
     assert_one_line(*command(*line, "void", "--classes", 21), "void: no labelled pixel in its 2 label maps")
+
+
+@pytest.fixture
+def truths(tmp_path):
+    """The annotations of the embedded video shapes-0, as a method that is always right would write them."""
+    [video] = load_dataset("shapes", "videos").select(["shapes-0"])
+    folder = tmp_path / "masks" / video.name
+    folder.mkdir(parents=True)
+    for index, name in enumerate(video.names):
+        (folder / f"{name}.png").write_bytes(label_png(video.mask(index)))
+    return tmp_path / "masks"
+
+
+def test_masks_that_are_the_truth_score_all(command, truths):
+    code, out, err = command("score", "davis", truths, "--data", "shapes", "--videos", "shapes-0", "--json")
+    assert code == 0, err
+    scores = json.loads(out)
+    assert scores["summary"]["J&F"] == pytest.approx(100)
+    code, out, err = command("score", "davis", truths, "--data", "shapes", "--videos", "shapes-0")
+    assert code == 0 and out.splitlines()[-1].startswith("mean") and "100.0" in out.splitlines()[-1]
+
+
+def test_masks_are_scored_without_frames_and_in_the_official_files(command, tmp_path):
+    make_davis(tmp_path / "D")
+    shutil.copytree(tmp_path / "D" / "Annotations" / "480p", tmp_path / "masks")
+    shutil.rmtree(tmp_path / "D" / "JPEGImages")
+    code, _, err = command("score", "davis", "masks", "--data", "D", "--csv", "scores")
+    assert code == 0 and "written: scores/global_results-val.csv" in err, err
+    assert (tmp_path / "scores" / "global_results-val.csv").read_text().splitlines()[1].startswith("1.000,1.000")
+    lines = (tmp_path / "scores" / "per-sequence_results-val.csv").read_text().splitlines()
+    assert lines[1:] == ["cat_1,1.000,1.000", "cat_2,1.000,1.000"]
+    (tmp_path / "D" / "Annotations" / "480p" / "cat" / "00000.png").unlink()
+    assert_one_line(*command("score", "davis", "masks", "--data", "D"), "masks/cat/00000.png: of a frame outside")
+    assert_one_line(*command("run", "--protocol", "davis", "--ckpt", TINY, "--data", "D"), "layout not recognised")

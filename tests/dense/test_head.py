@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from helpers.segmentation import filled_head
 from torch.nn import functional as F
 
 from dinobench.dense.head import SegmentationHead, backward, pixel_loss
 
-NEXT = json.loads((GOLDEN / "next" / "segmentation.json").read_text())
+NEXT = golden_values("segmentation")
 
 
 @pytest.mark.parametrize("case", NEXT["head"], ids=["one block", "four blocks"])

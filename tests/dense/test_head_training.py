@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from helpers.contexts import WatchedContext
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from helpers.weights import fill
 
 from dinobench.context import LocalContext
@@ -18,7 +16,7 @@ from dinobench.dense.rates import one_cycle
 from dinobench.errors import UserError
 from dinobench.signals import Interrupted
 
-GOLDEN_TRAINING = json.loads((GOLDEN / "next" / "segmentation.json").read_text())["training"]
+GOLDEN_TRAINING = golden_values("segmentation")["training"]
 
 
 def golden_batches(seed):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 
 from dinobench.dense.rates import one_cycle, poly
 
-NEXT = json.loads((GOLDEN / "next" / "segmentation.json").read_text())
+NEXT = golden_values("segmentation")
 
 
 def test_dinov3s_rates():

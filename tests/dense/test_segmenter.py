@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from helpers.segmentation import ColourBackbone, filled_head
 from helpers.weights import save, vit
 from PIL import Image
 from torch import nn
 
 from dinobench.context import LocalContext
-from dinobench.dense.segmenter import MapReader, Segmenter, SlidingView, centre_padded
+from dinobench.dense.segmenter import MapReader, Segmenter, SlidingView
 from dinobench.errors import UserError
+from dinobench.features.extraction import centre_padded
 from dinobench.metrics.semantic import areas_of, confusion, scores
 from dinobench.models.loading import load_backbone
 from dinobench.protocols.segmentation import zero_reduced
 
-NEXT = json.loads((GOLDEN / "next" / "segmentation.json").read_text())["end_to_end_voc"]
+NEXT = golden_values("segmentation")["end_to_end_voc"]
 DATA = os.environ.get("DINOBENCH_TEST_DATA")
 
 

@@ -7,13 +7,25 @@ import pytest
 import torch
 from helpers.contexts import on_processes
 from helpers.fakes import FakeBackbone, FakeSplit
+from helpers.golden import golden_values
 from helpers.requests import ALL, CLS
 
 from dinobench import runtime
 from dinobench.context import LocalContext
+from dinobench.data.embedded.shape_scenes import scenes
 from dinobench.errors import UserError
-from dinobench.features.extraction import by_key, extract, fetched, forward_batches, unreadable
+from dinobench.features.extraction import (
+    by_key,
+    centre_padded,
+    extract,
+    fetched,
+    forward_batches,
+    lost_images,
+    unreadable,
+)
 from dinobench.features.service import FeatureService
+
+PADDING = golden_values("depth")["center_padding"]
 
 
 def test_groups_by_size_keep_order_and_bounds():
@@ -124,3 +136,23 @@ def test_an_extraction_asks_for_no_value_while_it_computes(tmp_path, monkeypatch
     for name in ("tensor", "as_tensor"):
         monkeypatch.setattr(torch, name, lambda *_, name=name, **__: pytest.fail(f"torch.{name}"))
     assert len(service.get(FakeBackbone(), FakeSplit(12), request_).kept) == 12
+
+
+def test_lost_images_are_named():
+    split = scenes().test
+    ctx = LocalContext(skip_broken=True)
+    assert lost_images("test", split.ids, [3, 1, 3], split.load, ctx) == [1, 3]
+    assert ctx.broken == {"test/shapes/25", "test/shapes/27"}
+    assert lost_images("test", split.ids, [], split.load, LocalContext()) == []
+    with pytest.raises(UserError, match="2 of 12 images of test cannot be read: shapes/25, shapes/27"):
+        lost_images("test", split.ids, [3, 1], split.load, LocalContext())
+
+
+@pytest.mark.parametrize("name", PADDING)
+def test_padding_is_the_releases(name):
+    size, multiple = name.split("_to_multiple_of_")
+    height, width = map(int, size.split("x"))
+    left, right, top, bottom = (PADDING[name][side] for side in ("left", "right", "top", "bottom"))
+    padded = centre_padded(torch.ones(height, width), int(multiple))
+    assert padded.shape == (top + height + bottom, left + width + right)
+    assert padded[top : top + height, left : left + width].all() and padded.sum() == height * width

@@ -6,7 +6,7 @@ from helpers.weights import golden_input, save, vit
 
 import dinobench
 from dinobench.errors import UnsupportedCapability
-from dinobench.features.maps import comes_normed, maps_of, padded_around
+from dinobench.features.maps import comes_normed, maps_of
 
 
 def test_maps_of_blocks_and_of_what_has_none(tmp_path):
@@ -21,9 +21,3 @@ def test_maps_of_blocks_and_of_what_has_none(tmp_path):
     assert maps_of(pixels, x, -1, norm=False).ndim == 4 and comes_normed(pixels, False)
     with pytest.raises(UnsupportedCapability, match="last map only"):
         maps_of(pixels, x, 1)
-
-
-def test_zeros_around():
-    x, offset = padded_around(torch.ones(1, 1, 5, 8), 4)
-    assert x.shape == (1, 1, 8, 8) and offset == (1, 0)
-    assert x[0, 0].sum(1).tolist() == [0, 8, 8, 8, 8, 8, 0, 0]

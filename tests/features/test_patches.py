@@ -1,4 +1,4 @@
-"""Patches at unit length, in order, and images that cannot be read."""
+"""Patches at unit length, in order, without what cannot be read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 from helpers.fakes import FakeBackbone
 
 from dinobench.context import LocalContext
-from dinobench.data.embedded.shape_scenes import scenes
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UserError
-from dinobench.features.patches import lost_images, unit_patches
+from dinobench.features.patches import unit_patches
 
 PLAIN = ImageTransform(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -47,12 +46,3 @@ def test_features_that_are_not_finite_are_refused():
     backbone = FakeBackbone(lambda x: x.fill_(torch.nan))
     with pytest.raises(UserError, match=r"features of 4 images are not finite.*: 0, 1, 2, 3"):
         passes(backbone)
-
-
-def test_lost_images_are_named():
-    split = scenes().test
-    ctx = LocalContext(skip_broken=True)
-    assert lost_images(split, [3, 1, 3], ctx) == [1, 3] and ctx.broken == {"test/shapes/25", "test/shapes/27"}
-    assert lost_images(split, [], LocalContext()) == []
-    with pytest.raises(UserError, match="2 of 12 images of test cannot be read: shapes/25, shapes/27"):
-        lost_images(split, [3, 1], LocalContext())

@@ -1,4 +1,4 @@
-"""Weights, folders in SPair-71k's and NAVI's layouts, and the reference programs' loops, plain enough to be trusted."""
+"""Folders in SPair-71k's and NAVI's layouts, and the reference programs' loops, plain enough to be trusted."""
 
 from __future__ import annotations
 
@@ -8,22 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers.weights import Tensors, vit
 from PIL import Image
 from torch.nn import functional as F
-
-
-def picture_following_vit(**kwargs: Any) -> Tensors:
-    """A ViT by the golden rule whose patches follow the picture: small tokens, positions and residuals, no biases."""
-    tensors = vit(**kwargs)
-    for name, tensor in tensors.items():
-        if name in ("cls_token", "pos_embed"):
-            tensors[name] = tensor * 0.02
-        elif name.endswith("bias"):
-            tensors[name] = torch.zeros_like(tensor)
-        elif name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
-            tensors[name] = tensor * 0.05
-    return tensors
 
 
 def make_spair(root: Path, annotations: Path, photos: Path, cropped: bool = False) -> Path:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import top_k_accuracy_score
@@ -65,7 +64,7 @@ def test_among_some_classes_is_as_if_there_were_no_others(rows, random):
 
 @pytest.mark.parametrize("which", ["imagenet_a", "imagenet_r"])
 def test_the_golden_values_of_class_subsets(which):
-    golden = json.loads((GOLDEN / "next" / "robustness.json").read_text())["class_subsets"]
+    golden = golden_values("robustness")["class_subsets"]
     indices = np.sort([int(line) for line in timm_list(f"{which}_indices.txt")])
     r = np.random.default_rng(golden["seed"])
     logits = r.standard_normal((400, 1000))

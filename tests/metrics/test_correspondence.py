@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -20,7 +19,7 @@ from dinobench.metrics.correspondence import (
     space_errors,
 )
 
-NEXT = json.loads((GOLDEN / "next" / "correspondence.json").read_text())
+NEXT = golden_values("correspondence")
 
 
 @pytest.mark.parametrize("golden", NEXT["pck"], ids=lambda g: f"seed{g['seed']}")

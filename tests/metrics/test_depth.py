@@ -1,14 +1,12 @@
-import json
-
 import numpy as np
 import pytest
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinobench.metrics.depth import CROPS, NAMES, NYU_SIZE, aligned, crop_box, depth_scores, valid_pixels
 
-VALUES = json.loads((GOLDEN / "next" / "depth.json").read_text())["metrics"]
+VALUES = golden_values("depth")["metrics"]
 KEYS = {"a1": "delta1", "a2": "delta2", "a3": "delta3", "abs_rel": "abs_rel", "rmse": "rmse", "log_10": "log10",
     "silog": "silog"}  # fmt: skip
 BY_CROP = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
@@ -30,7 +28,7 @@ from dinobench.metrics.representation import (
     uniformity,
 )
 
-NEXT = json.loads((GOLDEN / "next" / "label_free.json").read_text())
+NEXT = golden_values("label_free")
 CLOSE = dict(rel=1e-4)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, precision_recall_curve
@@ -25,7 +23,7 @@ from dinobench.metrics.robustness import (
     mean_per_class,
 )
 
-VALUES = json.loads((GOLDEN / "next" / "robustness.json").read_text())
+VALUES = golden_values("robustness")
 
 
 @pytest.mark.parametrize("golden", VALUES["mce"], ids=lambda g: g["seed"])

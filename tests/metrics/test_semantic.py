@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 
 import numpy as np
 import pytest
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from helpers.semantic import drawn
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from dinobench.metrics.semantic import areas, areas_of, class_accuracy, class_iou, confusion, matched_miou, scores
 
-CASES = json.loads((GOLDEN / "next" / "segmentation.json").read_text())["metrics"]
+CASES = golden_values("segmentation")["metrics"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"seed {case['seed']}")

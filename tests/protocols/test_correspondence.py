@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.contexts import on_processes
-from helpers.correspondence import make_spair, picture_following_vit, small_spair
+from helpers.correspondence import make_spair, small_spair
+from helpers.golden import golden_values
 from helpers.paths import GOLDEN
 from helpers.typed import assert_one_line
-from helpers.weights import save, vit
+from helpers.weights import quiet, save, vit
 from PIL import Image
 from torch.nn import functional as F
 
@@ -28,7 +29,7 @@ from dinobench.protocols import correspondence
 from dinobench.protocols.correspondence import Config, profiles, run
 from dinobench.runner import with_intervals
 
-NEXT = json.loads((GOLDEN / "next" / "correspondence.json").read_text())
+NEXT = golden_values("correspondence")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def follower(tmp_path_factory):
     """The backbone of the golden values."""
-    weights = picture_following_vit(width=192, depth=12, image=224)
+    weights = quiet(vit(width=192, depth=12, image=224))
     return dinobench.load_backbone(save(weights, tmp_path_factory.mktemp("weights") / "b.pth"))
 
 

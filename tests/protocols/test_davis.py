@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contexts import on_processes
+from helpers.golden import golden_values
 from helpers.paths import GOLDEN
 from helpers.weights import quiet, save, vit
 from PIL import Image
@@ -80,7 +81,7 @@ def test_dinov3_masks_meet_the_golden_ones(name, shared_data, tmp_path):
     config = dataclasses.replace(profiles["dinov3"], short_side=240)
     maps = list(label_maps(backbone, FirstFrames(video, 10, golden[0]), config, LocalContext()))
     assert np.mean([(a == b).mean() for a, b in zip(maps, golden, strict=True)]) >= 0.999
-    wanted = json.loads((folder.parent / "tracking_dinov3.json").read_text())["videos"][name]
+    wanted = golden_values("tracking_dinov3")["videos"][name]
     pixels = [np.count_nonzero(labels) for labels in maps]
     assert pixels == pytest.approx(wanted["foreground_pixels_per_frame"], abs=0.001 * golden[0].size)
     assert [240, 16 * wanted["grid"][1]] == [*network_size(*video.size, config, 16)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.boxes import make_voc_boxes
 from helpers.contexts import on_processes
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from helpers.typed import assert_one_line
 from helpers.weights import golden_input, quiet, save, vit
 
@@ -37,10 +37,6 @@ def tiny(tmp_path_factory):
 def golden_backbone(tmp_path_factory):
     weights = quiet(vit(width=192, depth=12, patch=16, image=224))
     return dinobench.load_backbone(save(weights, tmp_path_factory.mktemp("weights") / "golden.pth"))
-
-
-def golden(name: str) -> dict:
-    return json.loads((GOLDEN / f"next/discovery/discovery_{name}.json").read_text())
 
 
 def first(data, n):
@@ -70,7 +66,8 @@ del RELEASED["dinoseg"]
 
 def test_boxes_meet_the_golden_ones_on_some_images(shared_data, golden_backbone):
     data = first(load_dataset(str(shared_data / "VOCdevkit"), "boxes").select(), 2)
-    check_golden(golden_backbone, data, golden("voc"), {k: RELEASED[k] for k in ("lost", "tokencut", "dinoseg_head1")})
+    methods = {method: RELEASED[method] for method in ("lost", "tokencut", "dinoseg_head1")}
+    check_golden(golden_backbone, data, golden_values("discovery/discovery_voc"), methods)
 
 
 @pytest.mark.slow
@@ -81,8 +78,9 @@ def test_boxes_meet_the_golden_ones_on_some_images(shared_data, golden_backbone)
 )
 def test_boxes_meet_the_golden_ones(name, folder, images, methods, shared_data, golden_backbone):
     data = first(load_dataset(str(shared_data / folder), "boxes").select(), images)
-    assert list(data.ids) == list(golden(name)["per_image"])
-    check_golden(golden_backbone, data, golden(name), {method: RELEASED[method] for method in methods})
+    want = golden_values(f"discovery/discovery_{name}")
+    assert list(data.ids) == list(want["per_image"])
+    check_golden(golden_backbone, data, want, {method: RELEASED[method] for method in methods})
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.contexts import on_processes
+from helpers.golden import golden_values
 from helpers.label_maps import halves, voc_folder, write_pair
-from helpers.paths import GOLDEN
 from helpers.typed import assert_one_line
 from helpers.weights import save, vit
 from PIL import Image
@@ -31,7 +31,7 @@ from dinobench.protocols import incontext
 from dinobench.protocols.incontext import Config, run
 from dinobench.runner import with_intervals
 
-CASES = json.loads((GOLDEN / "next" / "incontext_segmentation.json").read_text())["voc"]
+CASES = golden_values("incontext_segmentation")["voc"]
 SMALL = Config(size=64, augment="none", k=5)
 
 

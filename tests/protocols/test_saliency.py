@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from helpers.contexts import on_processes
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from helpers.voc import make_voc
 from helpers.weights import quiet, save, vit
 
@@ -42,7 +40,7 @@ class Some:
 def check_golden(shared_data, tmp_path, images):
     weights = quiet(vit(width=192, depth=12, patch=16, image=224))
     backbone = dinobench.load_backbone(save(weights, tmp_path / "golden.pth"))
-    golden = json.loads((GOLDEN / "next/discovery/saliency_voc.json").read_text())
+    golden = golden_values("discovery/saliency_voc")
     wanted = dict(list(golden["per_image"].items())[:images])
     data = Some(load_dataset(str(shared_data / "VOCdevkit"), "masks"), wanted)
     result = run(backbone, data, Config(), LocalContext(folder=tmp_path))

@@ -17,8 +17,6 @@ from dinobench.inputs import input_of
 from dinobench.types import MetricValue, RunRecord
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dinobench.bench.measure import BenchRow
     from dinobench.config import Setting
     from dinobench.models.loading import Inspection
@@ -111,17 +109,6 @@ def _names(names: Sequence[str], shown: int = 8) -> str:
 def inspection_json(result: Inspection) -> str:
     info = dataclasses.replace(result.info, input=input_of(result.info))
     return json.dumps(dataclasses.asdict(dataclasses.replace(result, info=info)), indent=2, ensure_ascii=False)
-
-
-def scores(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
-    """Scores of masks: a row per object, then the averages over objects."""
-    columns = [c for c in objects.columns if c in summary]
-    rows = [[row["id"], *(f"{100 * row[c]:.1f}" for c in columns)] for _, row in objects.iterrows()]
-    layout.table("", ["object", *columns], [*rows, ["mean", *(f"{summary[c]:.1f}" for c in columns)]], right=columns)
-
-
-def scores_json(objects: pd.DataFrame, summary: Mapping[str, float]) -> str:
-    return json.dumps({"summary": dict(summary), "objects": objects.to_dict("records")}, indent=2)
 
 
 def protocols() -> None:

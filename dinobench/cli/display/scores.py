@@ -1,10 +1,10 @@
-"""What `dinobench score segmentation` prints."""
+"""What `dinobench score` prints."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dinobench import console, lazy
@@ -12,11 +12,24 @@ from dinobench.cli.display import layout
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from dinobench.types import Result
 
 with lazy.imports():
     from dinobench.metrics.semantic import class_accuracy, class_iou
+
+
+def videos(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
+    """Scores of masks: a row per object, then the averages over objects."""
+    columns = [c for c in objects.columns if c in summary]
+    rows = [[row["id"], *(f"{100 * row[c]:.1f}" for c in columns)] for _, row in objects.iterrows()]
+    layout.table("", ["object", *columns], [*rows, ["mean", *(f"{summary[c]:.1f}" for c in columns)]], right=columns)
+
+
+def videos_json(objects: pd.DataFrame, summary: Mapping[str, float]) -> None:
+    """`summary` in percent, `objects` as fractions."""
+    console.text(json.dumps({"summary": dict(summary), "objects": objects.to_dict("records")}, indent=2))
 
 
 def segmentation(classes: Sequence[str], areas: np.ndarray, result: Result) -> None:

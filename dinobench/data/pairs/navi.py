@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from PIL import Image, ImageOps
 from dinobench import lazy
 from dinobench.data import fingerprint
 from dinobench.data.decoding import BROKEN_IMAGE, open_image
+from dinobench.data.pairs.annotations import numbers, read_json
 from dinobench.data.pairs.views import View
 from dinobench.errors import BrokenImage, UserError
-from dinobench.files import read_regular
 
 with lazy.imports():
     from scipy.spatial.transform import Rotation
@@ -33,8 +32,8 @@ SUMMARY = (
 SHORTER, PREFIX = 1024, "downsampled_"
 #: What a depth file's 16 bits are divided by, for disparity in mm^-1.
 DISPARITY = 65535 * 10.0
-#: Bytes of the largest annotations.
-LARGEST = 10**8
+#: Bytes of the largest annotations, and the largest number in them.
+LARGEST, LIMIT = 10**8, 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +98,7 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
 
 def _entries(file: Path) -> dict[str, dict[str, Any]]:
     """Annotations by their photos' names without ending."""
-    try:
-        entries = json.loads(read_regular(file, LARGEST))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON ({error}); download the annotations again") from error
+    entries = read_json(file, LARGEST)
     found: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(entries if isinstance(entries, list) else [None]):
         photo = entry.get("filename") if isinstance(entry, dict) else None
@@ -117,8 +113,9 @@ def _entries(file: Path) -> dict[str, dict[str, Any]]:
 def _view(name: str, item: str, entry: dict[str, Any], file: Path) -> View:
     camera = entry.get("camera")
     camera = camera if isinstance(camera, dict) else {}
-    turn, shift = _numbers(camera.get("q"), 4), _numbers(camera.get("t"), 3)
-    focal, size = _numbers([camera.get("focal_length")], 1), _numbers(entry.get("image_size"), 2)
+    turn, shift = numbers(camera.get("q"), 4, LIMIT), numbers(camera.get("t"), 3, LIMIT)
+    focal = numbers([camera.get("focal_length")], 1, LIMIT)
+    size = numbers(entry.get("image_size"), 2, LIMIT)
     if turn is None or not turn.any() or shift is None:
         raise UserError(f"{file}: {name} has no camera with q (w, x, y, z) and t; download the annotations again")
     if focal is None or focal[0] <= 0 or size is None or size.min() < 1:
@@ -127,15 +124,6 @@ def _view(name: str, item: str, entry: dict[str, Any], file: Path) -> View:
     pose[:3, :3] = Rotation.from_quat(np.roll(turn, -1)).as_matrix()  # scipy has w last
     pose[:3, 3] = shift / 1000
     return View(name, item, pose, float(focal[0]), int(size.min()))
-
-
-def _numbers(values: Any, count: int) -> np.ndarray | None:
-    """So many finite numbers (count,) float64, or None for anything else."""
-    if not isinstance(values, list) or len(values) != count:
-        return None
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in values):
-        return None
-    return np.array(values, np.float64)
 
 
 def _files(root: Path, folder: str, stem: str, annotation: Path) -> tuple[str, str]:

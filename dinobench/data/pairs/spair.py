@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,9 @@ from PIL import Image
 
 from dinobench.data import fingerprint
 from dinobench.data.decoding import BROKEN_IMAGE, decode
+from dinobench.data.pairs.annotations import numbers, read_json
 from dinobench.data.pairs.keypoints import PointPair
 from dinobench.errors import BrokenImage, UserError
-from dinobench.files import read_regular
 
 NAME = "spair"
 SUMMARY = (
@@ -25,8 +23,8 @@ SUMMARY = (
     "...], kps_ids, trg_bndbox as [x1, y1, x2, y2], category, and, where it is known, viewpoint_variation."
 )
 FOLDER = "PairAnnotation/test"
-#: Bytes of the largest annotation; SPair-71k's have three thousand.
-LARGEST = 10**6
+#: Bytes of the largest annotation, of which SPair-71k's have three thousand, and the largest number in one.
+LARGEST, LIMIT = 10**6, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +71,7 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
 
 def _pair(file: Path) -> PointPair:
     """The pair that a file describes. Raises UserError naming the file and the field at fault."""
-    try:
-        entry = json.loads(read_regular(file, LARGEST))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON ({error}); download the annotations again") from error
+    entry = read_json(file, LARGEST)
     if not isinstance(entry, dict):
         raise UserError(f"{file}: not a pair of SPair-71k, which is an object with src_kps, trg_kps and others")
     category, source, target = (_name(entry, key, file) for key in ("category", "src_imname", "trg_imname"))
@@ -91,7 +86,7 @@ def _pair(file: Path) -> PointPair:
     names = entry.get("kps_ids", list(range(len(points[0]))))
     if not isinstance(names, list) or len(names) != len(points[0]):
         raise UserError(f"{file}: kps_ids is no list of as many names as there are points; correct it")
-    box = _numbers(entry.get("trg_bndbox"), 4)
+    box = numbers(entry.get("trg_bndbox"), 4, LIMIT)
     if box is None or box[2] <= box[0] or box[3] <= box[1]:
         raise UserError(f"{file}: trg_bndbox is not x1, y1, x2, y2 of a box, by which thresholds go; correct it")
     view = entry.get("viewpoint_variation")
@@ -115,25 +110,16 @@ def _name(entry: dict[str, Any], key: str, file: Path) -> str:
 def _size(entry: dict[str, Any], key: str, file: Path) -> tuple[int, int]:
     """(width, height), of which a third number, the channels, may follow."""
     size = entry.get(key)
-    numbers = _numbers(size[:2], 2) if isinstance(size, list) else None
-    if numbers is None or (numbers < 1).any() or (numbers != numbers.round()).any():
+    sides = numbers(size[:2], 2, LIMIT) if isinstance(size, list) else None
+    if sides is None or (sides < 1).any() or (sides != sides.round()).any():
         raise UserError(f"{file}: {key} is not width, height and channels of an image; correct it")
-    return int(numbers[0]), int(numbers[1])
+    return int(sides[0]), int(sides[1])
 
 
 def _points(entry: dict[str, Any], key: str, file: Path) -> np.ndarray:
     """(K, 2) float64."""
     points = entry.get(key)
-    rows = [_numbers(point, 2) for point in points] if isinstance(points, list) else [None]
+    rows = [numbers(point, 2, LIMIT) for point in points] if isinstance(points, list) else [None]
     if any(row is None for row in rows):
         raise UserError(f"{file}: {key} is not a list of points, each x and y in pixels; correct it")
     return np.array(rows, np.float64).reshape(-1, 2)
-
-
-def _numbers(values: Any, count: int) -> np.ndarray | None:
-    """So many finite numbers (count,) float64, or None for anything else."""
-    if not isinstance(values, list) or len(values) != count:
-        return None
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e6 for v in values):
-        return None
-    return np.array(values, np.float64) if all(map(math.isfinite, values)) else None

@@ -15,10 +15,10 @@ from dinobench.data.decoding import ram_budget, why_unreadable
 from dinobench.data.depth_maps import DepthSplit, pair
 from dinobench.data.transforms import ImageTransform
 from dinobench.dense.depth.augment import DepthView, without_border
-from dinobench.dense.depth.features import Reading, normalised, on_grid, to_pixels
+from dinobench.dense.depth.features import Reading, at_cells, normalised, to_pixels
 from dinobench.distributed import gather_rows
 from dinobench.errors import UserError
-from dinobench.features.extraction import UNREADABLE, forward_batches, refuse_unreadable
+from dinobench.features.extraction import UNREADABLE, forward_batches, lost_images
 from dinobench.training.step_values import to_device
 from dinobench.types import Backbone, Context
 
@@ -144,14 +144,13 @@ class ExtractedBatches:
                 sizes.update(pixels.shape[1:] for pixels, _ in loaded)
                 self._require_room(split.name, len(rows), maps[0].nbytes)
                 features.append(maps.cpu().numpy())
-                depths.extend(on_grid(depth, maps.shape[-2:]) for _, depth in loaded)
+                depths.extend(at_cells(depth, maps.shape[-2:]) for _, depth in loaded)
 
         ctx.run_on_all(work)
-        names = [split.ids[row] for row in ctx.gather(torch.tensor(lost, dtype=torch.int64)).tolist()]
-        refuse_unreadable(
-            split.name, names, len(rows), ctx.skip_broken, lambda name: pair(split, list(split.ids).index(name))
-        )
-        self.broken = set(names)
+        ids = [split.ids[row] for row in rows.tolist()]
+        places = np.searchsorted(rows, lost).tolist()
+        gone = lost_images(split.name, ids, places, lambda place: pair(split, int(rows[place])), ctx)
+        self.broken = {ids[place] for place in gone}
         found = {tuple(size) for size in ctx.gather(torch.tensor(sorted(sizes), dtype=torch.int64)).tolist()}
         if len(found) > 1:
             (a, b), (c, d) = sorted(found)[:2]

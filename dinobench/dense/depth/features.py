@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from dinobench.algorithms.depth_head import centered_padding
 from dinobench.data.transforms import ImageTransform
-from dinobench.features.extraction import Compute
+from dinobench.features.extraction import Compute, centre_padded
+from dinobench.models.adapters import on_grid
 from dinobench.types import Backbone
 
 #: Pixels of an image that every architecture has a map of.
@@ -40,15 +39,13 @@ class Reading:
         Zeros are added around to the next multiple that the backbone takes, and stay in: the map is as wide as the
         padded image, and is stretched over the image later, as in DINOv2 and DINOv3.
         """
-        left, right, top, bottom = centered_padding(x.shape[-2], x.shape[-1], backbone.size_multiple)
-        x = F.pad(x, (left, right, top, bottom))
+        x = centre_padded(x, backbone.size_multiple)
         if not self.blocks:
             return backbone.feature_map(x).float()
         patch = backbone.patch_size or 1
-        grid = x.shape[-2] // patch, x.shape[-1] // patch
         parts: list[torch.Tensor] = []
         for cls, patches in backbone.blocks(x, self.blocks):
-            maps = patches.transpose(1, 2).unflatten(2, grid)
+            maps = on_grid(patches, x, patch)
             parts.append(maps)
             if cls is not None:
                 parts.append(cls[:, :, None, None].expand_as(maps))
@@ -66,7 +63,7 @@ def normalised(images: Sequence[np.ndarray], transform: ImageTransform, device: 
     return transform.normalise(torch.from_numpy(np.stack(images)).to(device))
 
 
-def on_grid(depth: np.ndarray, grid: Sequence[int]) -> np.ndarray:
+def at_cells(depth: np.ndarray, grid: Sequence[int]) -> np.ndarray:
     """Depth (H, W) at the centres of a grid's cells (h, w), by the nearest pixel, so that unknown stays unknown."""
     rows, columns = ((np.arange(n) + 0.5) * side / n for n, side in zip(grid, depth.shape, strict=True))
     return depth[rows.astype(int)[:, None], columns.astype(int)]

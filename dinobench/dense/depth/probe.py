@@ -25,7 +25,7 @@ from dinobench.hashing import digest
 from dinobench.inputs import reading_of
 from dinobench.metrics.depth import NAMES
 from dinobench.signals import StopRequest
-from dinobench.training.resume import TrainingProgress, TrainingState
+from dinobench.training.resume import TrainingProgress, TrainingState, asked_of_any
 from dinobench.training.step_values import StepValues
 from dinobench.types import Backbone, Context
 
@@ -142,7 +142,7 @@ class DepthProbe:
                 self.update(step, features, depth)
             done = step + 1
             tested = bool(every) and (done % every == 0 or done == steps)
-            stopping = self._stops()
+            stopping = asked_of_any(self.stop, self.ctx)
             if tested or stopping or self.state.due or done == steps:
                 self._look(lag=0)  # what is not finite is neither tested nor saved
                 if tested:
@@ -179,12 +179,6 @@ class DepthProbe:
                 rate = self.config.schedule.lr / 10
                 raise UserError(f"depth: the loss is not finite at step {step + 1}; lower it, as in --set lr={rate:g}")
             self.loss = loss if np.isnan(self.loss) else 0.9 * self.loss + 0.1 * loss
-
-    def _stops(self) -> bool:
-        """Whether a signal came, to any process."""
-        if self.ctx.processes == 1:
-            return self.stop.asked
-        return bool(self.ctx.gather(torch.tensor([self.stop.asked])).any())
 
     def _test(self, step: int, save: bool) -> None:
         config, convention = self.config, self.data.convention

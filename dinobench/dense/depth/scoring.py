@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -9,7 +11,7 @@ from dinobench.algorithms.depth_head import DepthHead, to_labels
 from dinobench.data.depth_maps import DepthSplit, depth_png, pair, png_name
 from dinobench.data.transforms import ImageTransform
 from dinobench.dense.depth.features import Reading, normalised, to_pixels
-from dinobench.features.extraction import forward_batches, out_of_range, refuse_unreadable
+from dinobench.features.extraction import forward_batches, lost_images, out_of_range
 from dinobench.metrics.depth import NAMES, aligned, depth_scores
 from dinobench.types import Backbone, Context
 
@@ -80,10 +82,6 @@ class Scorer:
             return torch.tensor(rows, dtype=torch.float64).reshape(-1, 1 + len(NAMES))
 
         table = ctx.gather(ctx.run_on_all(work))
-        lost = [split.ids[i] for i in ctx.gather(torch.tensor(broken, dtype=torch.int64)).tolist()]
-        refuse_unreadable(
-            split.name, lost, len(split), ctx.skip_broken, lambda name: pair(split, list(split.ids).index(name))
-        )
-        ctx.left_out(f"{split.name}/{name}" for name in lost)
+        lost_images(split.name, split.ids, broken, partial(pair, split), ctx)
         table = table[table[:, 0].argsort()]
         return table[:, 0].long(), table[:, 1:]

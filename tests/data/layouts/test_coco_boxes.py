@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers.boxes import make_coco_boxes
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 
 from dinobench.data import load_dataset
 from dinobench.data.layouts import coco_boxes
@@ -82,7 +82,7 @@ def test_annotations_of_no_image_are_counted(tmp_path):
 
 def test_real_boxes_read_as_the_programs_do(shared_data):
     data = load_dataset(str(shared_data / "coco"), "boxes").select()
-    golden = json.loads((GOLDEN / "next/discovery/discovery_coco.json").read_text())["per_image"]
+    golden = golden_values("discovery/discovery_coco")["per_image"]
     assert len(data) == 100 and list(data.ids)[: len(golden)] == list(golden)
     for image, boxes in zip(list(golden), data.boxes, strict=False):
         assert np.array_equal(boxes, golden[image]["gt"])

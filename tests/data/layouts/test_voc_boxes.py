@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from helpers.boxes import make_voc_boxes
+from helpers.golden import golden_values
 from helpers.paths import GOLDEN
 from helpers.voc import make_voc
 
@@ -93,7 +92,7 @@ def test_annotations_at_fault_are_named(tmp_path, content, message):
 
 
 def test_the_golden_annotations_read_as_the_programs_do():
-    golden = json.loads((GOLDEN / "next/discovery/discovery_voc.json").read_text())["per_image"]
+    golden = golden_values("discovery/discovery_voc")["per_image"]
     for image, want in golden.items():
         boxes, _ = voc_boxes.read_xml(GOLDEN / f"next/discovery/Annotations/{image}.xml")
         assert boxes.tolist() == want["gt"]
@@ -101,7 +100,7 @@ def test_the_golden_annotations_read_as_the_programs_do():
 
 def test_boxes_of_real_masks_are_those_of_their_annotations(shared_data):
     data = load_dataset(str(shared_data / "VOCdevkit"), "boxes").select()
-    golden = json.loads((GOLDEN / "next/discovery/discovery_voc.json").read_text())["per_image"]
+    golden = golden_values("discovery/discovery_voc")["per_image"]
     assert sorted(data.ids) == sorted(golden)
     for image, boxes in zip(data.ids, data.boxes, strict=True):
         assert np.array_equal(boxes, golden[image]["gt"])

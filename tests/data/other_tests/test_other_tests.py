@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.golden import golden_values
 from helpers.other_tests import (
     COLOURS,
     WNIDS,
@@ -18,7 +19,6 @@ from helpers.other_tests import (
     make_v2,
     picture,
 )
-from helpers.paths import GOLDEN
 
 from dinobench.data import load_dataset, load_datasets
 from dinobench.data.other_tests import full_names
@@ -117,7 +117,7 @@ def test_real_takes_the_labels_by_the_number_in_the_name(imagenet, tmp_path):
 
 
 def test_real_meets_the_golden_value():
-    golden = json.loads((GOLDEN / "next" / "robustness.json").read_text())["real"]
+    golden = golden_values("robustness")["real"]
     lists = read_labels(timm_info() / "imagenet_real_labels.json")
     r = np.random.default_rng(golden["seed"])
     predictions, easy = r.integers(0, 1000, 50000), r.random(50000) < 0.7

@@ -1,10 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 from helpers.depth import golden_depth, golden_head
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from helpers.weights import save, vit
 from PIL import Image
 
@@ -12,10 +10,10 @@ import dinobench
 from dinobench.algorithms.depth_head import to_labels
 from dinobench.context import LocalContext
 from dinobench.data.transforms import ImageTransform
-from dinobench.dense.depth.features import Reading, normalised, on_grid, to_pixels
+from dinobench.dense.depth.features import Reading, at_cells, normalised, to_pixels
 from dinobench.metrics.depth import depth_scores
 
-VALUES = json.loads((GOLDEN / "next" / "depth.json").read_text())["end_to_end_nyu_layout"]
+VALUES = golden_values("depth")["end_to_end_nyu_layout"]
 CPU = torch.device("cpu")
 
 
@@ -66,5 +64,5 @@ def test_padding_is_centred_and_stays_in(tiny):
 
 def test_depth_on_a_grid_is_the_pixels_at_the_cells_centres():
     depth = np.arange(48.0).reshape(6, 8)
-    assert on_grid(depth, (3, 4)).tolist() == depth[1::2, 1::2].tolist()
-    assert on_grid(depth, (6, 8)).tolist() == depth.tolist()
+    assert at_cells(depth, (3, 4)).tolist() == depth[1::2, 1::2].tolist()
+    assert at_cells(depth, (6, 8)).tolist() == depth.tolist()

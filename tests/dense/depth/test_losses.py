@@ -1,13 +1,11 @@
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 
 from dinobench.dense.depth.losses import DepthLoss, gradient_log_loss, l1_loss, sig_loss
 
-VALUES = json.loads((GOLDEN / "next" / "depth.json").read_text())["loss"][0]
+VALUES = golden_values("depth")["loss"][0]
 
 
 def drawn(batch=VALUES["batch"], size=tuple(VALUES["size"]), seed=VALUES["seed"]):

@@ -1,15 +1,14 @@
-import json
 from statistics import mean
 
 import pytest
 import torch
-from helpers.paths import GOLDEN
+from helpers.golden import golden_values
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dinobench.dense.depth.schedules import Schedule
 
-RELEASE = json.loads((GOLDEN / "next" / "depth_lr.json").read_text())
+RELEASE = next(value for name, value in golden_values("segmentation").items() if name.startswith("lr_dinov3_nyu"))
 
 
 def test_dinov3_rate_and_moment_are_the_releases():
