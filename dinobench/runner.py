@@ -177,7 +177,7 @@ def run(
     first = started.run_on_first(data_sets)
     sets = started.run_on_all(lambda: first or data_sets())
     remember = compute.cache and started.rank == 0
-    backbones = started.run_on_all(lambda: [_load(*n, loading, seed, remember).to(started.device) for n in named])
+    backbones = started.run_on_all(lambda: [_load(*n, loading, seed, remember) for n in named])
     _refuse_doubles(backbones)
     evaluations = started.run_on_all(lambda: _evaluations(pairs, sets, backbones, seed, started.precision))
     with cache_folder(compute.cache, started) as root:
@@ -247,6 +247,7 @@ def _run_all(
             folder=_folder(ctx.folder, evaluation, evaluations),
             broken=set(),
         )
+        ctx.service.residents.only([evaluation.backbone])
         try:
             record, result = _score(evaluation, own)
         except UnsupportedCapability as error:

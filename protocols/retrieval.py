@@ -17,7 +17,7 @@ from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, Landmark
 from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError, unknown_name
-from dinobench.metrics.retrieval import DIFFICULTIES, leave_one_out, revisited_scores
+from dinobench.metrics.retrieval import DIFFICULTIES, scores_of_places
 from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
 
 with lazy.imports():
@@ -26,6 +26,7 @@ with lazy.imports():
     from torch.nn import functional as F
 
     from dinobench.algorithms.descriptors import unit_rows
+    from dinobench.algorithms.ranking import Wanted, leave_one_out, nearest_and_places, similarities, tiles
     from dinobench.features.extraction import cut_to_multiple, extract
 
 DINO = "facebookresearch/dino, eval_image_retrieval.py"
@@ -33,8 +34,6 @@ KS = (1, 5, 10)  # the depths that both benchmarks report
 #: Longer side in pixels and scales where the config leaves them open (Caron et al. 2021, section 4.2).
 SIZES = {"rparis6k": (512, (1.0, 2**-0.5, 0.5))}
 OTHERWISE = (224, (1.0,))
-#: Similarities at a time: 128 MB in float32.
-SIMILARITIES = 2**25
 #: Pixels that a query's box may reach beyond its image, which are black then, as where the reference cuts it.
 BEYOND = 16
 
@@ -108,7 +107,7 @@ def run(backbone: Backbone, data: Landmarks | LabelledImages | LandmarkSets, con
     database, in_database = _descriptors(backbone, chosen.database, chosen, config, ctx)
     boxes = chosen.boxes if config.crop_queries else None
     queries, asked = _descriptors(backbone, chosen.queries, chosen, config, ctx, boxes)
-    return _score_landmarks(_readable(chosen, in_database, asked), queries, database, config)
+    return _score_landmarks(_readable(chosen, in_database, asked), queries, database, config, ctx)
 
 
 def _readable(data: Landmarks, in_database: np.ndarray, asked: np.ndarray) -> Landmarks:
@@ -206,17 +205,20 @@ def _rescale(image: torch.Tensor, scale: float) -> torch.Tensor:
     return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
-def _score_landmarks(data: Landmarks, queries: np.ndarray, database: np.ndarray, config: Config) -> Result:
+def _score_landmarks(
+    data: Landmarks, queries: np.ndarray, database: np.ndarray, config: Config, ctx: Context
+) -> Result:
     """Unit rows (Q, D) and (N, D) -> mAP and mP@k by difficulty; difficulties without any positive are left out."""
-    rankings: list[np.ndarray] = []
-    at_once = _queries_at_once(len(database))
-    for start in range(0, len(queries), at_once):
-        similarity = queries[start : start + at_once] @ database.T
-        rankings += list(np.argsort(-similarity, axis=1, kind="stable"))
-    items = pd.DataFrame({"id": list(data.queries.ids), "nearest": [data.database.ids[r[0]] for r in rankings]})
+    wanted = Wanted(data.truth)
+    left, right, images = (torch.from_numpy(x).to(ctx.device) for x in (queries, database, wanted.images))
+    own = tiles(len(queries), len(database), ctx.shard)
+    ranked = torch.cat([nearest_and_places(left[tile], right, images[tile]) for tile in own])
+    found = ctx.gather(ranked).numpy()
+    items = pd.DataFrame({"id": list(data.queries.ids), "nearest": [data.database.ids[i] for i in found[:, 0]]})
+    by_kind = wanted.by_kind(found[:, 1:])
     values: dict[str, float] = {}
     for difficulty in ("medium", *(d for d in DIFFICULTIES if d != "medium")):
-        ap, precision = revisited_scores(rankings, data.truth, difficulty, KS, config.trapezoid)
+        ap, precision = scores_of_places(by_kind, difficulty, KS, config.trapezoid)
         if np.isnan(ap).all():
             continue
         scores = {f"mAP_{difficulty}": ap}
@@ -229,22 +231,18 @@ def _score_landmarks(data: Landmarks, queries: np.ndarray, database: np.ndarray,
     return Result(values, items)
 
 
-def _queries_at_once(database: int) -> int:
-    return max(1, min(256, SIMILARITIES // max(1, database)))
-
-
 def _score_labelled(data: LabelledImages, rows: np.ndarray, config: Config, ctx: Context) -> Result:
     """Unit rows (n, D) -> leave-one-out mAP and recall@k; images that are alone in their class are no queries."""
     labels = data.images.labels
+    database, classes = torch.from_numpy(rows).to(ctx.device), torch.tensor(labels).to(ctx.device)
+    every, own = torch.arange(len(rows), device=ctx.device), tiles(len(rows), len(rows), ctx.shard)
     parts = []
-    at_once = _queries_at_once(len(rows))
-    starts = range(0, len(rows), at_once)
-    for start in ctx.progress(starts, "Ranking", len(starts)):
-        queries = np.arange(start, min(start + at_once, len(rows)))
-        parts.append(leave_one_out(rows[queries] @ rows.T, queries, labels, KS, config.trapezoid))
-    ap, recall = (np.concatenate(part) for part in zip(*parts, strict=True))
-    items = pd.DataFrame({"id": list(data.images.ids), "label": [data.classes[i] for i in labels], "mAP": ap})
-    for column, k in enumerate(KS):
-        items[f"recall@{k}"] = recall[:, column]
+    for tile in ctx.progress(own, "Ranking", len(own)):
+        similarity = similarities(database[tile], database)
+        ap, recall = leave_one_out(similarity, every[tile], classes, KS, config.trapezoid)
+        parts.append(torch.cat([ap[:, None], recall], dim=1))
+    scores = ctx.gather(torch.cat(parts)).numpy()
+    items = pd.DataFrame({"id": list(data.images.ids), "label": [data.classes[i] for i in labels]})
     names = ["mAP", *(f"recall@{k}" for k in KS)]
+    items[names] = scores
     return Result({m: 100 * float(np.nanmean(items[m])) for m in names}, items)

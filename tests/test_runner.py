@@ -15,6 +15,9 @@ import dinobench
 from dinobench import console, registry
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.features import service
+from dinobench.features.residents import Residents
+from dinobench.models.adapters import ModuleBackbone
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.results.records import read, read_all
 from dinobench.runner import with_intervals
@@ -196,6 +199,49 @@ def test_several_protocols_share_one_pass(tmp_path, monkeypatch):
     )
     assert [r.checkpoint.name for r in records] == ["one", "two", "one", "two"]
     assert [s for s in seen if "Extracting" in s and "one, two" in s].__len__() == 2  # train and test
+
+
+def test_checkpoints_take_their_turns_on_the_device(tmp_path, monkeypatch):
+    """Those of a pass are there together, then each while it is scored; one alone is moved once, and none for nothing.
+
+    The device is one in name alone: the weights stay where they are.
+    """
+    there, moves, most = set(), [], []
+
+    def to(backbone, device):
+        (there.add if torch.device(device).type == "meta" else there.discard)(backbone.info.name)
+        moves.append((backbone.info.name, str(device)))
+        most.append(len(there))
+        return backbone
+
+    small = ImageTransform(resize=32, crop=32)
+    signs = protocol()
+    # Half of them see images of another size, hence in a pass of their own.
+    signs.requests = lambda data, config, backbone: [
+        (data.test, FeatureRequest(small if backbone.info.name < "c" else ImageTransform(resize=16, crop=16)))
+    ]
+
+    def run(backbone, data, config, ctx):
+        assert there == {backbone.info.name}
+        features = ctx.features(backbone, *signs.requests(data, config, backbone)[0])
+        assert there == {backbone.info.name}
+        return Result({"positive": 100.0}, items(positive=np.ones(len(features.cls))))
+
+    signs.run = run
+    monkeypatch.setattr(registry, "load", lambda name: signs)
+    monkeypatch.setattr(ModuleBackbone, "to", to)
+    monkeypatch.setattr(service, "Residents", lambda device: Residents(torch.device("meta")))
+    names = list("abcd")
+    options = {"out": tmp_path / "out", "compute": ComputeOptions(device="cpu", cache=False)}
+    ckpts = ["a=pixels:4", "b=pixels:8", "c=pixels:4", "d=pixels:8"]
+    first = dinobench.run("signs", ckpts, **options)
+    assert [r.checkpoint.name for r in first] == names and max(most) == 2 and there == {"d"}
+    there.clear(), moves.clear()
+    dinobench.run(["signs", "signs"], "alone=pixels", **options)
+    assert moves == [("alone", "meta")]
+    moves.clear()
+    dinobench.run("signs", ckpts, **options)
+    assert not moves
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,8 @@ def _prepare(rows: np.ndarray | torch.Tensor, out: torch.Tensor, normalise: bool
         part, into = rows[start : start + step], out[start : start + step]
         if not isinstance(part, torch.Tensor):
             part = torch.from_numpy(part if part.flags.writeable else np.array(part))  # torch takes no read-only one
+        if part.dtype == torch.float64:  # which not every device has
+            part = part.float()
         part = part.to(out.device)
         into.copy_(normalise_rows(part) if normalise else part)
         # A sum is not finite where a number is not, and takes a tenth of the time.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import groupby
@@ -34,6 +34,7 @@ from dinobench.features.extraction import (
     to_device,
     unreadable,
 )
+from dinobench.features.residents import Residents
 from dinobench.inputs import reading_of
 from dinobench.runtime import Runtime
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
@@ -66,6 +67,7 @@ class FeatureService:
     ) -> None:
         self.runtime, self.root, self.skip_broken = runtime, root, skip_broken
         self.batch_size, self.workers = batch_size, workers
+        self.residents = Residents(runtime.device)
         self._complete: set[str] = set()
         self._held: dict[str, IO[bytes] | None] = {}  # what this run has still to read, against pruning
 
@@ -78,7 +80,7 @@ class FeatureService:
 
     def get(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         """The features asked for; extracts what the cache lacks. Raises UserError for broken images."""
-        self.prepare([(backbone, split, request)])
+        self._prepare([(backbone, split, request)], self.residents.also)
         entry = self.entry(backbone, split, request)
         state = entry.state()
         kept = np.flatnonzero(state == DONE)
@@ -114,7 +116,14 @@ class FeatureService:
         return Entry(self.root, identity, label, dict.fromkeys(arrays, shape))
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
-        """Fill the cache with everything `wanted`, in one pass for each pair of images and what is cut out of them."""
+        """Fill the cache with everything `wanted`, in one pass for each pair of images and what is cut out of them.
+
+        The backbones of a pass are brought to the device, and those of the pass before that are not among them taken
+        off it. What is in the cache moves none.
+        """
+        self._prepare(wanted, self.residents.only)
+
+    def _prepare(self, wanted: Sequence[Wanted], bring: Callable[[list[Backbone]], None]) -> None:
         keyed = {self.entry(*w).key: w for w in map(_resolved, wanted)}
 
         def one_pass(item: tuple[str, Wanted]) -> str:
@@ -124,11 +133,11 @@ class FeatureService:
         problems: list[str] = []
         for _, group in groupby(sorted(keyed.items(), key=one_pass), key=one_pass):
             # After one split has proved unusable the others are only looked through, so that one message says all.
-            problems += self._fill([w for key, w in group if key not in self._complete], compute=not problems)
+            problems += self._fill([w for key, w in group if key not in self._complete], bring, not problems)
         if problems:
             raise UserError("; ".join(dict.fromkeys(problems)))
 
-    def _fill(self, wanted: list[Wanted], compute: bool) -> list[str]:
+    def _fill(self, wanted: list[Wanted], bring: Callable[[list[Backbone]], None], compute: bool) -> list[str]:
         """Extract for entries that share images and pixels; every process does its part and all return together.
 
         Returns what is wrong with the images or features, the same on every process.
@@ -153,6 +162,8 @@ class FeatureService:
                 some = [wanted[i] for i in lacking], [entries[i] for i in lacking]
                 # Said by the first process: others may look when it has begun to write.
                 todo = self.runtime.broadcast(_todo(some[1]))
+                if compute and len(todo):
+                    bring([backbone for backbone, _, _ in some[0]])
                 self.runtime.run_on_all(lambda: self._extract(split, *some, todo, compute))
                 problems = self._problems(split, *some)
                 self.runtime.barrier()  # nobody finishes an entry that another process still looks at

@@ -53,14 +53,15 @@ def average_precision(ranks: Iterable[int], positives: int, trapezoid: bool = Tr
     return float((left + right).sum() / (2 * positives))
 
 
-def ranks_without(ranking: np.ndarray, positives: Iterable[int], ignored: Iterable[int]) -> np.ndarray:
-    """Ranks (P,) ascending of the positives in `ranking` (N,) of database indices, ignored images taken out first.
+def ranks_without(positives: Iterable[int], ignored: Iterable[int]) -> np.ndarray:
+    """Ranks (P,) ascending of the images at the places `positives` of a ranking without those at `ignored`.
 
-    >>> ranks_without(np.array([4, 2, 0, 1]), positives=[1, 2], ignored=[4])
+    >>> ranks_without(positives=[3, 1], ignored=[0])
     array([0, 2])
     """
-    kept = ranking[~np.isin(ranking, _indices(ignored))]
-    return np.flatnonzero(np.isin(kept, _indices(positives)))
+    out = np.unique(_indices(ignored))
+    kept = np.setdiff1d(_indices(positives), out)
+    return kept - np.searchsorted(out, kept)
 
 
 def precision_at(ranks: np.ndarray, k: int) -> float:
@@ -93,12 +94,29 @@ def revisited_scores(
     >>> float(ap[0]), float(p[0, 0])
     (1.0, 1.0)
     """
+    places = []
+    for ranking, of_query in zip(rankings, truth, strict=True):
+        place = np.empty(len(ranking), np.int64)
+        place[ranking] = np.arange(len(ranking))
+        places.append({key: place[_indices(of_query[key])] for key in ("easy", "hard", "junk")})
+    return scores_of_places(places, difficulty, ks, trapezoid)
+
+
+def scores_of_places(
+    places: Sequence[Mapping[str, Any]], difficulty: str, ks: Sequence[int] = (1, 5, 10), trapezoid: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """`revisited_scores` where `places[q]` maps "easy", "hard" and "junk" to where these images stand in the ranking.
+
+    >>> ap, p = scores_of_places([{"easy": [1], "hard": [], "junk": [0]}], "easy", ks=(1,))
+    >>> float(ap[0]), float(p[0, 0])
+    (1.0, 1.0)
+    """
     positive_keys, ignored_keys = DIFFICULTIES[difficulty]
     precision, at = [], []
-    for ranking, of_query in zip(rankings, truth, strict=True):
+    for of_query in places:
         positives = np.concatenate([_indices(of_query[key]) for key in positive_keys])
         ignored = np.concatenate([_indices(of_query[key]) for key in ignored_keys])
-        ranks = ranks_without(ranking, positives, ignored)
+        ranks = ranks_without(positives, ignored)
         precision.append(average_precision(ranks, len(positives), trapezoid))
         at.append([precision_at(ranks, k) for k in ks])
     return np.array(precision, dtype=float), np.array(at, dtype=float).reshape(len(precision), len(ks))
@@ -169,6 +187,29 @@ def _ranks_without_query(similarity: np.ndarray, query: int, positives: np.ndarr
         for value in values:
             ranks[own == value] += np.flatnonzero(wanted[s == value])  # those of a lower index come before it
     return np.sort(ranks)
+
+
+def places_of(similarity: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The places (P,) of the images `wanted` (P,) in a ranking of all N by similarity (N,), equal ones by index.
+
+    >>> places_of(np.array([0.1, 0.9, 0.5, 0.9]), np.array([3, 1, 0]))
+    array([1, 0, 3])
+    """
+    ascending, own = np.sort(similarity), similarity[wanted]
+    end = np.searchsorted(ascending, own, side="right")
+    places = len(similarity) - end  # how many are larger
+    tied = (end > 1) & (ascending[np.maximum(end - 2, 0)] == own)
+    if tied.any():
+        values = np.unique(own[tied])
+        if len(values) > FEW_TIES:
+            ranking = np.argsort(-similarity, kind="stable")
+            order = np.empty_like(ranking)
+            order[ranking] = np.arange(len(ranking))
+            return order[wanted]
+        for value in values:
+            here = own == value  # those of a lower index come before
+            places[here] += np.searchsorted(np.flatnonzero(similarity == value), wanted[here])
+    return places
 
 
 def micro_average_precision(similarity: np.ndarray, correct: np.ndarray, positives: int) -> float:

@@ -185,3 +185,14 @@ def test_reports_progress_by_block(monkeypatch):
 
     search(vectors(2, 4, 0), vectors(10, 4, 0), 3, progress=progress)
     assert told == [("Searching neighbours", 3)]
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_no_float64_is_sent_to_the_device(monkeypatch, normalise):
+    """Metal has none."""
+    sent = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **options: sent.append(x.dtype) or to(x, *args, **options))
+    queries, database = (vectors(n, 8, n).astype(np.float64) for n in (5, 40))
+    search(queries, database, 3, normalise=normalise)
+    assert sent and torch.float64 not in sent

@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.contexts import on_processes
+from helpers.host_reads import HostReads
 from helpers.landmarks import SIZES, oxford, picture
 from helpers.weights import vit
 from PIL import Image
 from torch.nn import functional as F
 
 from dinobench import load_backbone
+from dinobench.algorithms import ranking
 from dinobench.context import LocalContext
 from dinobench.data.embedded import tiles
+from dinobench.data.image_split import FileSplit
 from dinobench.data.layouts import landmarks
+from dinobench.data.layouts.landmarks import LabelledImages, Landmarks
 from dinobench.errors import UserError
 from dinobench.metrics.retrieval import average_precision
 from dinobench.protocols import retrieval
@@ -72,7 +77,7 @@ def test_boxes_cut_queries_only(tiny, tmp_path):
 def test_scores_follow_the_ground_truth(tmp_path):
     data = landmarks.load(oxford(tmp_path), "ox")
     similarity = np.array([[0.1, 0.9, 0.5, 0.95, 0.3, 0.2], [0.6, 0.5, 0.4, 0.3, 0.9, 0.1]])
-    result = retrieval._score_landmarks(data, similarity, np.eye(6), retrieval.Config())
+    result = retrieval._score_landmarks(data, similarity, np.eye(6), retrieval.Config(), LocalContext())
     # query 0 ranks 3 1 2 4 5 0; 3 is junk; easy {0, 1}, hard {2}
     easy, hard = average_precision([0, 3], 2), average_precision([0], 1)
     medium = average_precision([0, 1, 4], 3)
@@ -88,7 +93,7 @@ def test_scores_follow_the_ground_truth(tmp_path):
 def test_trapezoids_or_steps_is_a_setting(tmp_path):
     data = landmarks.load(oxford(tmp_path), "ox")
     similarity = np.array([[0.1, 0.9, 0.5, 0.95, 0.3, 0.2], [0.6, 0.5, 0.4, 0.3, 0.9, 0.1]])
-    steps = retrieval._score_landmarks(data, similarity, np.eye(6), retrieval.Config(trapezoid=False))
+    steps = retrieval._score_landmarks(data, similarity, np.eye(6), retrieval.Config(trapezoid=False), LocalContext())
     assert steps.items["mAP_easy"][0] == pytest.approx(average_precision([0, 3], 2, trapezoid=False))
 
 
@@ -190,6 +195,48 @@ def test_two_processes_cover_what_one_does(tiny, tmp_path):
     whole = retrieval._descriptors(tiny, data.database, data, config, LocalContext())[0]
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, whole, atol=2e-6)
+
+
+def ranked(n: int = 40, classes: int = 3):
+    """Labelled images and landmarks whose descriptors are given: (data, the score of it in a context)."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((n, 8)).astype(np.float32)
+    rows[:5] = rows[0]  # ties
+    ids = [f"{i}.png" for i in range(n)]
+    split = FileSplit("images", "", ids, rng.integers(0, classes, n), "given")
+    labelled = LabelledImages("set", "none", split, tuple("abc"), "given")
+    kinds = rng.integers(0, 4, (n, n))  # easy, hard, junk, none of them
+    truth = tuple({k: np.flatnonzero(row == i) for i, k in enumerate(("easy", "hard", "junk"))} for row in kinds)
+    places = Landmarks("places", "none", "", split, split, np.full((n, 4), np.nan), truth, "given")
+    config = retrieval.Config()
+    return (
+        lambda ctx: retrieval._score_labelled(labelled, rows, config, ctx),
+        lambda ctx: retrieval._score_landmarks(places, rows, rows[::-1].copy(), config, ctx),
+    )
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_two_processes_rank_as_one_does(which, monkeypatch):
+    """And with more processes than there is work for."""
+    monkeypatch.setattr(ranking, "SIMILARITIES", 7 * 40)
+    score = ranked()[which]
+    alone = score(LocalContext())
+    for result in [*on_processes(2, score), *on_processes(7, score)]:
+        assert result.metrics == alone.metrics
+        pd.testing.assert_frame_equal(result.items, alone.items, check_exact=True)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_device_is_read_once(which, monkeypatch):
+    """When all queries are ranked, and it finds what the CPU finds."""
+    monkeypatch.setattr(ranking, "SIMILARITIES", 7 * 40)
+    score = ranked()[which]
+    expected = score(LocalContext())
+    monkeypatch.setattr(ranking, "RANKED_BY_HOST", ())
+    with HostReads() as reads:
+        result = score(LocalContext())
+    assert len(reads) == 1 and "context.py" in reads.lines[0], reads
+    pd.testing.assert_frame_equal(result.items, expected.items, rtol=1e-14)
 
 
 def test_embedded_set_runs(tiny):
