@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dinobench import console
 from dinobench.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ def measure_bench(name: str, **options: Any) -> list[BenchRow]:
     Raises UserError for its name.
     """
     if name == ALL:
-        return [row for each in BENCHES for row in measure_bench(each, **options)]
+        rows: list[BenchRow] = []
+        for number, each in enumerate(BENCHES, 1):
+            console.note(f"[{number}/{len(BENCHES)}] {each}")
+            rows += measure_bench(each, **options)
+        return rows
     if name not in BENCHES:
         raise unknown_name("bench", name, [ALL, *BENCHES])
     module, _, function = BENCHES[name].partition(":")

@@ -11,6 +11,9 @@ from fnmatch import fnmatchcase
 DINO = "Caron et al. 2021, arXiv 2104.14294"
 DINO_README = "facebookresearch/dino, README, pretrained models"
 DINOV2_README = "facebookresearch/dinov2, README, pretrained models"
+LOST_README = "valeoai/LOST, README"
+TOKENCUT_README = "YangtaoWANG95/TokenCut, README"
+HUMMINGBIRD_README = "vpariza/open-hummingbird-eval, README"
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,45 @@ def _transfer() -> Iterable[PublishedScore]:
             yield _dino(arch, "finetune", dataset, "top1", value, "Table 6")
 
 
+def _discovery() -> Iterable[PublishedScore]:
+    """CorLoc of one box an image on VOC07 and VOC12 trainval and COCO20k."""
+    lost = {
+        "ViT-S/16": (61.9, 64.0, 50.7), "ViT-S/8": (55.5, 57.0, 49.5), "ViT-B/16": (60.1, 63.3, 50.0),
+        "ResNet-50": (36.8, 42.7, 26.5),
+    }  # fmt: skip
+    tokencut = {"ViT-S/16": (68.8, 72.1, 58.8), "ViT-S/8": (67.3, 71.6, 60.7), "ViT-B/16": (68.8, 72.4, 59.0)}
+    for how, source, table in (("LOST", LOST_README, lost), ("TokenCut", TOKENCUT_README, tokencut)):
+        for arch, scores in table.items():
+            for dataset, value in zip(("VOC 2007", "VOC 2012", "COCO20k"), scores, strict=True):
+                model = f"DINO {arch}, {how}"
+                yield PublishedScore(model, "DINO", arch, "discovery", dataset, "corloc", value, source, True)
+
+
+def _saliency() -> Iterable[PublishedScore]:
+    """TokenCut's foregrounds of DINO's ViT-S/16, without the bilateral solver."""
+    for dataset, scores in {
+        "ECSSD": (80.3, 71.2, 91.8), "DUTS-TE": (67.2, 57.6, 90.3), "DUT-OMRON": (60.0, 53.3, 88.0)
+    }.items():  # fmt: skip
+        for metric, value in zip(("max_f", "iou", "accuracy"), scores, strict=True):
+            yield PublishedScore("DINO ViT-S/16", "DINO", "ViT-S/16", "saliency", dataset, metric, value,
+                                 TOKENCUT_README, True, headline=metric == "iou")  # fmt: skip
+
+
+def _incontext() -> Iterable[PublishedScore]:
+    """VOC 2012 val by nearest patches, from memories of three sizes, scored as the release does."""
+    for model, scores in {
+        "DINO ViT-S/16": (37.2, 43.1, 46.6), "DINO ViT-B/16": (44.9, 50.8, 55.7), "DINOv2 ViT-S/14": (70.2, 74.9, 77.0),
+        "DINOv2 ViT-B/14": (69.1, 74.6, 76.9), "DINOv2 ViT-L/14": (64.6, 71.7, 74.8),
+    }.items():  # fmt: skip
+        method, arch = model.split(" ")
+        for size, value in zip(("102 k", "1 M", "10 M"), scores, strict=True):
+            yield PublishedScore(f"{model}, memory {size}", method, arch, "incontext", "VOC 2012 val", "mIoU_released",
+                                 value, HUMMINGBIRD_README, True, headline=False)  # fmt: skip
+
+
 FIGURES: tuple[PublishedScore, ...] = (
-    *_classification(), *_davis(), *_attention(), *_copies(), *_landmarks(), *_transfer(),
+    *_classification(), *_davis(), *_attention(), *_copies(), *_landmarks(), *_transfer(), *_discovery(),
+    *_saliency(), *_incontext(),
 )  # fmt: skip
 
 #: References under which the models of these figures can be had: timm's names, Hugging Face's, torch.hub's.
