@@ -75,8 +75,8 @@ def _read(root: Path, path: Path, name: str, file: Path | None, progress: finger
     if missing := len(ids) - len(kept):
         first = next(i for i in ids if not (folder / f"{i}{ending}").is_file())
         notes.append(
-            f"{missing:,} of the {len(ids):,} images of {file} are left out because {folder.name}/ does not annotate "
-            f"them, such as {first}"
+            f"{missing:,} of the {len(ids):,} images of {file and file.name} are left out because {folder.name}/ does "
+            f"not annotate them, such as {first}"
         )
     if folder.name == MASKS:
         notes.append(f"there is no Annotations/: the boxes are those around the masks in {MASKS}/")

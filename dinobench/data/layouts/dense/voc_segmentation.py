@@ -71,8 +71,8 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None, ma
     else:
         own, test, how = test[1::2], test[::2], "val halved"
         notes.append(
-            f"no {sets / 'train.txt'}: of {len(own) + len(test)} images of val.txt every second is learnt from, "
-            f"{len(own)} in all, and the others are scored"
+            f"no ImageSets/Segmentation/train.txt: of {len(own) + len(test)} images of val.txt every second is learnt "
+            f"from, {len(own)} in all, and the others are scored"
         )
     if not own and not more:
         raise UserError(f"{sets / 'val.txt'}: one image only, and no train.txt; there is nothing to learn from")
