@@ -29,16 +29,15 @@ def oracle(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarra
 def path(request, monkeypatch):
     """Both ways of selecting; the accelerator's runs on the CPU too."""
     if request.param == "accelerator":
-        monkeypatch.setattr(
-            nearest_neighbours, "_largest", lambda keys, k, pool: keys.topk(min(k, keys.shape[1]), sorted=False).values
-        )
+        monkeypatch.setattr(nearest_neighbours, "_on_cpu", lambda tensor: False)
     return request.param
 
 
 def small_blocks(monkeypatch, numbers, tile=1000, group=4, chunk=64, passing=12):
     """Limits so small that a few rows fall into several blocks, tiles, groups and chunks."""
     for name, value in {
-        "BLOCK_NUMBERS": numbers, "TILE_CPU": tile, "GROUP": group, "CHUNK_NUMBERS": chunk, "PASSING": passing,
+        "BLOCK_NUMBERS": numbers, "TILE_CPU": tile, "TILE_ACCELERATOR": tile, "GROUP": group,
+        "CHUNK_NUMBERS": chunk, "PASSING": passing,
     }.items():  # fmt: skip
         monkeypatch.setattr(nearest_neighbours, name, value)
 
@@ -112,6 +111,20 @@ def test_what_is_not_finite_has_no_neighbours(bad, normalise):
     for pair in ((clean, broken), (broken, clean)):
         with pytest.raises(UserError, match="not finite"):
             search(*pair, 3, normalise=normalise)
+
+
+def test_products_beyond_float32_are_an_error_and_no_wrong_neighbours():
+    """Neither NaN nor minus infinity can be told from what is not there."""
+    big = np.full((40, 4), 1e30, np.float32)
+    with pytest.raises(UserError, match="too large"):
+        search(-big, big, 3)
+
+
+@pytest.mark.parametrize("n", [900, 5000])
+def test_all_equal_similarities_are_the_first(path, n):
+    """Everything is a candidate then, in groups and without."""
+    similarity, index = search(np.ones((70, 3), np.float32), np.ones((n, 3), np.float32), 7)
+    assert index.tolist() == [list(range(7))] * 70 and (similarity == 3).all()
 
 
 def test_equal_similarities_come_by_index_across_blocks(path, monkeypatch):
