@@ -39,20 +39,25 @@ BENCHES = {
 ALL = "all"
 
 
-def measure_bench(name: str, **options: Any) -> list[BenchRow]:
+def measure_bench(
+    name: str, finished: Callable[[list[BenchRow]], None] = lambda rows: None, **options: Any
+) -> list[BenchRow]:
     """The rows of a bench, or of `ALL`; of `options` those that it takes and that are not None.
 
+    `finished` gets the rows of each bench as soon as they are there: all of them take long, and may be interrupted.
     Raises UserError for its name.
     """
     if name == ALL:
         rows: list[BenchRow] = []
         for number, each in enumerate(BENCHES, 1):
             console.note(f"[{number}/{len(BENCHES)}] {each}")
-            rows += measure_bench(each, **options)
+            rows += measure_bench(each, finished, **options)
         return rows
     if name not in BENCHES:
         raise unknown_name("bench", name, [ALL, *BENCHES])
     module, _, function = BENCHES[name].partition(":")
     bench: Callable[..., list[BenchRow]] = getattr(import_module(f"{__name__}.{module}"), function)
     taken = inspect.signature(bench).parameters
-    return bench(**{key: value for key, value in options.items() if key in taken and value is not None})
+    rows = bench(**{key: value for key, value in options.items() if key in taken and value is not None})
+    finished(rows)
+    return rows

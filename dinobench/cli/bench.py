@@ -32,8 +32,7 @@ def bench(
 
     if write is not None:
         table.check(write)
-    rows = measure_bench(what, arch=arch, images=images, repeats=repeats, scale=scale, device=device)
-    runs.bench(rows)
+    rows = measure_bench(what, runs.bench, arch=arch, images=images, repeats=repeats, scale=scale, device=device)
     if what == ALL:
         typer.echo(table.markdown(rows, table.machine(device)))
     if write is not None:

@@ -38,6 +38,8 @@ def test_all_is_every_bench(monkeypatch):
             return lambda device="auto": asked.append((name, device)) or [ROWS[0]]
 
     monkeypatch.setattr("dinobench.bench.import_module", lambda name: Module())
-    assert len(measure_bench("all", device="cuda", repeats=None)) == len(BENCHES)
+    told = []
+    assert measure_bench("all", told.append, device="cuda", repeats=None) == [ROWS[0]] * len(BENCHES)
+    assert told == [[ROWS[0]]] * len(BENCHES)  # each as soon as it is there
     assert [name for name, _ in asked] == [place.partition(":")[2] for place in BENCHES.values()]
     assert {device for _, device in asked} == {"cuda"}
