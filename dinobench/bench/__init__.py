@@ -19,6 +19,7 @@ __all__ = ["ALL", "BENCHES", "measure_bench"]
 BENCHES = {
     "knn": "knn:knn",
     "memory": "knn:memory",
+    "decoding": "decoding:decoding",
     "features": "features:features",
     "scale": "scale:scale",
     "davis": "dense:davis",

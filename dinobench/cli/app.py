@@ -150,7 +150,9 @@ def run(
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode images.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode images; from 17 on, processes for a GPU.")
+    ] = None,
     ram_cache: RamCache = None,
     save: Annotated[
         Path | None,

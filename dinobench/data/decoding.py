@@ -1,21 +1,26 @@
 """Decoding images: what can be read, by how many threads ahead of its use, kept in how much memory.
 
 Every loop over images stands on `in_order`: the feature service, the dense protocols, the loaders of trainings and of
-pretraining. PIL lets go of Python's lock, so threads do what other loaders need processes for.
+pretraining. PIL lets go of Python's lock, so up to some number threads do what other loaders need processes for.
 """
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
+import signal
 import struct
+import sys
 import threading
+import time
 import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -145,9 +150,13 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+#: Threads that decode at most: what more of them would bring ends at Python's lock, beyond it processes serve.
+MOST_THREADS = 16
+
+
 def decoding_threads(chosen: int | None) -> int:
-    """Threads that decode images: as many as the user chose, else one per usable core up to 16."""
-    return chosen or min(16, usable_cpus())
+    """Threads that decode images: as many as the user chose, else one per usable core up to `MOST_THREADS`."""
+    return chosen or min(MOST_THREADS, usable_cpus())
 
 
 def in_order(
@@ -159,23 +168,86 @@ def in_order(
     computes on the same cores: threads that decode take them from under the ones that multiply, and both wait.
     `start()` is called in each thread before its first item. What `work` raises is raised here.
     """
+    with ThreadPoolExecutor(threads, initializer=start) as pool:
+        yield from _results(pool, work, items, ahead, overlap)
+
+
+def in_order_apart(
+    work: Callable[[S], T], items: Iterable[S], *, processes: int, ahead: int
+) -> Generator[T, None, None]:
+    """`in_order` with `overlap` by processes, which share no lock; what `work` keeps is lost with them.
+
+    They are forks of this one, so that `work` may be anything; its items and results are pickled. Linux alone can fork
+    beside threads safely enough, as torch's loader does there; elsewhere threads serve.
+    Raises UserError where the system ended one of them.
+    """
+    if not sys.platform.startswith("linux"):
+        yield from in_order(work, items, threads=min(processes, MOST_THREADS), ahead=ahead, overlap=True)
+        return
+    pending = iter(items)
+    lumps = iter(lambda: list(islice(pending, LUMP)), [])
+    context, at_once = multiprocessing.get_context("fork"), max(2 * processes, ahead // LUMP)
+    try:
+        with ProcessPoolExecutor(processes, context, _Apart.begin, (work, os.getpid())) as pool:
+            for results in _results(pool, _Apart.lump, lumps, at_once, overlap=True):
+                yield from results
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {processes} processes that decode images was ended by the system, for want of memory perhaps; "
+            f"choose fewer with --workers"
+        ) from error
+
+
+#: Items that a process is handed at a time: handing over takes as long as decoding a small image.
+LUMP = 8
+
+
+class _Apart:
+    """What runs in a process that decodes."""
+
+    work: Callable[[Any], Any]
+
+    @classmethod
+    def begin(cls, work: Callable[[Any], Any], parent: int) -> None:
+        cls.work = work
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends the others
+        for number in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            signal.signal(getattr(signal, number), signal.SIG_DFL)
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)  # its pool of threads is not in a fork, which would wait for it for ever
+        threading.Thread(target=cls.watch, args=(parent,), daemon=True).start()
+
+    @staticmethod
+    def watch(parent: int) -> None:
+        """End with a parent that was killed: its pipes, which all processes hold, do not tell."""
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    @classmethod
+    def lump(cls, items: list[Any]) -> list[Any]:
+        return [cls.work(item) for item in items]
+
+
+def _results(
+    pool: Executor, work: Callable[[S], T], items: Iterable[S], ahead: int, overlap: bool
+) -> Generator[T, None, None]:
     waiting: deque[Future[T]] = deque()
     pending = iter(items)
-    with ThreadPoolExecutor(threads, initializer=start) as pool:
-        try:
-            while True:
-                waiting.extend(pool.submit(work, item) for item in islice(pending, ahead - len(waiting)))
-                if not waiting:
-                    return
-                if overlap:
-                    yield waiting.popleft().result()
-                    continue
-                wait(waiting)
-                while waiting:
-                    yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    try:
+        while True:
+            waiting.extend(pool.submit(work, item) for item in islice(pending, ahead - len(waiting)))
+            if not waiting:
+                return
+            if overlap:
+                yield waiting.popleft().result()
+                continue
+            wait(waiting)
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 class ImageCache(Generic[T]):

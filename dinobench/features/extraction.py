@@ -15,7 +15,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dinobench.data.decoding import BROKEN_IMAGE, decoding_threads, in_order, why_unreadable
+from dinobench.data.decoding import (
+    BROKEN_IMAGE,
+    MOST_THREADS,
+    decoding_threads,
+    in_order,
+    in_order_apart,
+    why_unreadable,
+)
 from dinobench.errors import BrokenImage, UserError
 from dinobench.types import Backbone, Context, ImageSplit
 
@@ -61,6 +68,7 @@ def forward_batches(
     watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     broken: list[S] | None = None,
     looked_at_only: bool = False,
+    apart: bool = False,
 ) -> Iterator[tuple[list[S], list[P], R]]:
     """Batches of (items, what `load` made of them, what `forward` made of that), items of one `key` together.
 
@@ -70,6 +78,9 @@ def forward_batches(
 
     Items that cannot be read are appended to `broken`. Unless `compute.skip_broken` nothing is computed after the
     first, nor ever with `looked_at_only`: the rest is only looked at, so that one message can name all.
+
+    `apart` says that `load` leaves nothing behind but what it returns: beside an accelerator more workers than threads
+    are good for are processes then.
     """
     size = compute.batch_size or batch[compute.device.type != "cpu"]
     broken = [] if broken is None else broken
@@ -81,10 +92,12 @@ def forward_batches(
             return item, None
 
     def readable() -> Iterator[tuple[S, P]]:
-        decoded = in_order(
-            loaded, items, threads=decoding_threads(compute.workers), ahead=_ahead(compute, size),
-            overlap=compute.device.type != "cpu",
-        )  # fmt: skip
+        workers, ahead = decoding_threads(compute.workers), _ahead(compute, size)
+        overlap = compute.device.type != "cpu"
+        if apart and overlap and workers > MOST_THREADS:
+            decoded = in_order_apart(loaded, items, processes=workers, ahead=ahead)
+        else:
+            decoded = in_order(loaded, items, threads=workers, ahead=ahead, overlap=overlap)
         for item, pixels in watch(decoded):
             if pixels is None:
                 broken.append(item)
@@ -207,7 +220,7 @@ def extract(
     def work() -> None:
         nonlocal rows
         passes = forward_batches(
-            ctx, indices, load, compute, key=key, broken=broken,
+            ctx, indices, load, compute, key=key, broken=broken, apart=True,
             watch=lambda decoded: ctx.progress(decoded, description, len(indices)),
         )  # fmt: skip
         for batch, _, (descriptors,) in fetched(passes, ctx.device):

@@ -221,7 +221,7 @@ class FeatureService:
             writers = [stack.enter_context(entry.writer()) for entry in entries]
             passes = forward_batches(
                 self, rows, load, forward, batch=BATCH, key=lambda pixels: pixels.shape,
-                broken=broken, looked_at_only=not compute,
+                broken=broken, looked_at_only=not compute, apart=True,
                 watch=lambda decoded: console.progress(decoded, f"Extracting {split.name} with {names}", len(rows)),
             )  # fmt: skip
             flushed = time.monotonic()

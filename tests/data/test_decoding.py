@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import re
+import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import count, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +33,7 @@ from dinobench.data.decoding import (
     decode,
     image_size,
     in_order,
+    in_order_apart,
     ram_budget,
     why_unreadable,
 )  # fmt: skip
@@ -89,6 +94,73 @@ def test_each_thread_is_started_once():
     begin = lambda: started.append(threading.get_ident())  # noqa: E731
     list(in_order(abs, range(50), threads=1, ahead=4, overlap=True, start=begin))
     assert len(started) == 1 and started[0] != threading.get_ident()
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes decode on Linux alone")
+
+
+@settings(deadline=None, max_examples=8)
+@given(n=st.integers(0, 70), processes=st.integers(1, 3), ahead=st.integers(1, 40))
+def test_results_of_processes_come_in_the_order_of_the_items(n, processes, ahead):
+    kept = []  # work may be anything, a function that pickle knows no name of too
+
+    def work(i):
+        kept.append(i)
+        return np.full(3, i)
+
+    results = list(in_order_apart(work, range(n), processes=processes, ahead=ahead))
+    assert [r.tolist() for r in results] == [[i] * 3 for i in range(n)]
+    assert not kept or not sys.platform.startswith("linux")
+
+
+@linux
+@pytest.mark.parametrize("error", [KeyError("three"), UserError("three"), BrokenImage("three")])
+def test_an_error_in_a_process_is_raised_here(error):
+    def work(i):
+        if i == 13:
+            raise error
+        return i
+
+    results = in_order_apart(work, range(40), processes=2, ahead=16)
+    assert [next(results) for _ in range(8)] == list(range(8))
+    with pytest.raises(type(error), match="three"):
+        list(results)
+    assert not multiprocessing.active_children()
+
+
+@linux
+def test_a_process_that_the_system_ended_is_one_line():
+    with pytest.raises(UserError, match=r"one of 2 processes that decode .* --workers"):
+        list(in_order_apart(lambda i: os.kill(os.getpid(), signal.SIGKILL), range(4), processes=2, ahead=4))
+
+
+@linux
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    """Their parent cannot tell them, and their pipes stay open."""
+    code = f"""
+import os, time
+from pathlib import Path
+from dinobench.data.decoding import in_order_apart
+def work(i):
+    Path({str(tmp_path)!r}, str(os.getpid())).touch()
+    return i
+results = in_order_apart(work, iter(int, 1), processes=2, ahead=64)
+while True:
+    next(results)
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        try:
+            wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        finally:
+            parent.kill()
+    wait_for(lambda: not any(Path("/proc", p.name).exists() for p in tmp_path.iterdir()))
+
+
+def wait_for(true, seconds=120):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_images_are_kept_within_the_budget_and_decoded_anew_beyond():
