@@ -5,7 +5,6 @@ Both are `dinobench.types.Context`.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from dinobench import console
-from dinobench.data.transforms import for_backbone, for_split
+from dinobench.data.transforms import fitted
 from dinobench.errors import UserError
 from dinobench.features.extraction import forward_batches, load_by_id, refuse_unreadable
 from dinobench.features.service import BATCH, FeatureService, compute_features
@@ -165,8 +164,7 @@ class LocalContext:
     def _extracted(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         broken: list[int] = []
         parts, rows = [], []
-        transform = for_split(for_backbone(request.transform, backbone), split)
-        request = dataclasses.replace(request, transform=transform)
+        request = fitted(request, backbone, split)
 
         def load(row: int) -> np.ndarray:
             return np.asarray(request.transform(split.load(row)))

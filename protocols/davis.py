@@ -7,7 +7,6 @@ notebook `dinov3` reproduces; scores by Pont-Tuset et al. 2017, arXiv 1704.00675
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from dinobench import lazy
-from dinobench.data.transforms import ImageTransform, for_backbone
 from dinobench.data.video import Video, VideoSet, label_png, read_prediction
 from dinobench.errors import BrokenImage, UserError
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channels, input_of
@@ -28,18 +25,15 @@ from dinobench.metrics.video import METRICS, STATISTICS, averages, object_statis
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
-    import cv2
     import pandas as pd
     import torch
 
     from dinobench.algorithms.label_propagation import propagate
     from dinobench.algorithms.soft_masks import first_masks, labels_of, nearest_labels_of
-    from dinobench.features.extraction import cut_to_multiple, forward_batches, out_of_range
+    from dinobench.features.frames import FrameInput, frame_grids
 
 DINO = "facebookresearch/dino, eval_video_segmentation.py"
 DINOV3 = "facebookresearch/dinov3, notebooks/segmentation_tracking.ipynb"
-#: Frames per forward pass: a CPU gains nothing from more than one, elsewhere enough to keep a GPU busy.
-BATCH = 1, 8
 
 
 @dataclass(frozen=True)
@@ -91,6 +85,10 @@ class Config:
         if self.temperature <= 0:
             raise ValueError(f"temperature = {self.temperature} must be above 0")
         check_channels(self.mean, self.std)
+
+    def view(self) -> FrameInput:
+        """How frames come to the backbone."""
+        return FrameInput(self.short_side, self.multiple, self.rounding, self.interpolation, self.mean, self.std)
 
 
 name = "davis"
@@ -164,86 +162,20 @@ def _of_another_input(backbone: Backbone, config: Config) -> list[str]:
 
 def label_maps(backbone: Backbone, video: Video, config: Config, ctx: Context) -> Iterator[np.ndarray]:
     """The label map (H, W) uint8 of every frame at the video's size; the first is the given mask itself."""
-    first = video.mask(0)
+    first, view = video.mask(0), config.view()
     yield first
-    patch = backbone.patch_size or 1
-    grids = features(backbone, video, config, ctx)
-    height, width = network_size(*video.size, config, _multiple(backbone))
-    grid = (height // patch, width // patch)
     soft = propagate(
-        grids,
-        first_masks(first, grid, config.first_mask).to(ctx.device),
+        frame_grids(backbone, video, view, ctx),
+        first_masks(first, view.grid(video.size, backbone), config.first_mask).to(ctx.device),
         context=config.context,
         window=config.window,
         circle=config.window_shape == "circle",
         top_k=config.top_k,
         temperature=config.temperature,
     )
+    patch, bilinear = backbone.patch_size or 1, config.upsampling == "bilinear"
     for masks in soft:
-        bilinear = config.upsampling == "bilinear"
         yield labels_of(masks, patch, video.size) if bilinear else nearest_labels_of(masks, video.size)
-
-
-def _multiple(backbone: Backbone) -> int:
-    """Pixels that sides are a multiple of where the backbone sees all of a frame."""
-    return math.lcm(backbone.patch_size or 1, backbone.size_multiple)
-
-
-def features(backbone: Backbone, video: Video, config: Config, ctx: Context) -> Iterator[torch.Tensor]:
-    """Every frame's patch features (H, W, D) after the last block's norm, a few frames per forward pass.
-
-    Raises BrokenImage for the first frame that cannot be read.
-    """
-    patch = backbone.patch_size or 1
-    config = for_backbone(config, backbone)
-    broken: list[int] = []
-
-    def load(index: int) -> torch.Tensor:
-        return network_input(video.frame(index), config, _multiple(backbone))
-
-    def forward(frames: list[torch.Tensor]) -> torch.Tensor:
-        # The reference's patch embedding never sees what is beyond the last whole patch.
-        x = cut_to_multiple(torch.stack(frames).to(ctx.device), patch)
-        [(_, patches)] = backbone.layers(x, 1)
-        return patches.unflatten(1, (x.shape[-2] // patch, x.shape[-1] // patch)).float()
-
-    for batch, _, grids in forward_batches(ctx, range(len(video)), load, forward, batch=BATCH, broken=broken):
-        if not grids.isfinite().all():
-            raise out_of_range(backbone, [f"{video.name}/{video.names[index]}" for index in batch])
-        if not broken:
-            yield from grids
-    if broken:
-        video.frame(broken[0])  # which says what is wrong with it
-
-
-def network_size(height: int, width: int, config: Config, multiple: int = 1) -> tuple[int, int]:
-    """(height, width) of the frames that a backbone of whole patches of `multiple` pixels sees.
-
-    >>> network_size(480, 854, Config()), network_size(1080, 608, Config())
-    ((480, 832), (832, 480))
-    >>> network_size(480, 854, profiles["dinov3"], 16), network_size(480, 854, profiles["dinov3"], 14)
-    ((960, 1712), (966, 1722))
-    """
-    long, short = max(height, width), min(height, width)
-    if config.rounding == "up":
-        multiple = math.lcm(config.multiple, multiple)
-        shorter = -(-config.short_side // multiple) * multiple
-        longer = -(-long * shorter // (short * multiple)) * multiple
-    else:
-        shorter = config.short_side
-        longer = int(shorter * long / short // config.multiple * config.multiple)
-    return (longer, shorter) if height > width else (shorter, longer)
-
-
-def network_input(frame: np.ndarray, config: Config, multiple: int = 1) -> torch.Tensor:
-    """An RGB frame (H, W, 3) uint8 -> (3, h, w) float32, resized on 8 bits and normalised; see `network_size`."""
-    height, width = network_size(frame.shape[0], frame.shape[1], config, multiple)
-    if config.interpolation == "bilinear":
-        resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-    else:
-        resized = np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
-    pixels = torch.from_numpy(resized).permute(2, 0, 1).contiguous()
-    return ImageTransform(mean=config.mean, std=config.std).normalise(pixels)
 
 
 def _check_ends(folder: Path, video: Video) -> None:

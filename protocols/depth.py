@@ -25,10 +25,10 @@ with lazy.imports():
 
     from dinobench.algorithms.depth_head import DepthBins, four_blocks
     from dinobench.dense.depth.augment import DepthView
-    from dinobench.dense.depth.features import Reading
     from dinobench.dense.depth.losses import DepthLoss
     from dinobench.dense.depth.probe import DepthProbe, ProbeConfig, TestTable
     from dinobench.dense.depth.schedules import Schedule
+    from dinobench.dense.reading import Blocks
 
 V3 = "facebookresearch/dinov3, eval/depth, configs/config-nyu.yaml"
 RECIPE = "zhyever/Monocular-Depth-Estimation-Toolbox, depth/datasets/pipelines/transforms.py; the same in DINOv3"
@@ -149,8 +149,8 @@ def metrics(config: Config) -> tuple[Metric, ...]:
 
 def run(backbone: Backbone, data: DepthSet, config: Config, ctx: Context) -> Result:
     """Train a head on the train images and score the test images, each by itself."""
-    reading, notes = reading_of(backbone, config)
-    probe = DepthProbe(backbone, data, probe_config(data, config, reading), ctx)
+    blocks, notes = blocks_of(backbone, config)
+    probe = DepthProbe(backbone, data, probe_config(data, config, blocks), ctx)
     last, best = probe.run()
     counted = ~last.scores[:, 0].isnan()
     ids = [data.test.ids[row] for row in last.rows.tolist()]
@@ -175,22 +175,22 @@ def take(table: TestTable, items: pd.DataFrame, names: tuple[str, ...], suffix: 
     return {n + suffix: (100 if UNITS.get(n) == "%" else 1) * table.mean(NAMES.index(n)) for n in names}
 
 
-def reading_of(backbone: Backbone, config: Config) -> tuple[Reading, list[str]]:
+def blocks_of(backbone: Backbone, config: Config) -> tuple[Blocks, list[str]]:
     """What the head reads, and a note where the backbone has only its last map to give."""
     if config.read == "map":
-        return Reading(), []
+        return 1, []
     depth = backbone.info.depth
     if "layers" not in backbone.capabilities or depth is None:
-        return Reading(), [f"a {backbone.info.arch} has no blocks with a CLS token: read=map"]
+        return 1, [f"a {backbone.info.arch} has no blocks with a CLS token: read=map"]
     if config.read == "last":
-        return Reading((depth - 1,)), []
+        return (depth - 1,), []
     try:
-        return Reading(four_blocks(depth)), []
+        return four_blocks(depth), []
     except ValueError as error:
         raise UserError(f"{backbone.info.name}: {error}; use --set read=last") from None
 
 
-def probe_config(data: DepthSet, config: Config, reading: Reading) -> ProbeConfig:
+def probe_config(data: DepthSet, config: Config, blocks: Blocks) -> ProbeConfig:
     """The training's settings, what is the data set's own filled in."""
     usual = data.convention
     train_crop = config.train_crop if all(config.train_crop) else usual.train_crop
@@ -199,7 +199,7 @@ def probe_config(data: DepthSet, config: Config, reading: Reading) -> ProbeConfi
     )
     high = usual.high if config.high is None else config.high
     return ProbeConfig(
-        reading=reading,
+        blocks=blocks,
         bins=DepthBins(config.low, high, config.bins, config.spacing, config.weights),
         loss=DepthLoss(
             config.sig, config.gradient, config.gradient_axes, config.l1, config.group, config.without_variance

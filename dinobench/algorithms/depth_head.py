@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dinobench.algorithms.sliding_window import linear_weights
+
 Spacing = Literal["linear", "log"]
 Norm = Literal["linear", "softmax", "sigmoid"]
 #: Added to every bin's weight by the norm "linear", so that none is ever without: facebookresearch/dinov2, dinov3.
 LEAST_WEIGHT = 0.1
+#: Upsampled logits that exist at once on a CPU, in numbers: they stay in a core's cache.
+AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,16 @@ class DepthBins:
             return torch.linspace(self.low, self.high, self.count, device=device)
         return torch.linspace(math.log(self.low), math.log(self.high), self.count, device=device).exp()
 
-    def depth(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, count, H, W) -> depth (B, 1, H, W); with one channel relu(logit) + low."""
+    def depth(self, logits: torch.Tensor, upsample: int = 1) -> torch.Tensor:
+        """(B, count, h, w), brought to `upsample` times the size bilinearly -> depth (B, 1, H, W) of that size.
+
+        With one channel relu(logit) + low.
+        """
+        if upsample > 1 and self.norm == "linear" and logits.shape[1] > 1:
+            out: torch.Tensor = _UpsampledMean.apply(logits, self.centers(logits.device).to(logits), upsample)
+            return out
+        if upsample > 1:
+            logits = F.interpolate(logits, scale_factor=upsample, mode="bilinear", align_corners=False)
         if logits.shape[1] == 1:
             return logits.relu() + self.low
         if self.norm == "softmax":
@@ -78,10 +90,49 @@ class DepthHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, channels, h, w) -> (B, 1, H, W), not clamped."""
-        logits = self.conv_depth(self.batchnorm_layer(features))
-        if self.upsample > 1:
-            logits = F.interpolate(logits, scale_factor=self.upsample, mode="bilinear", align_corners=False)
-        return self.bins.depth(logits)
+        return self.bins.depth(self.conv_depth(self.batchnorm_layer(features)), self.upsample)
+
+
+class _UpsampledMean(torch.autograd.Function):
+    """`DepthBins.depth` of upsampled logits by the norm "linear", with its gradient written down.
+
+    The upsampled logits are `upsample` squared times as many as there are, and every pass over them, of which autograd
+    makes ten, counts beside a backbone's forward pass. Here they exist a few channels at a time, in a core's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, centers: torch.Tensor, upsample: int) -> torch.Tensor:
+        rows, columns = (linear_weights(side, upsample * side).to(logits) for side in logits.shape[2:])
+        both = torch.stack([centers, torch.ones_like(centers)])  # for the weighted sum of bins and that of the weights
+        sums = (LEAST_WEIGHT * both.sum(1))[:, None].repeat(len(logits), 1, len(rows) * len(columns))
+        for images, channels in _parts(logits, upsample):
+            weights = (rows @ (logits[images, channels] @ columns.T)).flatten(2).relu_()
+            sums[images] += both[:, channels] @ weights
+        depth = sums[:, :1] / sums[:, 1:]
+        ctx.save_for_backward(logits, rows, columns, both, depth, sums[:, 1:])
+        ctx.upsample = upsample
+        return depth.unflatten(2, (len(rows), len(columns)))
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> Any:
+        logits, rows, columns, both, depth, total = ctx.saved_tensors
+        by_total = slope.flatten(2) / total
+        of_sums = torch.cat([by_total, -by_total * depth], dim=1)  # (B, 2, H * W)
+        out = torch.empty_like(logits)
+        for images, channels in _parts(logits, ctx.upsample):
+            full = rows @ (logits[images, channels] @ columns.T)
+            of_weights = (both[:, channels].T @ of_sums[images]).view_as(full).mul_(full.sign_().relu_())
+            out[images, channels] = rows.T @ (of_weights @ columns)
+        return out, None, None
+
+
+def _parts(logits: torch.Tensor, upsample: int) -> list[tuple[slice, slice]]:
+    """Images and channels of (B, C, h, w) whose upsampled logits exist together: on a CPU few, elsewhere all."""
+    images, channels, h, w = logits.shape
+    if logits.device.type != "cpu":
+        return [(slice(None), slice(None))]
+    step = max(1, AT_ONCE // (h * w * upsample**2))
+    return [(slice(i, i + 1), slice(c, c + step)) for i in range(images) for c in range(0, channels, step)]
 
 
 def four_blocks(depth: int) -> tuple[int, int, int, int]:

@@ -120,7 +120,7 @@ def protocol(backbone: Backbone, folder: Path, repeats: int, device: torch.devic
     data = davis_layout.load(folder, "drawn")
     video = data.videos[0]
     config = davis_protocol.Config(videos=(video.name,))
-    inputs = [davis_protocol.network_input(video.frame(i), config)[None].to(device) for i in range(len(video))]
+    inputs = [config.view()(video.frame(i))[None].to(device) for i in range(len(video))]
 
     def ours() -> None:
         davis_protocol.run(backbone, data, config, LocalContext(device, folder=folder / "predictions"))

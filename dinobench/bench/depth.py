@@ -12,6 +12,7 @@ from dinobench.bench.measure import BenchRow, in_turn
 from dinobench.context import LocalContext
 from dinobench.data.embedded.shape_depths import scenes
 from dinobench.dense.depth.probe import DepthProbe
+from dinobench.dense.head_training import Batch
 from dinobench.models.loading import load_backbone
 from dinobench.types import Backbone
 
@@ -31,8 +32,8 @@ def _rows(backbone: Backbone, profile: str, repeats: int, device: torch.device) 
 
     data = scenes()
     config = protocol.profiles[profile]
-    reading, _ = protocol.reading_of(backbone, config)
-    settings = protocol.probe_config(data, config, reading)
+    blocks, _ = protocol.blocks_of(backbone, config)
+    settings = protocol.probe_config(data, config, blocks)
     settings = dataclasses.replace(settings, batch=IMAGES[device.type != "cpu"])
     probe = DepthProbe(backbone, data, settings, LocalContext(device))
     return [_scoring(backbone, probe, profile, repeats, device), _training(backbone, probe, profile, repeats, device)]
@@ -45,7 +46,7 @@ def _scoring(backbone: Backbone, probe: DepthProbe, profile: str, repeats: int, 
 
     @torch.inference_mode()
     def ours() -> None:
-        straight, mirrored = head(config.reading(backbone, x)).chunk(2)
+        straight, mirrored = head(probe.maps(x)).chunk(2)
         to_labels(straight, mirrored, TEST_SIZE, config.bins.low, config.bins.high, config.clamp).cpu()
 
     return _row(f"depth, scoring, {profile}", backbone, ours, x, repeats)
@@ -59,8 +60,8 @@ def _training(backbone: Backbone, probe: DepthProbe, profile: str, repeats: int,
 
     def ours() -> None:
         with torch.inference_mode():
-            features = config.reading(backbone, x)
-        probe.update(config.loss.without_variance, features.clone(), truth)
+            features = probe.maps(x)
+        probe.training.step(Batch(features.clone(), truth), config.loss.without_variance)
 
     return _row(f"depth, a step of training, {profile}", backbone, ours, x, repeats)
 

@@ -8,9 +8,10 @@ from PIL import Image
 
 from dinobench.bench.measure import BenchRow, in_turn
 from dinobench.context import LocalContext
-from dinobench.dense.head import SegmentationHead
+from dinobench.dense.head import SegmentationHead, pixel_recipe
 from dinobench.dense.head_training import Batch, HeadTraining
-from dinobench.dense.segmenter import BATCH, WINDOWS, MapReader, Segmenter, SlidingView
+from dinobench.dense.reading import MapReader
+from dinobench.dense.segmenter import BATCH, WINDOWS, Segmenter, SlidingView
 from dinobench.metrics.semantic import areas
 from dinobench.models.loading import load_backbone
 
@@ -54,7 +55,7 @@ def in_training(maps: MapReader, head: SegmentationHead, repeats: int, device: t
     ctx, size = LocalContext(device), 2 if device.type == "cpu" else 16
     crops = torch.randn(size, 3, 512, 512, device=device)
     labels = torch.randint(0, CLASSES, (size, 512, 512), device=device).to(torch.uint8)
-    training = HeadTraining(head, np.full(1, 1e-3), 1e-3, ctx.scratch / "head.pt", ctx)
+    training = HeadTraining("segmentation", head, pixel_recipe(np.full(1, 1e-3), 1e-3), ctx.scratch / "head.pt", ctx)
 
     def forward() -> None:
         with torch.inference_mode():

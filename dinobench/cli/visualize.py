@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -27,6 +27,9 @@ from dinobench.cli.options import (
 from dinobench.cli.output import write
 from dinobench.errors import UserError
 from dinobench.types import LoadOptions
+
+if TYPE_CHECKING:
+    from dinobench.context import LocalContext
 
 with lazy.imports():
     import numpy as np
@@ -101,23 +104,17 @@ def visualize_davis(
     trust_repo: TrustRepo = False,
 ) -> None:
     """The first frame's mask carried through a video, beside the annotation, as GIF or MP4."""
-    from dinobench import registry, runtime
-    from dinobench.config import parse_settings, resolve_config
-    from dinobench.context import LocalContext
     from dinobench.data import load_dataset
     from dinobench.report import figures
 
     kind = _format(output, figures.VIDEOS)
-    protocol: Any = registry.load("davis")
-    config = resolve_config(protocol, None, parse_settings(set_ or [])).config
+    protocol, config = _configured("davis", None, set_)
     [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
-    device = runtime.start().device
     loading = LoadOptions(
         arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
     )
-    backbone = _loaded(ckpt, loading).to(device)
-    _require(backbone, protocol, "propagate masks")
-    maps = protocol.label_maps(backbone, chosen, config, LocalContext(device))
+    backbone, ctx = _ready(ckpt, loading, protocol, "propagate masks")
+    maps = protocol.label_maps(backbone, chosen, config, ctx)
     predictions = list(console.progress(maps, f"Propagating {video}", len(chosen)))
     frames = [chosen.frame(i) for i in range(len(chosen))]
     truths = [chosen.mask(i) for i in range(len(chosen))]
@@ -231,24 +228,18 @@ def visualize_correspondence(
     trust_repo: TrustRepo = False,
 ) -> None:
     """Keypoints of one image and where a backbone finds them in another: right ones green, the truth ringed."""
-    from dinobench import registry, runtime
-    from dinobench.config import parse_settings, resolve_config
-    from dinobench.context import LocalContext
     from dinobench.data import load_dataset
     from dinobench.report import figures, points
 
     kind = _format(output, figures.FIGURES)
-    protocol: Any = registry.load("correspondence")
-    config = resolve_config(protocol, profile, parse_settings(set_ or [])).config
+    protocol, config = _configured("correspondence", profile, set_)
     dataset = load_dataset(data, "keypoints", progress=console.progress)
     chosen = points.chosen_pairs(dataset, pair or [])
-    device = runtime.start().device
     loading = LoadOptions(
         arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
     )
-    backbone = _loaded(ckpt, loading).to(device)
-    _require(backbone, protocol, "find points")
-    found = protocol.matches(backbone, dataset, chosen, config, LocalContext(device))
+    backbone, ctx = _ready(ckpt, loading, protocol, "find points")
+    found = protocol.matches(backbone, dataset, chosen, config, ctx)
     images = [(np.asarray(dataset.load(one.source)), np.asarray(dataset.load(one.target))) for one in chosen]
     right = [protocol.correct(one.ratios, config.alphas[0], config.strict) for one in found]
     title = f"{backbone.info.name}, within {config.alphas[0]:g} of the box"
@@ -303,10 +294,25 @@ def _loaded(ckpt: str, loading: LoadOptions) -> Any:
     return backbone
 
 
-def _require(backbone: Any, protocol: Any, purpose: str) -> None:
-    """Raises UserError for a backbone that lacks what the protocol needs."""
+def _configured(name: str, profile: str | None, settings: list[str] | None) -> tuple[Any, Any]:
+    """A protocol and its configuration."""
+    from dinobench import registry
+    from dinobench.config import parse_settings, resolve_config
+
+    protocol: Any = registry.load(name)
+    return protocol, resolve_config(protocol, profile, parse_settings(settings or [])).config
+
+
+def _ready(ckpt: str, loading: LoadOptions, protocol: Any, purpose: str) -> tuple[Any, LocalContext]:
+    """The backbone on the device, and a context there. Raises UserError where it lacks what the protocol needs."""
+    from dinobench import runtime
+    from dinobench.context import LocalContext
+
+    device = runtime.start().device
+    backbone = _loaded(ckpt, loading).to(device)
     if lacks := sorted(protocol.requires - backbone.capabilities):
         raise UserError(f"{backbone.info.name} ({backbone.info.arch}) has no {', '.join(lacks)} to {purpose} with")
+    return backbone, LocalContext(device)
 
 
 def _chosen(images: str | None, ids: Sequence[str], most: int, of: str) -> list[str]:

@@ -21,7 +21,7 @@ from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channe
 from dinobench.types import setting
 
 if TYPE_CHECKING:
-    from dinobench.types import Backbone, ImageSplit
+    from dinobench.types import Backbone, FeatureRequest, ImageSplit
 
 T = TypeVar("T")
 
@@ -133,6 +133,11 @@ def for_split(transform: T, split: ImageSplit) -> T:
     if not getattr(split, "cropped", False) or not isinstance(transform, ImageTransform):
         return transform
     return dataclasses.replace(transform, resize=transform.crop)
+
+
+def fitted(request: FeatureRequest, backbone: Backbone, split: ImageSplit) -> FeatureRequest:
+    """`request` with its transform as it is for the backbone and the images: `for_backbone`, then `for_split`."""
+    return dataclasses.replace(request, transform=for_split(for_backbone(request.transform, backbone), split))
 
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:

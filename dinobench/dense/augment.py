@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dinobench.data.label_maps import IGNORED
 from dinobench.data.transforms import ImageTransform
@@ -38,13 +38,16 @@ class SegmentationCrop:
     mean: Channels | None = None
     std: Channels | None = None
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """RGB image with its labels as alpha -> pixels (3, crop, crop), labels (crop, crop) uint8, and what of them is
-        image: height and width (2,) int64 from the top left. The rest is to be 0 once normalised and has no label."""
+    def __call__(self, image: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """RGB image with its labels as alpha, or (H, W, 4) uint8 -> pixels (3, crop, crop), labels (crop, crop) uint8.
+
+        Third, what of them is image: height and width (2,) int64 from the top left. The rest is to be 0 once normalised
+        and has no label.
+        """
         both = np.asarray(image)
         factor = rng.uniform(*self.scale)
         shorter, longest = int(self.side * factor), int(self.longest * factor)
-        size = rescaled(image.height, image.width, shorter, longest)
+        size = rescaled(both.shape[0], both.shape[1], shorter, longest)
         # Colours and labels apart: Pillow would weigh colours by an alpha channel.
         pixels = resize_pixels(np.ascontiguousarray(both[..., :3]), size, self.library)
         labels = resize_labels(np.ascontiguousarray(both[..., 3]), size, self.library)

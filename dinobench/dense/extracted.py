@@ -12,8 +12,9 @@ import torch
 
 from dinobench.data.label_maps import LabelMapSplit, read_pair
 from dinobench.dense.head_training import Batch
+from dinobench.dense.reading import MapReader
 from dinobench.dense.resizing import resize_labels, thinned
-from dinobench.dense.segmenter import BATCH, WINDOWS, MapReader, SlidingView
+from dinobench.dense.segmenter import BATCH, WINDOWS, SlidingView
 from dinobench.features.extraction import forward_batches, lost_images, out_of_range
 from dinobench.training.sampler import Order
 from dinobench.training.step_values import to_device
@@ -23,22 +24,26 @@ from dinobench.types import Context
 class ExtractedWindows:
     """All windows of all images at the first scale of `view`, whose side must be its crop or more.
 
-    They are kept in files of `folder`, features as float16 and labels thinned by `stride`. The windows' order, and so
-    what a step sees, does not depend on the number of processes or of images that go through the backbone at once.
+    They are kept in files of `folder`, features as float16 and labels thinned by `stride`: windows overlap, and are
+    more than a machine's memory may hold. The windows' order, and so what each of `steps` steps sees, does not depend
+    on the number of processes or of images that go through the backbone at once.
     """
 
     def __init__(
-        self, split: LabelMapSplit, view: SlidingView, maps: MapReader, stride: int, folder: Path, ctx: Context
-    ) -> None:
+        self, split: LabelMapSplit, view: SlidingView, maps: MapReader, stride: int, folder: Path, ctx: Context, *,
+        batch: int, steps: int,
+    ) -> None:  # fmt: skip
         self.split, self.view, self.maps, self.stride, self.ctx = split, view, maps, stride, ctx
         self.folder = folder
         indices = range(len(split))[ctx.shard(len(split))]
         broken: list[int] = []
         own = ctx.run_on_all(lambda: self._extract(indices, broken))
-        lost_images(split.name, split.ids, broken, partial(read_pair, split), ctx)
+        #: Noted as left out already.
+        self.broken = {split.ids[i] for i in lost_images(split.name, split.ids, broken, partial(read_pair, split), ctx)}
         places = ctx.gather(torch.from_numpy(own)).numpy()
         #: Of every window the process that has it and the row of its files, ordered by image and number in the image.
         self.places = places[np.lexsort((places[:, 1], places[:, 0]))][:, 2:]
+        self.order = Order(len(self.places), batch, ctx.seed, steps)
         shape = maps.shape(view.crop, ctx)
         side = len(range(stride // 2, view.crop, stride))
         counts = np.bincount(self.places[:, 0], minlength=ctx.processes).tolist()
@@ -54,10 +59,10 @@ class ExtractedWindows:
     def __len__(self) -> int:
         return len(self.places)
 
-    def batches(self, order: Order, first: int) -> Iterator[Batch]:
-        """The batches of the steps from `first` on."""
-        for step in range(first, order.steps):
-            rows = [(self.files[rank], row) for rank, row in self.places[order(0, step)[0]].tolist()]
+    def load(self, first: int) -> Iterator[Batch]:
+        """As `Batches` says."""
+        for step in range(first, self.order.steps):
+            rows = [(self.files[rank], row) for rank, row in self.places[self.order(0, step)[0]].tolist()]
             maps = torch.from_numpy(np.stack([features[row] for (features, _), row in rows]))
             labels = torch.from_numpy(np.stack([labels[row] for (_, labels), row in rows]))
             yield Batch(to_device(maps, self.ctx.device).float(), to_device(labels, self.ctx.device))

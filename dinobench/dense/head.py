@@ -6,12 +6,14 @@ linear_head.py`; facebookresearch/dinov3 `eval/segmentation/models/heads/linear_
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dinobench.algorithms.sliding_window import linear_weights
 from dinobench.data.label_maps import IGNORED
+from dinobench.dense.head_training import Recipe, StepSize
 
 #: Deviation of the normal distribution that the weights start from (mmcv `normal_init` of both releases).
 INIT_STD = 0.01
@@ -62,6 +64,14 @@ def backward(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             total += loss
     scores.backward((gradient / labels.numel()).to(scores.dtype))
     return total / labels.numel()
+
+
+def pixel_recipe(rates: np.ndarray, weight_decay: float) -> Recipe:
+    """The training by `pixel_loss` whose steps have these learning rates (steps,), as both releases have it."""
+    return Recipe(
+        len(rates), lambda step: StepSize(float(rates[step])), lambda scores, labels, step: backward(scores, labels),
+        weight_decay,
+    )  # fmt: skip
 
 
 def _loss_and_gradient(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from dinobench.config import flat
 from dinobench.data.label_maps import LabelMapSet, read_pair
 from dinobench.data.transforms import for_backbone
 from dinobench.data.video import label_png
-from dinobench.dense.batches import AugmentedBatches
+from dinobench.dense.batches import labelled_batches
 from dinobench.dense.extracted import ExtractedWindows
-from dinobench.dense.head import SegmentationHead
-from dinobench.dense.head_training import Batch, HeadTraining
-from dinobench.dense.segmenter import MapReader, Segmenter
+from dinobench.dense.head import SegmentationHead, pixel_recipe
+from dinobench.dense.head_training import Batches, HeadTraining
+from dinobench.dense.reading import MapReader
+from dinobench.dense.segmenter import Segmenter
 from dinobench.features.extraction import lost_images
 from dinobench.hashing import digest
 from dinobench.inputs import reading_of
@@ -52,7 +53,7 @@ class SegmentationProbe:
         head = SegmentationHead(channels, len(data.classes), train.dropout, ctx.seed)
         identity = self._identity(backbone)
         path = ctx.scratch / f"segmentation-{identity[:16]}.pt"
-        self.training = HeadTraining(head, train.rates(), train.weight_decay, path, ctx)
+        self.training = HeadTraining("segmentation", head, pixel_recipe(train.rates(), train.weight_decay), path, ctx)
         self.segmenter = Segmenter(self.maps, head, self.view)
         self.augment = for_backbone(config.augment(), backbone)
 
@@ -60,24 +61,20 @@ class SegmentationProbe:
         """Train to the last step; the validations by the steps before each, as `validate` gives them."""
         train, ctx = self.config.train, self.ctx
         validated = self.training.run(self._batches, self.validate, train.validate_every)
+        ctx.left_out(f"{self.data.train.name}/{name}" for name in sorted(self.training.broken))
         if ctx.saves and ctx.rank == 0:
             ctx.save("head.pth", self._file())
         return validated
 
-    def _batches(self, first: int) -> Iterator[Batch]:
-        """The steps from `first` on; nothing is read where none are left."""
+    def _batches(self) -> Batches:
         train, split, ctx = self.config.train, self.data.train, self.ctx
-        if first == train.iterations:
-            return
         if train.features == "augmented":
             order = Order(len(split), train.batch, ctx.seed, train.iterations)
-            batches = AugmentedBatches(split, self.augment, self.maps, order, train.loss_stride, ctx)
-            yield from batches(first)
-            ctx.left_out(f"{split.name}/{name}" for name in batches.loader.broken)
-            return
-        folder = ctx.scratch / "windows"
-        windows = ExtractedWindows(split, self.view, self.maps, train.loss_stride, folder, ctx)
-        yield from windows.batches(Order(len(windows), train.batch, ctx.seed, train.iterations), first)
+            return labelled_batches(split, self.augment, self.maps, order, train.loss_stride, ctx)
+        return ExtractedWindows(
+            split, self.view, self.maps, train.loss_stride, ctx.scratch / "windows", ctx, batch=train.batch,
+            steps=train.iterations,
+        )  # fmt: skip
 
     def validate(self, step: int) -> dict[str, torch.Tensor]:
         """Score the test images: `total` (...) is the sum of what is kept of each; after the last step it is there

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,11 +14,11 @@ from torch import nn
 from dinobench.algorithms.sliding_window import Windows, merge, sliding_windows, winners
 from dinobench.data.label_maps import LabelMapSplit, read_pair
 from dinobench.data.transforms import ImageTransform
+from dinobench.dense.reading import MapReader
 from dinobench.dense.resizing import Library, rescaled, resize_pixels
-from dinobench.features.extraction import Compute, centre_padded, cut_to_multiple, forward_batches, out_of_range
+from dinobench.features.extraction import forward_batches, out_of_range
 from dinobench.inputs import Channels
-from dinobench.models.adapters import on_grid
-from dinobench.types import Backbone, Context
+from dinobench.types import Context
 
 #: Images whose windows go through the backbone together on a CPU and elsewhere, and the most windows in one pass.
 BATCH, WINDOWS = (1, 8), 32
@@ -73,40 +72,6 @@ class SlidingView:
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) uint8 -> float32."""
         return ImageTransform(mean=self.mean, std=self.std).normalise(pixels)
-
-
-@dataclass(frozen=True)
-class MapReader:
-    """A backbone's patch features of images of any size.
-
-    `blocks`: outputs of so many last blocks, each after the final norm, oldest first. `padding`: where sides are no
-    multiple of the patches' the image is filled up with zeros on both sides ("centred", DINOv2) or its last rows and
-    columns are not seen ("cut", what the strided convolution of DINOv3 does). Either way the map counts as that of the
-    whole image.
-    """
-
-    backbone: Backbone
-    blocks: int = 1
-    padding: Literal["centred", "cut"] = "cut"
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) float32 -> (B, blocks * D, h, w) float32."""
-        multiple = self.backbone.size_multiple
-        if self.padding == "centred":
-            x = centre_padded(x, multiple)
-        elif min(x.shape[-2:]) >= multiple:
-            x = cut_to_multiple(x, multiple)
-        if self.blocks == 1:
-            return self.backbone.feature_map(x)
-        layers = self.backbone.layers(x, self.blocks)
-        patch = self.backbone.patch_size or 1
-        return torch.cat([on_grid(patches, x, patch) for _, patches in layers], dim=1)
-
-    def shape(self, side: int, compute: Compute) -> tuple[int, int, int]:
-        """(blocks * D, h, w) of a square of `side` pixels, found by looking at a black one."""
-        with compute.inference():
-            channels, height, width = self(torch.zeros(1, 3, side, side, device=compute.device)).shape[1:]
-        return channels, height, width
 
 
 class Segmenter:

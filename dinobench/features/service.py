@@ -22,7 +22,7 @@ import PIL
 import torch
 
 from dinobench import console
-from dinobench.data.transforms import ImageTransform, for_backbone, for_split
+from dinobench.data.transforms import ImageTransform, fitted
 from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, hold, locked
 from dinobench.features.extraction import (
@@ -94,7 +94,7 @@ class FeatureService:
 
     def entry(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Entry:
         """The cache entry of a request: everything that decides its numbers, and the shapes of its arrays."""
-        info, transform = backbone.info, for_split(for_backbone(request.transform, backbone), split)
+        info, transform = backbone.info, fitted(request, backbone, split).transform
         read = reading_of(info)  # of which the transform has the input
         decides = ("arch", "patch_size", "embed_dim", "depth", "heads", "registers", "weights_digest", "missing")
         identity = {
@@ -254,8 +254,7 @@ class FeatureService:
 def _resolved(wanted: Wanted) -> Wanted:
     """The same, normalised by the backbone's own input where the request leaves that open, and fit for the split."""
     backbone, split, request = wanted
-    transform = for_split(for_backbone(request.transform, backbone), split)
-    return backbone, split, dataclasses.replace(request, transform=transform)
+    return backbone, split, fitted(request, backbone, split)
 
 
 def _pixels(transform: Any) -> Any:

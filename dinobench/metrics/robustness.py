@@ -81,7 +81,18 @@ def mean_per_class(pred: np.ndarray, y: np.ndarray) -> float:
     >>> mean_per_class(np.array([0, 0, 0, 2]), np.array([0, 0, 1, 1]))
     0.5
     """
-    return float(_recalls(pred, y).mean())
+    return float((_right(pred, y) * class_weights(y)).mean())
+
+
+def class_weights(y: np.ndarray) -> np.ndarray:
+    """Classes (n,) -> (n,) float64: what each image counts, so that a mean over images is one over the classes there.
+
+    >>> class_weights(np.array(["a", "b", "b", "b"])).round(3).tolist()
+    [2.0, 0.667, 0.667, 0.667]
+    """
+    _, which, count = np.unique(y, return_inverse=True, return_counts=True)
+    weights: np.ndarray = len(which) / (len(count) * count[which])
+    return weights
 
 
 def macro_accuracy(pred: np.ndarray, y: np.ndarray) -> float:
@@ -90,18 +101,17 @@ def macro_accuracy(pred: np.ndarray, y: np.ndarray) -> float:
     >>> round(macro_accuracy(np.array([0, 0, 0, 2]), np.array([0, 0, 1, 1])), 4)
     0.3333
     """
-    recalls, chosen = _recalls(pred, y), np.setdiff1d(pred, y)
-    return float(recalls.sum() / (len(recalls) + len(chosen)))
+    classes = len(np.unique(y))
+    return mean_per_class(pred, y) * classes / (classes + len(np.setdiff1d(pred, y)))
 
 
-def _recalls(pred: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(classes that occur,) float64."""
+def _right(pred: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n,) bool."""
     pred, y = np.asarray(pred), np.asarray(y)
     if pred.shape != y.shape or y.ndim != 1 or not len(y):
         raise ValueError(f"pred and y are one class for each image, at least one; not {pred.shape} and {y.shape}")
-    _, which, count = np.unique(y, return_inverse=True, return_counts=True)
-    recalls: np.ndarray = np.bincount(which, pred == y) / count
-    return recalls
+    right: np.ndarray = pred == y
+    return right
 
 
 def map11(scores: np.ndarray, y: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dinobench.data.other_tests.imagenet_c import CELL
-from dinobench.metrics.robustness import ALEXNET, ALEXNET_EXTRA
+from dinobench.metrics.robustness import ALEXNET, ALEXNET_EXTRA, class_weights
 from dinobench.types import Metric, Result
 
 #: Metrics that others are made of: top-1 of the score that a protocol ends with, per k where it has several.
@@ -76,11 +76,11 @@ def _means_per_class(result: Result, sources: Sequence[str]) -> list[list[Metric
     """The mean over classes of the share that is right: that over images of right × N / (classes × images of its)."""
     items = result.items
     assert items is not None
-    _, which, count = np.unique(items["label"].to_numpy(str), return_inverse=True, return_counts=True)
+    weights = class_weights(items["label"].to_numpy(str))
     metrics = []
     for source in sources:
         name = "mean_per_class" + source.removeprefix(TOP1)
-        items[name] = items[source].to_numpy(np.float64) * len(items) / (len(count) * count[which])
+        items[name] = items[source].to_numpy(np.float64) * weights
         result.metrics[name] = 100 * float(items[name].mean())
         metrics.append([Metric(name, primary=True)])
     return metrics

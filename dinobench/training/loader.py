@@ -32,7 +32,7 @@ from dinobench.types import ImageSplit
 MICRO_CPU, MICRO_GPU = 32, 256
 
 #: (image, generator) -> one view (3, H, W) uint8, or several of them.
-Augment = Callable[[Image.Image, np.random.Generator], Any]
+Augment = Callable[[Any, np.random.Generator], Any]
 #: Images (b,) of the split that a step sees, and the pass (b,) over the data that each is wanted for.
 StepIndices = tuple[np.ndarray, np.ndarray]
 
@@ -58,6 +58,7 @@ class ImageLoader:
 
     `ram_bytes`: budget for decoded images, by default a quarter of the machine's memory divided among `processes`.
     With `skip_broken`, images that cannot be decoded are left out of their batches and collected in `broken`.
+    `opened` makes what `augment` takes of an image's array, which is what is kept.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class ImageLoader:
         workers: int | None = None,
         ram_bytes: int | None = None,
         skip_broken: bool = False,
+        opened: Callable[[np.ndarray], Any] = Image.fromarray,
     ) -> None:
+        self.opened = opened
         self.split, self.augment, self.seed, self.skip_broken = split, augment, seed, skip_broken
         self.micro_batch = micro_batch or (MICRO_CPU if on_cpu else MICRO_GPU)
         self.workers, self.overlap = decoding_threads(workers), not on_cpu
@@ -107,7 +110,7 @@ class ImageLoader:
     def _view(self, wanted: tuple[int, int]) -> tuple[np.ndarray, ...] | None:
         row, pass_index = wanted
         try:
-            image = Image.fromarray(self.images.get(row))
+            image = self.opened(self.images.get(row))
         except BROKEN_IMAGE:
             return None
         views = self.augment(image, np.random.default_rng((self.seed, pass_index, row)))

@@ -4,6 +4,7 @@ import torch
 from helpers.golden import golden_values
 from torch.nn import functional as F
 
+from dinobench.algorithms import depth_head
 from dinobench.algorithms.depth_head import DepthBins, DepthHead, four_blocks, to_labels
 
 VALUES = golden_values("depth")
@@ -37,6 +38,21 @@ def test_convolution_first_is_the_release_s_upsampling_first():
     expected = head.bins.depth(head.conv_depth(large))
     assert head(features).shape == (2, 1, 20, 28)
     assert torch.allclose(head(features), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("images", "channels", "upsample"), [(1, 2, 2), (3, 70, 4)])
+def test_the_gradient_of_upsampled_logits_is_autograds(images, channels, upsample, monkeypatch):
+    monkeypatch.setattr(depth_head, "AT_ONCE", 2000)  # several parts, the last one smaller
+    logits = torch.randn(images, channels, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.randn(images, 1, 5 * upsample, 3 * upsample, generator=torch.Generator().manual_seed(1))
+    bins, found = DepthBins(0.5, 10, channels), []
+    ours, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    large = F.interpolate(plain, scale_factor=upsample, mode="bilinear", align_corners=False).relu() + 0.1
+    centers = bins.centers().double()[:, None, None]
+    for depth, start in ((bins.depth(ours, upsample), ours), ((large * centers).sum(1) / large.sum(1), plain)):
+        (depth.reshape(weights.shape) * weights).sum().backward()
+        found.append((depth.detach().reshape(weights.shape), start.grad))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_start_of_a_head_is_its_seed_s_alone():

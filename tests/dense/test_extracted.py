@@ -10,15 +10,15 @@ from helpers.segmentation import ColourBackbone, Pictures
 
 from dinobench.context import LocalContext
 from dinobench.dense.extracted import ExtractedWindows
-from dinobench.dense.segmenter import MapReader, SlidingView
+from dinobench.dense.reading import MapReader
+from dinobench.dense.segmenter import SlidingView
 from dinobench.errors import UserError
-from dinobench.training.sampler import Order
 
 VIEW = SlidingView(32, 0, 32, 16)
 
 
 def windows(split, folder, ctx, stride=4):
-    return ExtractedWindows(split, VIEW, MapReader(ColourBackbone()), stride, folder, ctx)
+    return ExtractedWindows(split, VIEW, MapReader(ColourBackbone()), stride, folder, ctx, batch=4, steps=5)
 
 
 def test_windows_are_those_of_the_images_in_turn(tmp_path):
@@ -26,23 +26,21 @@ def test_windows_are_those_of_the_images_in_turn(tmp_path):
     extracted = windows(split, tmp_path, LocalContext())
     counts = [len(VIEW.windows(*VIEW.sizes(*size)[0])) for size in split.sizes]
     assert len(extracted) == sum(counts) == 8
-    order = Order(len(extracted), 2, 0, 4)
-    order._pass = 0, np.arange(len(extracted))
-    batches = list(extracted.batches(order, 0))
+    extracted.order._pass = 0, np.arange(len(extracted))
+    first = next(extracted.load(0))
     view = VIEW.normalise(torch.from_numpy(VIEW(split.load(0))[0])[None])
     known = ColourBackbone().feature_map(VIEW.windows(32, 64).cut(view))
-    torch.testing.assert_close(batches[0].maps, known[:2], atol=2e-3, rtol=2e-3)
-    np.testing.assert_array_equal(batches[0].labels[1], split.labels(0)[2::4, 18:48:4])
+    torch.testing.assert_close(first.maps[:2], known[:2], atol=2e-3, rtol=2e-3)
+    np.testing.assert_array_equal(first.truth[1], split.labels(0)[2::4, 18:48:4])
 
 
 def test_neither_batches_nor_processes_change_them(tmp_path):
     split = Pictures([(32, 64), (64, 32), (40, 48), (32, 64), (33, 32)])
     one = windows(split, tmp_path / "one", LocalContext(batch_size=3))
     parts = on_processes(2, lambda ctx: windows(split, tmp_path / "two", ctx))
-    order = Order(len(one), 4, 0, 5)
     for other in (*parts, windows(split, tmp_path / "three", LocalContext(batch_size=1))):
-        for a, b in zip(one.batches(order, 0), other.batches(order, 0), strict=True):
-            assert torch.equal(a.maps, b.maps) and torch.equal(a.labels, b.labels)
+        for a, b in zip(one.load(0), other.load(0), strict=True):
+            assert torch.equal(a.maps, b.maps) and torch.equal(a.truth, b.truth)
 
 
 def test_broken_images_are_named_or_left_out(tmp_path):

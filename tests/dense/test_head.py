@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.golden import golden_values
+from helpers.plain import arrays, head_scores, stretched
 from helpers.segmentation import filled_head
 from torch.nn import functional as F
 
@@ -25,6 +26,28 @@ def test_the_released_heads_scores(case):
     np.testing.assert_allclose(scores[:, 0, 0].detach(), case["corner_logits"], atol=1e-4)
     middle = scores[:, case["out_size"][0] // 2].argmax(0)[::8]
     assert middle.tolist() == case["argmax_row_middle_every_8"]
+
+
+@pytest.mark.parametrize("case", NEXT["head"], ids=["one block", "four blocks"])
+def test_a_plain_head_has_the_released_scores(case):
+    rng = np.random.default_rng(case["seed"])
+    shape = 1, case["channels"], *case["grid"]
+    maps = [rng.standard_normal(shape).astype(np.float32) for _ in range(case["layers"])]
+    head = filled_head(case["layers"] * case["channels"], case["classes"])
+    scores = stretched(head_scores(np.concatenate(maps, 1)[0], arrays(head.state_dict())), case["out_size"])
+    np.testing.assert_allclose(scores.mean((1, 2)), case["logit_means"], atol=1e-4)
+    np.testing.assert_allclose(scores[:, 0, 0], case["corner_logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_plain_head_scores_alike(seed):
+    rng = np.random.default_rng(seed)
+    channels, classes, h, w, height, width = rng.integers(2, 40, 6).tolist()
+    maps, head = rng.standard_normal((channels, h, w)).astype(np.float32), filled_head(channels, classes)
+    with torch.no_grad():
+        ours = F.interpolate(head(torch.from_numpy(maps)[None]), size=(height, width), mode="bilinear")[0]
+    plain = stretched(head_scores(maps, arrays(head.state_dict())), (height, width))
+    np.testing.assert_allclose(ours, plain, atol=1e-5)
 
 
 def test_the_released_loss_is_averaged_over_all_pixels():

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.golden import golden_values
+from helpers.plain import arrays, head_scores, normalised, semantic_scores, slid, vit_maps
 from helpers.segmentation import ColourBackbone, filled_head
-from helpers.weights import save, vit
+from helpers.weights import quiet, save, vit
 from PIL import Image
 from torch import nn
 
 from dinobench.context import LocalContext
-from dinobench.dense.segmenter import MapReader, Segmenter, SlidingView
+from dinobench.dense.reading import MapReader
+from dinobench.dense.segmenter import Segmenter, SlidingView
 from dinobench.errors import UserError
-from dinobench.features.extraction import centre_padded
 from dinobench.metrics.semantic import areas_of, confusion, scores
 from dinobench.models.loading import load_backbone
 from dinobench.protocols.segmentation import zero_reduced
@@ -51,18 +52,32 @@ def identity_head(channels=3):
     return head
 
 
+def golden_pictures():
+    """The golden values' images and their labels."""
+    voc, names = Path(DATA) / "VOCdevkit" / "VOC2012", NEXT["images"]
+    pixels = [np.asarray(Image.open(voc / "JPEGImages" / f"{name}.jpg").convert("RGB")) for name in names]
+    return Images(pixels, [np.asarray(Image.open(voc / "SegmentationClass" / f"{name}.png")) for name in names])
+
+
+def plain_labels(image, size, weights, head, view, heads):
+    """(H, W): what the release's steps one by one make of an image brought to (height, width) first."""
+    x = normalised(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+    def scores(window):
+        return head_scores(vit_maps(weights, window, heads)[0], arrays(head.state_dict()))
+
+    return slid(x, view.crop, view.stride, scores, (image.height, image.width))
+
+
 @pytest.mark.skipif(not DATA, reason="DINOBENCH_TEST_DATA is not set")
 def test_the_released_label_maps_end_to_end(tmp_path):
-    voc = Path(DATA) / "VOCdevkit" / "VOC2012"
     path = save(vit(width=192, depth=12, image=224), tmp_path / "vit.pth")
     backbone = load_backbone(str(path), arch="vit_tiny_patch16_224")
-    names = NEXT["images"]
-    pixels = [np.asarray(Image.open(voc / "JPEGImages" / f"{name}.jpg").convert("RGB")) for name in names]
-    labels = [np.asarray(Image.open(voc / "SegmentationClass" / f"{name}.png")) for name in names]
+    names, images = NEXT["images"], golden_pictures()
     view = SlidingView(NEXT["side"], 0, NEXT["crop"], NEXT["stride"])
     segmenter = Segmenter(MapReader(backbone), filled_head(192, 21), view)
     counted = np.zeros((21, 21), np.int64)
-    done = segmenter.label_maps(Images(pixels, labels), range(len(names)), LocalContext(), "", [])
+    done = segmenter.label_maps(images, range(len(names)), LocalContext(), "", [])
     for index, predicted, truth in done:
         known = NEXT["per_image"][names[index]]
         assert view.sizes(*truth.shape) == [tuple(known["input_size"])]
@@ -79,21 +94,35 @@ def test_the_released_label_maps_end_to_end(tmp_path):
         assert np.abs(found[0] - golden["intersect"]).max() <= 20
 
 
-def test_images_are_padded_around_or_cut_to_whole_patches():
-    x = torch.ones(1, 3, 30, 17)
-    assert MapReader(ColourBackbone(), padding="cut")(x).shape == (1, 3, 3, 2)
-    padded = centre_padded(x, 8)
-    assert padded.shape == (1, 3, 32, 24) and padded[0, 0, 1:31, 3:20].all()
-    assert padded.sum() == x.sum()
-    assert torch.equal(MapReader(ColourBackbone(), padding="centred")(x), ColourBackbone().feature_map(padded))
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="DINOBENCH_TEST_DATA is not set")
+def test_plain_steps_give_the_released_label_maps():
+    weights, head = arrays(vit(width=192, depth=12, image=224)), filled_head(192, 21)
+    view, images, pairs = SlidingView(NEXT["side"], 0, NEXT["crop"], NEXT["stride"]), golden_pictures(), []
+    for index, known in enumerate(NEXT["per_image"].values()):
+        pairs.append(
+            (plain_labels(images.load(index), known["input_size"], weights, head, view, 3), images.truth[index])
+        )
+        found = np.bincount(pairs[-1][0].ravel(), minlength=21)
+        assert np.abs(found - known["predicted_pixels_per_class"]).sum() / 2 <= 0.001 * pairs[-1][0].size
+    released = [(predicted, np.where((t == 0) | (t == 255), 255, t - 1)) for predicted, t in pairs]
+    for name, read in (
+        ("mIoU_voc_21_classes (reduce_zero_label false)", pairs),
+        ("reduce_zero_label_true (hard-coded in the release)", released),
+    ):
+        assert semantic_scores(read, 21) == pytest.approx({k: NEXT[name][k] for k in ("mIoU", "aAcc")}, abs=1e-5)
 
 
-def test_several_blocks_are_concatenated_on_the_grid():
-    backbone = load_backbone("random:vit_tiny_patch16_224")
-    x = torch.randn(1, 3, 32, 48)
-    both = MapReader(backbone, 2)(x)
-    assert both.shape == (1, 384, 2, 3)
-    torch.testing.assert_close(both[:, 192:], backbone.feature_map(x))
+@pytest.mark.parametrize(("side", "crop", "stride"), [(64, 64, 40), (96, 64, 48), (48, 64, 40)])
+def test_the_plain_steps_segment_alike(tmp_path, side, crop, stride):
+    weights, head = quiet(vit(depth=2)), filled_head(64, 6)
+    backbone = load_backbone(str(save(weights, tmp_path / "vit.pth")), heads=2)
+    rng = np.random.default_rng(side)
+    pixels = np.kron(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), np.ones((12, 12, 1), np.uint8))
+    images, view = Images([pixels], [np.zeros((60, 84), np.uint8)]), SlidingView(side, 0, crop, stride)
+    [(_, predicted, _)] = Segmenter(MapReader(backbone), head, view).label_maps(images, [0], LocalContext(), "", [])
+    plain = plain_labels(images.load(0), view.sizes(60, 84)[0], arrays(weights), head, view, 2)
+    assert len(np.unique(plain)) > 1 and (predicted != plain).mean() <= 0.001
 
 
 def test_probabilities_of_scales_and_mirrored_views_are_averaged():

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import cv2
 import numpy as np
 import pytest
-import torch
 from helpers.contexts import on_processes
 from helpers.golden import golden_values
 from helpers.paths import GOLDEN
 from helpers.weights import quiet, save, vit
-from PIL import Image
 
 import dinobench
 from dinobench.config import flat, resolve_config
@@ -25,10 +22,9 @@ from dinobench.errors import BrokenImage, UserError
 from dinobench.metrics.segmentation import frame_scores, statistics
 from dinobench.metrics.video import averages, object_statistics, object_table
 from dinobench.protocols import davis
-from dinobench.protocols.davis import Config, label_maps, network_input, network_size, profiles, run, score_folder
+from dinobench.protocols.davis import Config, label_maps, profiles, run, score_folder
 from dinobench.runner import with_intervals
 
-CPU = torch.device("cpu")
 SMALL = Config(short_side=96, multiple=32)
 
 
@@ -84,7 +80,7 @@ def test_dinov3_masks_meet_the_golden_ones(name, shared_data, tmp_path):
     wanted = golden_values("tracking_dinov3")["videos"][name]
     pixels = [np.count_nonzero(labels) for labels in maps]
     assert pixels == pytest.approx(wanted["foreground_pixels_per_frame"], abs=0.001 * golden[0].size)
-    assert [240, 16 * wanted["grid"][1]] == [*network_size(*video.size, config, 16)]
+    assert [240, 16 * wanted["grid"][1]] == [*config.view().size(*video.size, 16)]
 
 
 def test_another_methods_masks_meet_the_golden_scores(shared_data):
@@ -98,24 +94,6 @@ def test_another_methods_masks_meet_the_golden_scores(shared_data):
     assert summary["J&F"] == pytest.approx(100 * (table["J_mean"].mean() + table["F_mean"].mean()) / 2)
     one, _ = score_folder(shared_data / "osvos_predictions", data, ["dog"], workers=1)
     assert one["id"].tolist() == ["dog/1"]
-
-
-def test_frames_are_resized_and_normalised_as_released():
-    frame = np.random.default_rng(0).integers(0, 256, (480, 854, 3), dtype=np.uint8)
-    x = network_input(frame, Config())
-    assert x.shape == (3, 480, 832) and x.dtype == torch.float32
-    resized = cv2.resize(np.ascontiguousarray(frame[..., ::-1]), (832, 480))[..., ::-1].astype(np.float64) / 255
-    wanted = (resized - [0.485, 0.456, 0.406]) / [0.228, 0.224, 0.225]
-    np.testing.assert_allclose(x.numpy().transpose(1, 2, 0), wanted, atol=1e-5)
-
-
-def test_dinov3s_frames_are_resized_by_pil_and_rounded_up():
-    frame = np.random.default_rng(0).integers(0, 256, (45, 80, 3), dtype=np.uint8)
-    x = network_input(frame, dataclasses.replace(profiles["dinov3"], short_side=90), 16)
-    assert x.shape == (3, 96, 176)
-    resized = np.asarray(Image.fromarray(frame).resize((176, 96), Image.Resampling.BICUBIC)).astype(np.float64) / 255
-    wanted = (resized - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(x.numpy().transpose(1, 2, 0), wanted, atol=1e-5)
 
 
 def test_settings_of_the_later_profile_leave_the_first_ones_runs_their_names():

@@ -27,7 +27,7 @@ from dinobench.dense.depth.probe import DepthProbe
 from dinobench.errors import UserError
 from dinobench.metrics.depth import depth_scores
 from dinobench.protocols import depth
-from dinobench.protocols.depth import metrics, probe_config, profiles, reading_of, run
+from dinobench.protocols.depth import blocks_of, metrics, probe_config, profiles, run
 from dinobench.runner import with_intervals
 from dinobench.signals import Interrupted
 
@@ -50,10 +50,10 @@ def nyu(tmp_path_factory):
 
 def test_profiles_are_the_releases(tiny, nyu):
     lin1, lin4, v3 = (
-        probe_config(nyu, profiles[name], reading_of(tiny, profiles[name])[0])
+        probe_config(nyu, profiles[name], blocks_of(tiny, profiles[name])[0])
         for name in ("dinov2-lin1", "dinov2-lin4", "dinov3")
     )
-    assert (lin1.reading.blocks, lin4.reading.blocks, v3.reading.blocks) == ((3,), (0, 1, 2, 3), ())
+    assert (lin1.blocks, lin4.blocks, v3.blocks) == ((3,), (0, 1, 2, 3), 1)
     assert lin1.schedule.warmup == v3.schedule.warmup == 12_800
     assert (lin1.upsample, lin1.batchnorm, v3.upsample, v3.batchnorm) == (4, False, 1, True)
     assert lin1.bins == v3.bins and (v3.bins.low, v3.bins.high, v3.bins.count) == (0.001, 10.0, 256)
@@ -237,7 +237,7 @@ def test_a_head_starts_and_ends_on_the_seed_alone(tiny, nyu):
     torch.manual_seed(3)
     before = torch.rand(1)
     torch.manual_seed(3)
-    config = probe_config(nyu, CACHED, reading_of(tiny, CACHED)[0])
+    config = probe_config(nyu, CACHED, blocks_of(tiny, CACHED)[0])
     probe = DepthProbe(tiny, nyu, config, LocalContext())
     probe.run()
     assert torch.rand(1) == before

@@ -7,8 +7,11 @@ import pytest
 import torch
 from helpers.contexts import on_processes
 from helpers.golden import golden_values
+from helpers.plain import arrays, normalised, tokencut_foreground, vit_maps
+from helpers.plain import saliency as plain_scores
 from helpers.voc import make_voc
 from helpers.weights import quiet, save, vit
+from PIL import Image
 
 import dinobench
 from dinobench.config import resolve_config
@@ -60,6 +63,38 @@ def test_foregrounds_meet_the_golden_ones(shared_data, tmp_path):
     result, want = check_golden(shared_data, tmp_path, 12)
     for ours, theirs in (("iou", "IoU"), ("accuracy", "accuracy"), ("max_f", "F_max")):
         assert result.metrics[ours] / 100 == pytest.approx(want[theirs], abs=0.002)
+
+
+def plain_pair(data, name, weights, heads):
+    """The foreground that the steps of the published program find one by one, and the annotated one."""
+    image, masks = data.load(name), data.masks(name, "classes")
+    truth = masks.masks.any(axis=0) & (True if masks.void is None else ~masks.void)
+    width, height = (16 * round(side / 16) for side in image.size)
+    _, keys = vit_maps(weights, normalised(image.resize((width, height), Image.Resampling.LANCZOS)), heads)
+    return tokencut_foreground(keys, truth.shape), truth
+
+
+@pytest.mark.slow
+def test_plain_steps_find_the_golden_foregrounds(shared_data):
+    weights = arrays(quiet(vit(width=192, depth=12, patch=16, image=224)))
+    golden, data = golden_values("discovery/saliency_voc"), load_dataset(str(shared_data / "VOCdevkit"), "masks")
+    pairs = []
+    for name, want in golden["per_image"].items():
+        pairs.append(plain_pair(data, name, weights, 3))
+        assert abs(int(pairs[-1][0].sum()) - want["pixels"]) <= 0.005 * want["pixels"], name
+        assert plain_scores(pairs[-1:])["IoU"] == pytest.approx(want["iou"], abs=0.002)
+    assert plain_scores(pairs) == pytest.approx(golden["metrics"], abs=0.002)
+
+
+def test_the_plain_steps_find_the_same_foregrounds(tiny, tmp_path):
+    names = load_dataset("shapes", "masks").ids("classes")[:6]
+    data, weights = Some(load_dataset("shapes", "masks"), names), arrays(quiet(vit(depth=2)))
+    result = run(tiny, data, Config(), LocalContext(folder=tmp_path))
+    pairs = [plain_pair(data, name, weights, 2) for name in names]
+    for name, (found, _) in zip(names, pairs, strict=True):
+        assert np.array_equal(read_labels(tmp_path / f"{name}.png") > 0, found), name
+    wanted = plain_scores(pairs)
+    assert [result.metrics[n] / 100 for n in ("iou", "accuracy", "max_f")] == pytest.approx(list(wanted.values()))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 30])

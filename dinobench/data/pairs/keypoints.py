@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from dinobench.data.pairs import PairSet
+
 
 @dataclass(frozen=True, eq=False)
 class PointPair:
@@ -33,18 +35,9 @@ class PointPair:
     viewpoint: int | None = None
 
 
-class KeypointSet(Protocol):
-    """Images and pairs of them; the pairs of one category follow each other. The fingerprint is of both.
+class KeypointSet(PairSet, Protocol):
+    """Images and pairs of them; the pairs of one category follow each other."""
 
-    It may have `notes`, texts for the record about what is left out.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def layout(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
     @property
     def pairs(self) -> Sequence[PointPair]: ...
 

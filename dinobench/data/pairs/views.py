@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dinobench import lazy
+from dinobench.data.pairs import PairSet
 
 with lazy.imports():
     import cv2
@@ -29,18 +30,9 @@ class View:
     shorter: int
 
 
-class ViewSet(Protocol):
-    """Views, those of one object one after the other. The fingerprint is of photos, depth and cameras.
+class ViewSet(PairSet, Protocol):
+    """Views, those of one object one after the other."""
 
-    It may have `notes`, texts for the record about what is left out.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def layout(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
     @property
     def views(self) -> Sequence[View]: ...
 

@@ -42,6 +42,7 @@ class DepthView:
 
         Raises UserError, naming the image, where it is smaller than the crop.
         """
+        self.require_room(depth, name)
         if self.border:
             pixels, depth = (without_border(x) for x in (pixels, depth))
         if self.rotate and rng.random() < 0.5:
@@ -49,17 +50,21 @@ class DepthView:
         if rng.random() < self.flip:
             pixels, depth = pixels[:, ::-1], depth[:, ::-1]
         (height, width), (rows, columns) = depth.shape, self.crop
-        if height < rows or width < columns:
-            raise UserError(
-                f"{name}: {width} x {height} pixels to train on, fewer than the crop of {columns} x {rows}; "
-                f"use --set train_crop={min(height, rows)},{min(width, columns)}"
-            )
         top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
         window = slice(top, top + rows), slice(left, left + columns)
         image = pixels[window].astype(np.float32)
         if rng.random() < self.colour:
             image = self._coloured(image, rng)
         return np.ascontiguousarray(image.transpose(2, 0, 1)), np.ascontiguousarray(depth[window])[None]
+
+    def require_room(self, depth: np.ndarray, name: str) -> None:
+        """Raises UserError, naming the image, where what is used of depth (H, W) is smaller than the crop."""
+        (height, width), (rows, columns) = (without_border(depth) if self.border else depth).shape, self.crop
+        if height < rows or width < columns:
+            raise UserError(
+                f"{name}: {width} x {height} pixels to train on, fewer than the crop of {columns} x {rows}; "
+                f"use --set train_crop={min(height, rows)},{min(width, columns)}"
+            )
 
     def _coloured(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         power = rng.uniform(1 - self.gamma, 1 + self.gamma)

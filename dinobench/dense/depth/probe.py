@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +13,22 @@ from dinobench.algorithms.depth_head import DepthBins, DepthHead
 from dinobench.data.depth_maps import DepthSet
 from dinobench.data.transforms import ImageTransform, for_backbone
 from dinobench.dense.depth.augment import DepthView
-from dinobench.dense.depth.batches import Batches, ExtractedBatches, ViewBatches
-from dinobench.dense.depth.features import Reading
+from dinobench.dense.depth.batches import ExtractedBatches, spread, view_batches
 from dinobench.dense.depth.losses import DepthLoss
 from dinobench.dense.depth.schedules import Schedule
 from dinobench.dense.depth.scoring import Scorer
-from dinobench.errors import UserError
+from dinobench.dense.head_training import Batches, HeadTraining, Recipe
+from dinobench.dense.reading import Blocks, MapReader
 from dinobench.hashing import digest
 from dinobench.inputs import reading_of
 from dinobench.metrics.depth import NAMES
-from dinobench.signals import StopRequest
-from dinobench.training.resume import TrainingProgress, TrainingState, asked_of_any
-from dinobench.training.step_values import StepValues
+from dinobench.training.sampler import Order
 from dinobench.types import Backbone, Context
 
 #: The score by which DINOv2's evaluation keeps its best state (`save_best` of its configs).
 JUDGE = NAMES.index("abs_rel")
+#: Pixels of an image that every architecture has a map of.
+LEAST_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class ProbeConfig:
     `algorithms.depth_head.to_labels`; `test_every` steps the test images are scored, 0 for only after the last.
     """
 
-    reading: Reading
+    blocks: Blocks
     bins: DepthBins
     loss: DepthLoss
     schedule: Schedule
@@ -73,151 +71,73 @@ class TestTable:
     scores: torch.Tensor
 
     def mean(self, column: int) -> float:
-        """Over the images that count."""
-        return float(np.nanmean(self.scores[:, column].numpy()))
+        """Over the images that count; NaN without any."""
+        values = self.scores[:, column].numpy()
+        return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
 
 class DepthProbe:
-    """One run. Everything random comes from the seed and the number of the step, so that any step can be resumed at."""
+    """One head: how it is trained, scored and told apart from others."""
 
     def __init__(self, backbone: Backbone, data: DepthSet, config: ProbeConfig, ctx: Context) -> None:
         config = dataclasses.replace(config, transform=for_backbone(config.transform, backbone))
-        if config.batch < ctx.processes:
-            raise UserError(f"depth: a batch of {config.batch} for {ctx.processes} processes; use a larger --set batch")
-        self.backbone, self.data, self.config, self.ctx = backbone, data, config, ctx
-        channels = config.reading.channels(backbone, ctx)
+        self.data, self.config, self.ctx = data, config, ctx
+        self.maps = MapReader(backbone, config.blocks, "centred")
         self.head = DepthHead(
-            channels, config.bins, upsample=config.upsample, batchnorm=config.batchnorm, init_std=config.init_std,
-            seed=ctx.seed,
-        ).to(ctx.device)  # fmt: skip
-        self.optimizer = torch.optim.AdamW(
-            self.head.parameters(), lr=config.schedule.lr, betas=(0.9, config.beta2),
-            weight_decay=config.weight_decay, fused=ctx.device.type == "cuda",
+            self.maps.shape(LEAST_SIDE, ctx)[0], config.bins, upsample=config.upsample, batchnorm=config.batchnorm,
+            init_std=config.init_std, seed=ctx.seed,
         )  # fmt: skip
-        self.scorer = Scorer(backbone, data.test, config.reading, config.transform, config.scale, ctx)
-        self.broken: set[str] = set()  # of train images, those met before an interruption too
-        self.last: TestTable | None = None
-        self.best: TestTable | None = None
-        self.stop = StopRequest()
-        self.values, self.loss = StepValues(lag=1 if ctx.device.type == "cuda" else 0), float("nan")
-        self.state = TrainingState(ctx.scratch / f"depth-{self._identity()[:16]}.pt", ctx)
+        recipe = Recipe(
+            config.schedule.steps, config.schedule, self._back, config.weight_decay, config.beta2, config.clip
+        )
+        path = ctx.scratch / f"depth-{self._identity()[:16]}.pt"
+        self.training = HeadTraining("depth", self.head, recipe, path, ctx)
+        self.scorer = Scorer(self.maps, data.test, config.transform, config.scale, ctx)
 
     def run(self) -> tuple[TestTable, TestTable | None]:
         """Train to the last step; the scores after it, and after the step that was best on the test images if asked.
 
-        Raises UserError when the training diverges. A signal that ends a run is heeded after the step that it comes in:
-        the state is saved and Interrupted raised.
+        Raises as `HeadTraining.run` does, and for images that cannot be read unless they may be left out.
         """
-        steps = self.config.schedule.steps
-        first = self._resume()
-        if first < steps:
-            self.batches = batches = self._batches()
-            with self.stop.listening():
-                training = self._train(batches, first, steps)
-                for _ in self.ctx.progress(training, "Training a depth head", (steps - first) * self.config.batch):
-                    pass
-            self.broken |= batches.broken
-        self.ctx.left_out(f"{self.data.train.name}/{name}" for name in sorted(self.broken))
-        if self.last is None or self.last.step != steps or self.ctx.saves:
-            self._test(steps, save=True)
-        assert self.last is not None
-        return self.last, self.best
+        validated = self.training.run(self._batches, self.validate, self.config.test_every)
+        self.ctx.left_out(f"{self.data.train.name}/{name}" for name in sorted(self.training.broken))
+        tables = [TestTable(step, **kept) for step, kept in validated.items()]
+        best = min(tables, key=lambda table: table.mean(JUDGE)) if self.config.test_every else None
+        return tables[-1], best
 
     def _batches(self) -> Batches:
-        config, ctx = self.config, self.ctx
-        if config.view is None:
-            return ExtractedBatches(
-                self.backbone, self.data.train, config.reading, config.transform, ctx, batch=config.batch,
-                scale=config.scale, border=config.border, images=config.train_images,
-            )  # fmt: skip
-        return ViewBatches(
-            self.backbone, self.data.train, config.reading, config.transform, ctx, batch=config.batch, view=config.view,
-            images=config.train_images,
+        config, ctx, split = self.config, self.ctx, self.data.train
+        rows, steps = spread(len(split), config.train_images), config.schedule.steps
+        if config.view is not None:
+            order = Order(len(rows), config.batch, ctx.seed, steps)
+            return view_batches(split, config.view, config.transform, self.maps, order, rows, ctx)
+        return ExtractedBatches(
+            split, self.maps, config.transform, rows, ctx, batch=config.batch, steps=steps, scale=config.scale,
+            border=config.border,
         )  # fmt: skip
 
-    def _train(self, batches: Batches, first: int, steps: int) -> Iterator[TrainingProgress]:
-        every = self.config.test_every
-        for step, features, depth in batches.load(first, steps):
-            if len(features):
-                self.update(step, features, depth)
-            done = step + 1
-            tested = bool(every) and (done % every == 0 or done == steps)
-            stopping = asked_of_any(self.stop, self.ctx)
-            if tested or stopping or self.state.due or done == steps:
-                self._look(lag=0)  # what is not finite is neither tested nor saved
-                if tested:
-                    self._test(done, save=False)
-                self.state.save(self._state(done))
-            if stopping:
-                raise self.stop.interrupted()
-            yield TrainingProgress(self.config.batch, f"step {done}/{steps}, loss {self.loss:.3f}{self._says()}")
-
-    def update(self, step: int, features: torch.Tensor, depth: torch.Tensor) -> None:
-        """One step of the optimizer on features (B, C, h, w) and depth (B, 1, H, W), the whole batch's."""
-        size = self.config.schedule(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = size.lr
-            if size.beta1 is not None:
-                group["betas"] = size.beta1, self.config.beta2
-        self.head.train()
-        pred = self.head(features)
+    def _back(self, pred: torch.Tensor, depth: torch.Tensor, step: int) -> torch.Tensor:
+        """From the loss of predicted and true depth (B, 1, H, W), the former at any size."""
         if pred.shape[-2:] != depth.shape[-2:]:
             pred = F.interpolate(pred, size=depth.shape[-2:], mode="bilinear", align_corners=False)
         loss = self.config.loss(pred, depth, step)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.config.clip)
-        self.optimizer.step()
-        self.values.add(step, loss.detach()[None])
-        self._look()
+        return loss.detach()
 
-    def _look(self, lag: int | None = None) -> None:
-        """At the losses of steps that are through. Raises UserError for one that is not finite."""
-        for step, (loss,) in self.values.take(lag):
-            if not np.isfinite(loss):
-                rate = self.config.schedule.lr / 10
-                raise UserError(f"depth: the loss is not finite at step {step + 1}; lower it, as in --set lr={rate:g}")
-            self.loss = loss if np.isnan(self.loss) else 0.9 * self.loss + 0.1 * loss
-
-    def _test(self, step: int, save: bool) -> None:
-        config, convention = self.config, self.data.convention
+    def validate(self, step: int) -> dict[str, torch.Tensor]:
+        """Score the test images, whose depth is saved after the last step: the fields of a `TestTable`."""
+        config, last = self.config, step == self.config.schedule.steps
         rows, scores = self.scorer.score(
             self.head, config.bins.low, config.bins.high, crop=config.crop, clamp=config.clamp,
-            flip_average=config.flip_average, align=config.align, save=convention.scale if save else None,
+            flip_average=config.flip_average, align=config.align, save=self.data.convention.scale if last else None,
         )  # fmt: skip
-        self.last = TestTable(step, rows, scores)
-        if config.test_every and (self.best is None or self.last.mean(JUDGE) < self.best.mean(JUDGE)):
-            self.best = self.last
-
-    def _says(self) -> str:
-        return f", test RMSE {self.last.mean(0):.3f} m" if self.last else ""
+        self.training.told = f", test RMSE {TestTable(step, rows, scores).mean(0):.3f} m"
+        return {"rows": rows, "scores": scores}
 
     def _identity(self) -> str:
         """What decides the training: another configuration finds no state of this one."""
-        info = self.backbone.info
+        info = self.maps.backbone.info
         return digest(
             repr(self.config), self.data.fingerprint, info.weights_digest, info.arch, self.ctx.seed,
             self.ctx.skip_broken, reading_of(info),
         )  # fmt: skip
-
-    def _state(self, steps: int) -> dict[str, Any]:
-        return {
-            "step": steps,
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "last": vars(self.last) if self.last else {},
-            "best": vars(self.best) if self.best else {},
-            "broken": sorted(self.broken | self.batches.broken),
-        }
-
-    def _resume(self) -> int:
-        """Takes back the state of an interrupted run; returns the number of steps it had done."""
-        state = self.state.load()
-        if state is None:
-            return 0
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.last, self.best = (TestTable(**state[name]) if state[name] else None for name in ("last", "best"))
-        self.broken = set(state["broken"])
-        return int(state["step"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from dinobench.dense.head_training import StepSize
 
 Kind = Literal["dinov2", "dinov3", "cosine"]
 #: Lowest and highest first moment of a cycle: torch's OneCycleLR and mmcv's OneCycle, arXiv 1708.07120.
@@ -14,13 +16,6 @@ LEAST_MOMENT, MOST_MOMENT = 0.85, 0.95
 WARMUP_RATIO, END_RATIO, LOWEST_AT = 1e-3, 1e-8, 0.3
 #: DINOv3's: the rate's divisors at the start and at the end, the latter on top of the former's default of 25.
 START_DIVISOR, END_DIVISOR = 1000.0, 25 * 1000.0
-
-
-class StepSize(NamedTuple):
-    """What one step of the optimizer is taken with; `beta1` None leaves the optimizer's own."""
-
-    lr: float
-    beta1: float | None
 
 
 @dataclass(frozen=True)

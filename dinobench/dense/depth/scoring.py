@@ -10,10 +10,11 @@ import torch
 from dinobench.algorithms.depth_head import DepthHead, to_labels
 from dinobench.data.depth_maps import DepthSplit, depth_png, pair, png_name
 from dinobench.data.transforms import ImageTransform
-from dinobench.dense.depth.features import Reading, normalised, to_pixels
+from dinobench.dense.depth.features import normalised, to_pixels
+from dinobench.dense.reading import MapReader
 from dinobench.features.extraction import forward_batches, lost_images, out_of_range
 from dinobench.metrics.depth import NAMES, aligned, depth_scores
-from dinobench.types import Backbone, Context
+from dinobench.types import Context
 
 #: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.
 BATCH = 1, 16
@@ -24,14 +25,13 @@ class Scorer:
 
     def __init__(
         self,
-        backbone: Backbone,
+        maps: MapReader,
         split: DepthSplit,
-        reading: Reading,
         transform: ImageTransform,
         scale: float,
         ctx: Context,
     ) -> None:
-        self.backbone, self.split, self.reading, self.transform = backbone, split, reading, transform
+        self.maps, self.split, self.transform = maps, split, transform
         self.scale, self.ctx = scale, ctx
 
     def score(
@@ -54,7 +54,7 @@ class Scorer:
 
         def forward(loaded: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
             x = normalised([pixels for pixels, _ in loaded], self.transform, ctx.device)
-            seen = [self.reading(self.backbone, images) for images in ((x, x.flip(-1)) if flip_average else (x,))]
+            seen = [self.maps(images) for images in ((x, x.flip(-1)) if flip_average else (x,))]
             return torch.cat(seen)
 
         def work() -> torch.Tensor:
@@ -71,7 +71,7 @@ class Scorer:
                     rows_columns = loaded[0][1].shape
                     depth = to_labels(straight, mirrored, rows_columns, low, high, clamp).cpu().numpy()
                 if not np.isfinite(depth).all():
-                    raise out_of_range(self.backbone, [split.ids[index] for index in batch])
+                    raise out_of_range(self.maps.backbone, [split.ids[index] for index in batch])
                 for index, (_, truth), pred in zip(batch, loaded, depth, strict=True):
                     if save is not None and ctx.saves:
                         ctx.save(png_name(split.ids[index]), depth_png(pred, save))
