@@ -8,9 +8,7 @@ names alone, so that a setting can move into a group without changing what a run
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,8 +55,7 @@ def settings_of(config: Any) -> dict[str, Setting]:
 
 
 def _walk(config: Any) -> Iterator[Setting]:
-    kind: Any = type(config)
-    hints = _hints(kind)
+    hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -67,12 +64,6 @@ def _walk(config: Any) -> Iterator[Setting]:
             said = {name: field.metadata.get(name, "") for name in ("doc", "source")}
             added = bool(field.metadata.get("added"))
             yield Setting(field.name, value, hints[field.name], **said, added=added, default=field.default)
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    """The types of a class's fields; reading them anew for every hash took most of a long plan's time."""
-    return typing.get_type_hints(kind)
 
 
 def flat(config: Any) -> dict[str, Any]:
@@ -116,25 +107,6 @@ class Resolved:
         """The version of the protocol's numbers as configured: `version_of(config)` where the protocol has it."""
         of: Callable[[Any], int] = getattr(protocol, "version_of", lambda config: protocol.version)
         return of(self.config)
-
-
-#: The end of the name of a profile that was run on a part of its data.
-LIMITED = re.compile(r"\+limit(\d+)$")
-
-
-def with_limit(resolved: Resolved, limit: int | None) -> Resolved:
-    """The same called `dino2021+limit500` where only so many items of each split are used."""
-    return resolved if limit is None else dataclasses.replace(resolved, profile=f"{resolved.profile}+limit{limit}")
-
-
-def limit_of(profile: str) -> int | None:
-    """How many items of each split a profile of this name was run on, or None for all.
-
-    >>> limit_of("dino2021+k=10,20+limit500"), limit_of("dino2021")
-    (500, None)
-    """
-    found = LIMITED.search(profile)
-    return int(found[1]) if found else None
 
 
 def resolve_config(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:

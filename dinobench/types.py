@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dinobench.escaping import ShownRecord
 from dinobench.inputs import ModelInput
 
 if TYPE_CHECKING:
@@ -180,7 +179,6 @@ class ImageClassification:
     answers: np.ndarray | None = None  # (n, a) int64: all that are right for each test image ascending, then -1
     val: np.ndarray | None = None  # (m,) int64: the images of train that the authors set apart to choose on
     report: str | None = None  # what goes before top-1, "mCE" or "mean_per_class": see `dinobench.results.reports`
-    verdicts: tuple[np.ndarray, np.ndarray] | None = None  # train's, test's (n, classes) int8: 1 shown, -1 not, 0 hard
 
 
 @dataclass(frozen=True)
@@ -316,12 +314,12 @@ class EvalProtocol(Protocol):
     `data` is the kind of data set it scores on (see `KINDS` of dinobench.data.layouts), `requires` the capabilities of
     a backbone that it cannot do without, `profiles` its named Configs, the first one being the default.
 
-    Six more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
+    Five more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
     `select_data(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside
     it. `version_of(config) -> int` is for a change that moved the numbers of some configurations only, so that the
-    records of others stay comparable. `saves` says what files `--save` keeps. `other_tests = True` says that
-    it judges by `metrics.classification.Truth`, as `--test` needs, `several_classes = True` that it heeds `verdicts`.
+    records of others stay comparable. `saves` says in a phrase what files `run` makes for those who ask with `--save`.
+    `other_tests = True` says that it judges by `metrics.classification.Truth`, so that `--test` may give other images.
     """
 
     name: str
@@ -366,7 +364,7 @@ class ComputeOptions:
 
 
 @dataclass(frozen=True)
-class RunRecord(ShownRecord):
+class RunRecord:
     """Everything that produced a number, as written to results/runs/<run_id>.json."""
 
     schema: int

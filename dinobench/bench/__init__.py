@@ -19,7 +19,7 @@ __all__ = ["ALL", "BENCHES", "measure_bench"]
 BENCHES = {
     "knn": "knn:knn",
     "memory": "knn:memory",
-    "decoding": "features:decoding",
+    "decoding": "decoding:decoding",
     "features": "features:features",
     "scale": "scale:scale",
     "davis": "dense:davis",
@@ -33,7 +33,6 @@ BENCHES = {
     "pretrain": "pretrain:pretrain",
     "start": "start:start",
     "records": "records:records",
-    "suite": "suite:suite",
 }
 
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from dinobench.errors import UserError
-from dinobench.hashing import digest
-from dinobench.types import ImageClassification, ImageSplit, TrainingImages
+from dinobench.types import ImageSplit
 
 
 @dataclass(eq=False)
@@ -30,16 +28,16 @@ class Subset:
     name: str
     relabel: np.ndarray | None = None
 
-    @cached_property
+    @property
     def ids(self) -> Sequence[str]:
         return tuple(self.whole.ids[int(i)] for i in self.indices)
 
-    @cached_property
+    @property
     def labels(self) -> np.ndarray:
         labels = self.whole.labels[self.indices]
         return labels if self.relabel is None else self.relabel[labels]
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         chosen = np.ascontiguousarray(self.indices, np.int64).tobytes()
         return hashlib.sha256(self.whole.fingerprint.encode() + chosen).hexdigest()
@@ -47,11 +45,6 @@ class Subset:
     @property
     def in_memory(self) -> bool:
         return self.whole.in_memory
-
-    @property
-    def cropped(self) -> bool:
-        """Whether the images have been brought to the models' size: see `data.transforms.for_split`."""
-        return bool(getattr(self.whole, "cropped", False))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -101,15 +94,3 @@ def _per_class(labels: np.ndarray, seed: int, take: Callable[[int], int]) -> np.
         members = rng.permutation(np.flatnonzero(labels == label))
         drawn.append(members[: take(len(members))])
     return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, np.int64)
-
-
-def of_any_images(data: ImageClassification | TrainingImages) -> ImageClassification:
-    """Images that need no labels as a data set: without classes where they have none, or several at a time.
-
-    What was no set to score on has all of its images in train, and none in test.
-    """
-    if isinstance(data, TrainingImages):
-        none = Subset(data.train, np.zeros(0, np.int64), "test")
-        told = digest(data.train.fingerprint, "without labels")
-        return ImageClassification(data.name, data.layout, (), data.train, none, told, notes=data.notes)
-    return data if data.verdicts is None else replace(data, classes=(), verdicts=None, val=None)

@@ -257,8 +257,7 @@ def _groups():
     yield ()
     for group in (*app.app.registered_groups,):
         yield (group.name,)
-        commands = group.typer_instance.registered_commands
-        yield from ((group.name, c.name or c.callback.__name__) for c in commands)
+        yield from ((group.name, c.name) for c in group.typer_instance.registered_commands)
     for c in app.app.registered_commands:
         yield (c.name or c.callback.__name__,)
 
@@ -287,7 +286,7 @@ def test_a_missing_data_set_is_asked_for_where_the_digits_are_none(command):
     assert_one_line(
         *command("run", "--protocol", "knn", "--protocol", "davis", "--ckpt", "pixels"),
         "--data is missing: davis scores videos; give a path in a layout of `dinobench list layouts`, or an embedded "
-        "set: shapes, drawings",
+        "set: shapes",
     )
     assert_one_line(*command("run", "--protocol", "retrieval", "--ckpt", "pixels"), "or an embedded set: tiles")
 

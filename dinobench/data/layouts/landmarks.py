@@ -47,7 +47,6 @@ class Landmarks:
     boxes: np.ndarray
     truth: tuple[Mapping[str, np.ndarray], ...]
     fingerprint: str
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +58,6 @@ class LabelledImages:
     images: ImageSplit
     classes: tuple[str, ...]
     fingerprint: str
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,0 @@
-"""Labelled images as archives, tables and programs keep them: class folders, shards, Parquet, torchvision's classes."""
