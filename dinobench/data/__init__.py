@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinobench.data.embedded import EMBEDDED
 from dinobench.data.layouts import KINDS, UNLABELLED
 from dinobench.errors import UserError, nearest
 from dinobench.files import user_path
 
+if TYPE_CHECKING:
+    from dinobench.data.layouts.labelled.listing import Draw
+    from dinobench.types import ImageClassification
+
+#: What goes before the name of one of torchvision's classes, which may be followed by `:` and the root of its files.
+TORCHVISION = "torchvision:"
+#: A share to be drawn, after the name of a data set without a split.
+_DRAW = re.compile(r"(?P<rest>.+)@split=(?P<share>[^,@/]*)(?:,seed=(?P<seed>[^,@/]*))?")
 #: Endings of archives, which are not looked into.
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")
 
@@ -25,7 +34,10 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip", ".7z")
 def load_dataset(
     spec: str, kind: str = "classification", *, progress: Callable[..., Any] | None = None, masks_only: bool = False
 ) -> Any:
-    """The data set that `spec` names: a path, `name=path`, or an embedded name such as `digits`.
+    """The data set that `spec` names: a path, `name=path`, `torchvision:Class:root`, or an embedded name as `digits`.
+
+    `@split=0.2` or `@split=0.2,seed=1` at its end has that share of each class drawn to score on, where the images have
+    labels and no split.
 
     A path that does not exist as given is looked for under each folder of the environment variable `DINOBENCH_DATA`
     (separated as in PATH). An embedded name goes before a folder of that name; write `./digits` for the folder.
@@ -35,19 +47,56 @@ def load_dataset(
     is unknown or the data are at fault.
     """
     modules = _layout_modules(kind)
-    name, target, path = _place(spec, kind)
+    name, target, path, draw = _place(spec, kind)
     if path is None:
         return EMBEDDED[kind][target].make(name or target)
     options = {"masks_only": True} if masks_only else {}
     try:
+        if draw is not None or target.startswith(TORCHVISION):
+            return _of_kind(kind, _labelled(name, target, path, draw, progress), path, progress)
         for module in modules:
             if module.recognises(path, **options):
-                name = name or getattr(module, "default_name", _folder_name)(path)
-                takes_progress = "progress" in inspect.signature(module.load).parameters
-                return module.load(path, name, **options, **({"progress": progress} if takes_progress else {}))
+                load = getattr(module, "load_images", module.load) if kind == UNLABELLED else module.load
+                takes_progress = "progress" in inspect.signature(load).parameters
+                return load(
+                    path,
+                    name or _name_of(module, path),
+                    **options,
+                    **({"progress": progress} if takes_progress else {}),
+                )
         raise UserError(_unknown_layout(path, kind, modules))
     except OSError as error:
         raise _unreadable(error, path) from error
+
+
+def _labelled(
+    name: str, target: str, path: Path, draw: Draw | None, progress: Callable[..., Any] | None
+) -> ImageClassification:
+    """One of torchvision's sets, or one that a share is drawn from."""
+    if target.startswith(TORCHVISION):
+        from dinobench.data.layouts.labelled import torchvision_sets
+
+        return torchvision_sets.load_class(target.removeprefix(TORCHVISION), path, name, draw, progress)
+    from dinobench.data.layouts.labelled import listing
+
+    assert draw is not None
+    modules = _layout_modules("classification")
+    for module in modules:
+        if module.recognises(path) or getattr(module, "undivided", lambda path: False)(path):
+            if not hasattr(module, "listed"):
+                raise UserError(f"{path}: reads as {module.NAME}, with a split of its own; leave out @{draw}")
+            return listing.divided(module.listed(path), draw, name or _name_of(module, path), progress)
+    raise UserError(_unknown_layout(path, "classification", modules))
+
+
+def _of_kind(kind: str, data: ImageClassification, path: Path, progress: Callable[..., Any] | None) -> Any:
+    """The data set, or what pretraining learns from in it."""
+    if kind != UNLABELLED or data.train.in_memory:
+        return data
+    from dinobench.types import TrainingImages
+
+    digests = data.train.hashed(path, progress)  # type: ignore[attr-defined]
+    return TrainingImages(data.name, data.layout, data.classes, data.train, digests, data.notes)
 
 
 def load_datasets(
@@ -65,7 +114,7 @@ def load_datasets(
 
     places = [_test_place(test) for test in tests]
     try:
-        return [other_tests.replaced(data, name, path, _place(spec, kind)[2], progress) for name, path in places]
+        return [other_tests.replaced(data, name, path, _place(spec, kind).path, progress) for name, path in places]
     except OSError as error:
         raise _unreadable(error, tests[0]) from error
 
@@ -96,7 +145,7 @@ def plain_folder(spec: str, kind: str, *, masks_only: bool = False) -> Path | No
 
     Raises UserError where there is nothing that `spec` names.
     """
-    _, _, path = _place(spec, kind)
+    path = _place(spec, kind).path
     options = {"masks_only": True} if masks_only else {}
     return None if path is None or any(m.recognises(path, **options) for m in _layout_modules(kind)) else path
 
@@ -136,15 +185,66 @@ def _split_spec(spec: str) -> tuple[str, str]:
     return name, target
 
 
-def _place(spec: str, kind: str) -> tuple[str, str, Path | None]:
-    """(name, what is named, its path or None for an embedded set). Raises UserError where there is no such thing."""
+class _Place(NamedTuple):
+    """What a spec names: its own name or "", what stands for the data, its path or None for an embedded set, a draw."""
+
+    name: str
+    target: str
+    path: Path | None
+    draw: Draw | None = None
+
+
+def _place(spec: str, kind: str) -> _Place:
+    """Raises UserError where there is no such thing, or nothing can be drawn from it."""
+    spec, draw = _split_draw(spec)
     name, target = _split_spec(spec)
     embedded = EMBEDDED.get(kind, {})
+    if draw is not None and kind not in ("classification", UNLABELLED):
+        raise UserError(f"{spec}@{draw}: nothing is drawn from data sets of {kind}; leave out @{draw}")
     if target in embedded:
-        return name, target, None
-    if (path := _find(target)) is None:
+        if draw is not None:
+            raise UserError(f"{target}: has a split of its own; leave out @{draw}")
+        return _Place(name, target, None)
+    path = _torchvision_root(target, kind) if target.startswith(TORCHVISION) else _find(target)
+    if path is None:
         raise UserError(_not_found(target, sorted(embedded)))
-    return name, target, path
+    return _Place(name, target, path, draw)
+
+
+def _split_draw(spec: str) -> tuple[str, Draw | None]:
+    """What goes before `@split=`, and the draw; a path that holds such a thing itself stays whole."""
+    found = _DRAW.fullmatch(spec)
+    if not found or _find(spec) is not None:
+        return spec, None
+    from dinobench.data.layouts.labelled.listing import parse_draw
+
+    return found["rest"], parse_draw(found["share"], found["seed"] or "0")
+
+
+def _torchvision_root(target: str, kind: str) -> Path:
+    """The root of one of torchvision's classes: the one that is written, else the first that has its files."""
+    from dinobench.data.layouts.labelled import torchvision_sets
+
+    wanted, _, root = target.removeprefix(TORCHVISION).partition(":")
+    torchvision_sets.check_class(wanted)
+    if kind not in ("classification", UNLABELLED):
+        raise UserError(f"{target}: images with classes, for no protocol that scores {kind}")
+    if root:
+        if (path := _find(root)) is None:
+            raise UserError(_not_found(root, []))
+        return path
+    roots = [Path(), *_roots()]
+    if (path := next((r for r in roots if torchvision_sets.is_there(wanted, r)), None)) is None:
+        raise UserError(
+            f"{target}: no {torchvision_sets.place_of(wanted)} here or in a folder of DINOBENCH_DATA; name the root "
+            f"that the class takes: {TORCHVISION}{wanted}:ROOT"
+        )
+    return path
+
+
+def _name_of(module: ModuleType, path: Path) -> str:
+    name: str = getattr(module, "default_name", _folder_name)(path)
+    return name
 
 
 def _folder_name(path: Path) -> str:
@@ -193,16 +293,26 @@ def _visible(folder: Path) -> list[Path]:
 def _unknown_layout(path: Path, kind: str, modules: list[ModuleType]) -> str:
     if path.name.lower().endswith(ARCHIVES):
         return f"{path}: an archive; unpack it and give the folder"
+    if kind == "classification":
+        from dinobench.data.layouts.labelled import class_folders
+        from dinobench.data.layouts.labelled.listing import NO_SPLIT
+
+        if class_folders.undivided(path):
+            return f"{path}: class folders without a split ({_why(path, kind, modules)}); {NO_SPLIT}"
     if path.suffix.lower() == ".parquet":
         return f"{path}: a Parquet file; write its images to files and give their folder, or a .tar to pretrain on"
+    wanted = [f"{m.NAME}: {m.SUMMARY.split('. ')[0].rstrip('.')}" for m in modules]
+    return f"{path}: layout not recognised ({_why(path, kind, modules)}); layouts for {kind} are {'; '.join(wanted)}"
+
+
+def _why(path: Path, kind: str, modules: list[ModuleType]) -> str:
+    """What there is instead, and what else it could be."""
     parent = path.resolve().parent
     readings = [f"its parent {parent} reads as {m.NAME}" for m in modules if m.recognises(parent)][:1]
     for other in KINDS:
         others = _layout_modules(other) if other not in (kind, UNLABELLED) else []
         readings += [f"it reads as {m.NAME}, for protocols on {other!r} data" for m in others if m.recognises(path)]
-    wanted = [f"{m.NAME}: {m.SUMMARY.split('. ')[0].rstrip('.')}" for m in modules]
-    why = "; ".join([_holds(path), *readings])
-    return f"{path}: layout not recognised ({why}); layouts for {kind} are {'; '.join(wanted)}"
+    return "; ".join([_holds(path), *readings])
 
 
 def _holds(path: Path) -> str:

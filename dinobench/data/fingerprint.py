@@ -42,10 +42,12 @@ def hash_files(
     remember: Path,
     progress: Progress | None = None,
     places: Mapping[str, Place] | None = None,
+    read: Callable[[str], bytes] | None = None,
 ) -> np.ndarray:
     """(n, 32) uint8: the SHA-256 of each file `root/name`, all zeros for a file that cannot be read.
 
     Names that lie inside larger files have their `places`: the file below `root`, and the offset and number of bytes.
+    Where they cannot be read from there, `read(name)` gives the bytes, or raises OSError.
     An unreadable file is no error here: it stays in the data set, and whoever loads it finds and counts it.
     `remember` is the data set's own path, which the stored digests are filed under; what is hashed when the run is
     interrupted is kept, and all but the last `KEEP_SECONDS` of it when the run is killed.
@@ -61,10 +63,16 @@ def hash_files(
         for batch in progress(looked, "checking files", len(names)) if progress else looked:
             stats[batch.rows] = batch.results
     memory = _Memory(remember, names, stats)
-    sizes = np.fromiter((inside[n][2] for n in names), np.int64, len(names)) if inside else stats[:, 0]
+    sizes = stats[:, 0]
+    if inside:
+        own = zip(names, sizes.tolist(), strict=True)
+        sizes = np.fromiter((inside[n][2] if n in inside else size for n, size in own), np.int64, len(names))
     todo = np.flatnonzero(~memory.known & (stats[:, 0] >= 0))
     if len(todo):
-        with closing(_mapped(_hash, place, todo.tolist(), sizes)) as hashed:
+        hashed = _mapped(_hash, place, todo.tolist(), sizes)
+        if read is not None:
+            hashed = _mapped(lambda row: _hash_read(place(row), read, names[row]), int, todo.tolist(), sizes)
+        with closing(hashed):
             memory.fill(progress(hashed, "hashing files", len(todo)) if progress else hashed)
     return memory.digests
 
@@ -121,6 +129,16 @@ def _hash(path: str | Place) -> tuple[Signature, bytes, bool]:
     return stat, total.digest(), at_rest
 
 
+def _hash_read(path: str | Place, read: Callable[[str], bytes], name: str) -> tuple[Signature, bytes, bool]:
+    """As `_hash`, of what `read` gives."""
+    stat = _stat(path)
+    try:
+        content = read(name)
+    except OSError:
+        return _NO_STAT, bytes(32), False
+    return stat, hashlib.sha256(content).digest(), settled(stat)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Rows with what was found of each; to a progress display `n` files, and what it `says` of their bytes."""
@@ -136,7 +154,7 @@ class _Batch:
 
 def _mapped(
     work: Callable[[Any], Any],
-    place: Callable[[int], str | Place],
+    place: Callable[[int], Any],
     rows: Sequence[int],
     sizes: np.ndarray | None = None,
 ) -> Generator[_Batch, None, None]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from dinobench.data import fingerprint, leaks
 from dinobench.data.decoding import decode
+from dinobench.data.fingerprint import Progress
 from dinobench.errors import UserError
 from dinobench.files import open_regular
 from dinobench.types import ImageClassification, ImageSplit
@@ -37,19 +39,32 @@ class FileSplit:
         """The decoded RGB image; raises one of `BROKEN_IMAGE` when it cannot be decoded."""
         return decode(os.path.join(self.root, self.ids[index]))
 
+    def hashed(self, remember: Path, progress: Progress | None = None) -> np.ndarray:
+        """(n, 32) uint8: the SHA-256 of each image's file, as `fingerprint.hash_files` has it."""
+        return fingerprint.hash_files(Path(self.root), self.ids, remember, progress)
+
 
 @dataclass(eq=False)
 class PackedSplit(FileSplit):
-    """Images inside larger files such as archives: `places` tells where, by id, as `fingerprint.Place` has it."""
+    """Images inside larger files such as archives: `places` tells where, by id, as `fingerprint.Place` has it.
+
+    Those that it does not name are files of their own.
+    """
 
     places: Mapping[str, fingerprint.Place] = field(default_factory=dict)
 
     def load(self, index: int) -> Image.Image:
         """The decoded RGB image; raises one of `BROKEN_IMAGE` when it cannot be decoded."""
+        if self.ids[index] not in self.places:
+            return super().load(index)
         file, offset, size = self.places[self.ids[index]]
         with open_regular(os.path.join(self.root, file)) as packed:
             packed.seek(offset)
             return decode(BytesIO(packed.read(size)))
+
+    def hashed(self, remember: Path, progress: Progress | None = None) -> np.ndarray:
+        """(n, 32) uint8: the SHA-256 of each image's bytes."""
+        return fingerprint.hash_files(Path(self.root), self.ids, remember, progress, self.places)
 
 
 @dataclass(eq=False)
@@ -71,6 +86,16 @@ class ArraySplit:
         return Image.fromarray(self.images[index])
 
 
+S = TypeVar("S", bound=FileSplit)
+
+
+def part(split: S, rows: np.ndarray, name: str, digests: np.ndarray | None = None) -> S:
+    """Some images of a split, in the order of `rows`; with its fingerprint where their `digests` (m, 32) are given."""
+    ids = tuple(split.ids[row] for row in rows.tolist())
+    identity = "" if digests is None else fingerprint.of_files(ids, digests)
+    return dataclasses.replace(split, name=name, ids=ids, labels=split.labels[rows], fingerprint=identity)
+
+
 def array_split(name: str, images: np.ndarray, ids: Sequence[str], labels: np.ndarray) -> ArraySplit:
     """An ArraySplit with its fingerprint computed."""
     return ArraySplit(name, images, ids, np.asarray(labels, np.int64), fingerprint.of_array(ids, images))
@@ -82,7 +107,7 @@ def from_files(
     path: Path,
     root: Path,
     labelled: Mapping[str, tuple[Sequence[str], Sequence[str]]],
-    progress: fingerprint.Progress | None = None,
+    progress: Progress | None = None,
     notes: Sequence[str] = (),
 ) -> ImageClassification:
     """The data set of two splits of files: `labelled` maps train's name, then test's, to (ids, class names per image).

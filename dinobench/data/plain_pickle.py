@@ -49,6 +49,11 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
         if size > MAX_BYTES:
             raise DamagedPickle(f"more than {MAX_BYTES:,} bytes")
         data = stream.read(size)
+    return plain(data)
+
+
+def plain(data: bytes) -> Any:
+    """What the bytes of a pickle hold, as `read_plain` has it of a file."""
     try:
         return _Machine(data).run()
     except ForeignName:

@@ -5,7 +5,10 @@ A layout is a module with
 - `NAME` and `SUMMARY`: what it is called, and a paragraph with the expected tree whose first sentence stands alone;
 - `recognises(path) -> bool`: a quick look, without reading images;
 - `load(path, name)` or `load(path, name, progress=None)` -> the data set, raising UserError for what is wrong in it;
-- optionally `default_name(path)`, where the name of the folder does not say it.
+- optionally `default_name(path)`, where the name of the folder does not say it;
+- optionally `load_images(path, name, progress=None)`, what pretraining learns from where that is not what `load` gives;
+- optionally `listed(path)`, what a share can be drawn from to score on, and `undivided(path) -> bool` where that is to
+  be done for what `recognises` does not take.
 
 Modules are imported when a data set of their kind is asked for, so that importing this package stays instant.
 """
@@ -20,10 +23,20 @@ KINDS: dict[str, tuple[str, ...]] = {
         "dinobench.data.layouts.cifar",
         "dinobench.data.layouts.csv_table",
         "dinobench.data.layouts.transfer",
+        "dinobench.data.layouts.labelled.imagenet",
+        "dinobench.data.layouts.labelled.saved",
+        "dinobench.data.layouts.labelled.parquet",
+        "dinobench.data.layouts.labelled.webdataset",
         "dinobench.data.layouts.imagefolder",
+        "dinobench.data.layouts.labelled.class_folders",
+        "dinobench.data.layouts.labelled.torchvision_sets",
     ),
     UNLABELLED: (
         "dinobench.data.layouts.cifar",
+        "dinobench.data.layouts.labelled.imagenet",
+        "dinobench.data.layouts.labelled.saved",
+        "dinobench.data.layouts.labelled.parquet",
+        "dinobench.data.layouts.labelled.webdataset",
         "dinobench.data.layouts.unlabelled",
         "dinobench.data.layouts.tar",
     ),

@@ -40,7 +40,10 @@ def load(path: Path, name: str, progress: fingerprint.Progress | None = None) ->
     if not (path / "train").is_dir():
         raise UserError(f"{path}: has {tests[0]}/ but no train/ to learn from or vote with; put train/ beside it")
     if not tests:
-        raise UserError(f"{path}: has train/ but no val/, validation/ or test/ to score on; put one beside it")
+        raise UserError(
+            f"{path}: has train/ but no val/, validation/ or test/ to score on; put one beside it, or have a "
+            f"fifth of each class drawn: {path / 'train'}@split=0.2"
+        )
     ignored = "".join(f", {other} ignored" for other in tests[1:])
     left_out: list[str] = []
     labelled = {split: scan_split(path, split, left_out) for split in ("train", tests[0])}

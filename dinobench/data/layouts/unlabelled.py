@@ -13,6 +13,7 @@ from dinobench.data.image_split import FileSplit
 from dinobench.data.layouts import csv_table
 from dinobench.data.layouts.copydays import list_images
 from dinobench.data.layouts.imagefolder import EXTENSIONS, TEST_FOLDERS, note_left_out, scan_split
+from dinobench.data.layouts.labelled import parquet, saved, webdataset
 from dinobench.errors import UserError
 from dinobench.types import TrainingImages
 
@@ -32,8 +33,10 @@ def recognises(path: Path) -> bool:
     """A table, a folder with train/ or a test folder, or one with an image at any depth."""
     if csv_table.recognises(path):
         return True
-    splits = ("train", *TEST_FOLDERS)
-    return path.is_dir() and (any((path / split).is_dir() for split in splits) or _any_image(path))
+    if not path.is_dir():
+        return False
+    splits = any((path / split).is_dir() for split in ("train", *TEST_FOLDERS))
+    return _any_image(path) or (splits and not _packed(path))
 
 
 def load(path: Path, name: str, progress: fingerprint.Progress | None = None) -> TrainingImages:
@@ -97,6 +100,11 @@ def _train_rows(file: Path, rows: list[csv_table.CsvRow]) -> tuple[str, list[csv
     if chosen := [row for row, place in zip(rows, places, strict=True) if place == "train"]:
         return "train", chosen
     raise UserError(f"{file}: names images of {', '.join(sorted(set(places) - {''}))} only, and none to learn from")
+
+
+def _packed(path: Path) -> bool:
+    """Whether the images lie in larger files, which layouts of their own are for."""
+    return saved.recognises(path) or parquet.recognises(path) or webdataset.recognises(path)
 
 
 def _any_image(folder: Path) -> bool:

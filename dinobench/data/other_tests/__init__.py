@@ -73,7 +73,7 @@ def replaced(
     other: OtherTest = module.load(path, data, progress)
     leak = data.leak if other.digests is None else None
     if other.digests is not None and isinstance(data.train, FileSplit) and remember is not None:
-        own = fingerprint.hash_files(Path(data.train.root), data.train.ids, remember, progress)
+        own = data.train.hashed(remember, progress)
         leak = leaks.note(other.split.ids, leaks.leaked(own, other.digests))
     splits = [(split.fingerprint, split.labels) for split in (data.train, other.split)]
     total = hashlib.sha256(fingerprint.of_dataset(data.classes, splits).encode() + name.encode())
