@@ -25,6 +25,8 @@ from dinobench.models.pos_embed import resample_abs_pos_embed
 
 #: Deviation of the truncated normal that weights are drawn from (facebookresearch/dino, `vision_transformer.py`).
 STD = 0.02
+#: Of a ViT whose width no release has: the width of its heads, and its blocks (ViT-tiny's to ViT-base's).
+HEAD, USUAL_DEPTH = 32, 12
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class ViT(VisionTransformer):
     """(B, 3, H, W) -> (B, D): CLS after the final norm. H and W are multiples of the patch size, whatever they are."""
 
     def __init__(self, width: int, depth: int, patch: int, image_size: int, drop_path: float) -> None:
+        heads = usual_heads(width) or max(1, width // HEAD)
         super().__init__(
-            img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=usual_heads(width) or 1,
-            qkv_bias=True, num_classes=0, drop_path_rate=drop_path,
-            norm_layer=functools.partial(nn.LayerNorm, eps=NORM_EPS),
+            img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, qkv_bias=True,
+            num_classes=0, drop_path_rate=drop_path, norm_layer=functools.partial(nn.LayerNorm, eps=NORM_EPS),
         )  # fmt: skip
         self.grid = image_size // patch, image_size // patch
         cls: Any = self.cls_token
@@ -75,15 +77,18 @@ class ViT(VisionTransformer):
 def choose(arch: str, image_size: int, patch_size: int | None = None, depth: int | None = None) -> Chosen:
     """The architecture called `arch`: vit_tiny, vit_small ..., resnet18, resnet50, or any timm model's name.
 
-    `patch_size` is 16 for a ViT by default; `depth` makes a ViT of fewer or more blocks, for small experiments.
+    `patch_size` is 16 for a ViT by default; `depth` makes a ViT of fewer or more blocks, for small experiments, and
+    so does `vit_wWIDTH` of another width, as in vit_w96.
     Raises UserError for an unknown name and for sizes that do not fit.
     """
     if image_size < 1:
         raise UserError(f"--image-size {image_size}: at least 1 is needed")
-    if arch in ALIASES:
-        return _vit(arch, image_size, patch_size or 16, depth)
+    if size := ALIASES.get(arch) or _of_width(arch):
+        return _vit(arch, size, image_size, patch_size or 16, depth)
     if depth is not None:
-        raise UserError(f"--depth {depth}: only for {', '.join(ALIASES)}; {arch} has the depth that its name says")
+        raise UserError(
+            f"--depth {depth}: only for {', '.join(ALIASES)} and vit_wWIDTH; {arch} has the depth that its name says"
+        )
     probe = _timm(arch, image_size, patch_size, 0.0)
     is_vit = hasattr(probe, "patch_embed") and hasattr(probe, "blocks")
     patch = _patch(probe) if is_vit else None
@@ -115,10 +120,20 @@ def header(backbone: Any, args: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def _vit(arch: str, image_size: int, patch: int, depth: int | None) -> Chosen:
+def _of_width(arch: str) -> tuple[int, int] | None:
+    """(width, usual depth) of `vit_wWIDTH`; None for another name. Raises UserError for a width without heads."""
+    digits = arch.removeprefix("vit_w")
+    if digits == arch or not digits.isdecimal():
+        return None
+    if not int(digits) or int(digits) % HEAD:
+        raise UserError(f"--arch {arch}: a width is a multiple of {HEAD}, the width of a head")
+    return int(digits), USUAL_DEPTH
+
+
+def _vit(arch: str, size: tuple[int, int], image_size: int, patch: int, depth: int | None) -> Chosen:
     if patch < 1 or image_size % patch:
         raise _no_multiple(image_size, patch)
-    width, usual = ALIASES[arch]
+    width, usual = size
     depth = usual if depth is None else depth
     if depth < 1:
         raise UserError(f"--depth {depth}: a ViT has at least one block")

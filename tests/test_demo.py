@@ -1,15 +1,31 @@
-"""The demo: its training, what is scored beside it, and going on after an interruption."""
+"""The demo: its trainings, what is scored beside them and said of it, and going on after an interruption."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 
 import pytest
 import torch
+from helpers.samples import INFO, record
 
 from dinobench import demo as demos
-from dinobench.demo import NETWORKS, PIXELS, RECIPE, START, STEPS, TRAINED, demo, pretrain
+from dinobench.demo import (
+    NETWORKS,
+    NO_CENTRING,
+    NO_SHARPENING,
+    OTHERS,
+    PIXELS,
+    RECIPE,
+    START,
+    STEPS,
+    SUPERVISED,
+    TRAINED,
+    demo,
+    findings,
+    pretrain,
+)
 from dinobench.errors import UserError
 from dinobench.pretrain.checkpoints import read
 from dinobench.pretrain.loop import Loop
@@ -17,7 +33,7 @@ from dinobench.registry import available
 
 #: The demo's own training with far fewer steps.
 SHORT = dataclasses.replace(
-    RECIPE, depth=1, settings={**RECIPE.settings, "epochs": 2, "batch": 256, "warmup_epochs": 0}
+    RECIPE, depth=1, settings={**RECIPE.settings, "epochs": 1, "batch": 500, "warmup_epochs": 0}
 )
 
 
@@ -80,16 +96,72 @@ def test_another_recipe_is_refused(trained):
 def test_all_models_are_scored_at_the_same_settings(trained, monkeypatch):
     out, _ = trained
     monkeypatch.setattr(demos, "STEPS", STEPS[:1])
-    records = demo(out, "cpu", SHORT)
+    records = demo(out, "cpu", SHORT, {})
     assert [r.checkpoint.name for r in records] == [TRAINED, START, f"{PIXELS}16"]  # its side
     assert len({r.config_hash for r in records}) == 1
 
 
-@pytest.mark.slow
-def test_the_trained_network_is_ahead_of_its_start(tmp_path, monkeypatch):
-    """Half of the demo's epochs is enough for that."""
+def test_what_stands_beside_it_has_its_network_and_its_part_taken_away():
+    assert set(OTHERS) == {SUPERVISED, NO_CENTRING, NO_SHARPENING}
+    same = ("arch", "patch_size", "depth")
+    assert all(getattr(other, name) == getattr(RECIPE, name) for other in OTHERS.values() for name in same)
+    assert OTHERS[SUPERVISED].settings["epochs"] == RECIPE.settings["epochs"]
+    changed = [
+        {k: v for k, v in OTHERS[name].settings.items() if RECIPE.settings.get(k) != v}
+        for name in (NO_CENTRING, NO_SHARPENING)
+    ]
+    assert changed == [{"epochs": 4, "centering": "off"}, {"epochs": 4, "sharpening": False}]
+
+
+def test_the_sentences_say_what_the_records_do(tmp_path, monkeypatch):
+    values = {TRAINED: 70.0, START: 30.0, PIXELS: 40.0, SUPERVISED: 75.0}
+    records = []
+    for step in STEPS:
+        for name in step.models:
+            info = dataclasses.replace(INFO, name=f"{name}16" if name == PIXELS else name, method=name)
+            metric = {"m": dataclasses.replace(record().metrics["top1@k20"], value=values[name])}
+            records.append(record(protocol=step.protocol, checkpoint=info, metrics=metric, primary="m"))
+    for name, used, kl in ((TRAINED, 4.0, 0.8), (NO_CENTRING, 0.0, 0.0), (NO_SHARPENING, 4.1, 0.001)):
+        folder = tmp_path / "pretrain" / name
+        folder.mkdir(parents=True)
+        row = {"epoch": 1, "teacher_entropy": used / 2, "teacher_mean_entropy": used, "kl": kl}
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    asked = []
+
+    def difference(out, a, b, name):
+        asked.append((a.protocol, a.checkpoint.method, b.checkpoint.method))
+        return f"{a.metrics['m'].value - b.metrics['m'].value:+.0f} to {name}"
+
+    monkeypatch.setattr(demos, "_difference", difference)
+    first, second, third, last = findings(tmp_path, records)
+    assert "70.0 % by k-NN, +40 to its untrained start and +30 to raw pixels" in first
+    assert "Jaccard of 70.0, +40 to its untrained start and -5 to the same network with labels" in second
+    assert third.count("+40") == 2
+    assert "uses 1.0 of its 64 outputs (54.6 with it)" in last and "2.05 of at most 4.16 (2.00 with it)" in last
+    assert (tmp_path / demos.COLLAPSES).stat().st_size > 1000
+    assert {a for _, a, _ in asked} == {TRAINED} and len(asked) == 8
+
+
+def test_a_difference_is_named_as_it_is(trained, monkeypatch):
+    out, _ = trained
     monkeypatch.setattr(demos, "STEPS", STEPS[:1])
-    fewer = dataclasses.replace(RECIPE, settings={**RECIPE.settings, "epochs": RECIPE.settings["epochs"] // 2})
-    scores = {r.checkpoint.name: r.metrics["top1@k20"] for r in demo(tmp_path, "cpu", fewer)}
-    assert scores[TRAINED].ci_low is not None
-    assert scores[TRAINED].ci_low > scores[START].value
+    one, other, _ = demo(out, "cpu", SHORT, {})
+    same = demos._difference(out, one, one, "itself")
+    assert same.startswith("not told apart from itself (+0.0 points, paired p 1.0000)")
+    gap = one.metrics[one.primary].value - other.metrics[other.primary].value
+    said = [demos._difference(out, *pair, "it") for pair in ((one, other), (other, one))]
+    if said[0].startswith("not told"):
+        assert f"({gap:+.1f} points" in said[0]
+    else:
+        assert [" above " in text for text in said] == [gap > 0, gap < 0]
+        assert all(text.startswith(f"{abs(gap):.1f} points") for text in said)
+
+
+@pytest.mark.slow
+def test_the_trained_network_is_ahead_of_its_start_and_of_pixels(tmp_path, monkeypatch):
+    """A quarter of the demo's epochs is enough for that."""
+    monkeypatch.setattr(demos, "STEPS", STEPS[:1])
+    scores = demo(tmp_path, "cpu", RECIPE.less(RECIPE.settings["epochs"] // 4), {})
+    trained, start, pixels = (r.metrics["top1@k20"] for r in scores)
+    assert trained.ci_low is not None and start.ci_high is not None
+    assert trained.ci_low > start.ci_high and trained.value > pixels.value

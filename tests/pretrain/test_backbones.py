@@ -13,6 +13,7 @@ from dinobench.pretrain import backbones
     [
         ("vit_small", {}, "vit_small", 384, 16),
         ("vit_tiny", {"patch_size": 8, "depth": 2}, "vit_w192_d2_patch8", 192, 8),
+        ("vit_w96", {"patch_size": 8, "depth": 2}, "vit_w96_d2_patch8", 96, 8),
         ("resnet18", {}, "resnet18", 512, None),
         ("vit_tiny_patch16_224", {}, "vit_tiny_patch16_224", 192, 16),
     ],

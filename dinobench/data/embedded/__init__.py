@@ -26,7 +26,13 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
             "the word `digits`, no path: scikit-learn's handwritten digits. "
             "1,797 real grey images of 8 x 8 pixels in ten classes, from the test set of the UCI collection 'Optical "
             "Recognition of Handwritten Digits'; the first 1,347 are train, the last 450 test.",
-        )
+        ),
+        "drawings": EmbeddedSet(
+            "dinobench.data.embedded.drawings:drawings",
+            "the word `drawings`, no path: ten kinds of drawn things that differ in outline and surface alone. Place, "
+            "size, turn, colours and what lies behind are random, so that pixels tell little. 2,000 train and 500 test "
+            "images of 48 x 48 pixels.",
+        ),
     },
     "copies": {
         "tiles": EmbeddedSet(
@@ -40,7 +46,12 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
             "dinobench.data.embedded.shape_videos:videos",
             "the word `shapes`, no path: drawn shapes that move, turn, grow and pass each other, with exact masks. "
             "Four videos of ten frames of 240 x 320 pixels with one to three objects.",
-        )
+        ),
+        "drawings": EmbeddedSet(
+            "dinobench.data.embedded.drawing_videos:videos",
+            "the word `drawings`, no path: the things of `classification` as they move, turn and pass each other, with "
+            "exact masks. Eight videos of ten frames of 96 x 128 pixels with one or two objects.",
+        ),
     },
     "masks": {
         "shapes": EmbeddedSet(
@@ -48,14 +59,23 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
             "the word `shapes`, no path: drawn discs, squares, triangles, crosses and rings with exact masks. 24 "
             "images with two to four objects, whose classes are the kinds of shape; nothing is random but by a fixed "
             "seed.",
-        )
+        ),
+        "drawings": EmbeddedSet(
+            "dinobench.data.embedded.drawings:masks",
+            "the word `drawings`, no path: the first 200 test images of `classification` with the exact mask of the "
+            "thing on each.",
+        ),
     },
     "boxes": {
         "shapes": EmbeddedSet(
             "dinobench.data.embedded.shapes:boxes",
             "the word `shapes`, no path: the drawn images of `masks` with the smallest box around each shape. "
             "24 images with two to four objects.",
-        )
+        ),
+        "drawings": EmbeddedSet(
+            "dinobench.data.embedded.drawings:boxes",
+            "the word `drawings`, no path: the images of `masks` with the smallest box around each thing.",
+        ),
     },
     "keypoints": {
         "shapes": EmbeddedSet(

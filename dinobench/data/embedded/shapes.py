@@ -36,12 +36,16 @@ class Shape:
     radius: float
     angle: float = 0.0
 
-    def inside(self, height: int, width: int) -> np.ndarray:
-        """(H, W) bool."""
+    def frame(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Along and across the shape in its radius, of every pixel's middle: two of (H, W)."""
         rows, columns = np.mgrid[:height, :width]
         c, s = round(math.cos(self.angle), 6), round(math.sin(self.angle), 6)
         dx, dy = columns + 0.5 - self.x, rows + 0.5 - self.y
-        u, v = (c * dx + s * dy) / self.radius, (c * dy - s * dx) / self.radius
+        return (c * dx + s * dy) / self.radius, (c * dy - s * dx) / self.radius
+
+    def inside(self, height: int, width: int) -> np.ndarray:
+        """(H, W) bool."""
+        u, v = self.frame(height, width)
         distance = u * u + v * v
         return {
             "disc": distance <= 1,
