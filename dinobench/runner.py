@@ -211,7 +211,11 @@ def _evaluations(
     def chosen(protocol: EvalProtocol, resolved: Resolved) -> list[Any]:
         select = getattr(protocol, "select_data", lambda data, config: data)
         with registry.answering("protocol", protocol.name):
-            return [select(data, resolved.config) for data in sets[protocol.data]]
+            found = [select(data, resolved.config) for data in sets[protocol.data]]
+        for data in found if not getattr(protocol, "several_classes", False) else ():
+            if getattr(data, "verdicts", None) is not None:
+                raise UserError(f"{protocol.name}: an image of {data.name} shows several classes; take logreg for it")
+        return found
 
     return [Evaluation(p, r, d, b, seed, precision) for p, r in pairs for d in chosen(p, r) for b in backbones]
 

@@ -179,6 +179,7 @@ class ImageClassification:
     answers: np.ndarray | None = None  # (n, a) int64: all that are right for each test image ascending, then -1
     val: np.ndarray | None = None  # (m,) int64: the images of train that the authors set apart to choose on
     report: str | None = None  # what goes before top-1, "mCE" or "mean_per_class": see `dinobench.results.reports`
+    verdicts: tuple[np.ndarray, np.ndarray] | None = None  # train's, test's (n, classes) int8: 1 shown, -1 not, 0 hard
 
 
 @dataclass(frozen=True)
@@ -314,12 +315,13 @@ class EvalProtocol(Protocol):
     `data` is the kind of data set it scores on (see `KINDS` of dinobench.data.layouts), `requires` the capabilities of
     a backbone that it cannot do without, `profiles` its named Configs, the first one being the default.
 
-    Five more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
+    Six more names are optional. `requests(data, config, backbone) -> [(split, FeatureRequest), ...]` says which
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
     `select_data(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside
     it. `version_of(config) -> int` is for a change that moved the numbers of some configurations only, so that the
     records of others stay comparable. `saves` says in a phrase what files `run` makes for those who ask with `--save`.
-    `other_tests = True` says that it judges by `metrics.classification.Truth`, so that `--test` may give other images.
+    `other_tests = True` says that it judges by `metrics.classification.Truth`, so that `--test` may give other images,
+    `several_classes = True` that images may show several classes: it heeds `verdicts`.
     """
 
     name: str

@@ -6,8 +6,9 @@ on a part of train that is held out, and the regression fitted anew on all of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from dinobench import lazy
 from dinobench.data.subsets import draw_digest, hold_out, low_shot
 from dinobench.data.transforms import ImageTransform, Input
+from dinobench.errors import UserError
 from dinobench.types import (
     Backbone,
     Context,
@@ -32,8 +34,10 @@ with lazy.imports():
     import torch
     from torch.nn import functional as F
 
-    from dinobench.algorithms.logistic_regression import Fit, fit_path
-    from dinobench.metrics.classification import Truth, first_argmax
+    from dinobench.algorithms.chosen_strength import accuracy, choose_and_fit, mean_precision
+    from dinobench.algorithms.logistic_regression import Fit
+    from dinobench.algorithms.several_result import several_result
+    from dinobench.metrics.classification import Truth
 
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/log_regression.py"
 #: Rows that are normalised at once.
@@ -53,6 +57,13 @@ class Config:
         "drawn",
         "C is chosen on images drawn from train, or on the set's validation images if it has any",
         DINOV2,
+        added=True,
+    )
+    difficult: Literal["ignored", "absent", "shown"] = setting(
+        "ignored",
+        "what a class is of which an image shows difficult objects only, where images may show several classes: the "
+        "image does not count for it, or does not show it, or shows it",
+        "Everingham et al. 2010 (IJCV 88); DINOv2's choice is not published",
         added=True,
     )
     max_iterations: int = setting(1000, "most iterations of L-BFGS for each C", DINOV2)
@@ -100,6 +111,7 @@ summary = "logistic regression on frozen features, of all train images or of a f
 data = "classification"
 requires = frozenset({"features"})
 other_tests = True
+several_classes = True
 profiles = {
     "dinov2": Config(),
     "lowshot1": Config(fraction=0.01, tries=5),
@@ -110,9 +122,10 @@ profiles = {
 
 
 def metrics(config: Config) -> tuple[Metric, ...]:
-    """top-1 and top-5; with several tries their means and standard deviations."""
+    """top-1 and top-5; with several tries their means and standard deviations; of images with several classes mAP."""
     spread = [Metric(f"top{n}_std", unit="points", higher_is_better=False) for n in (1, 5)]
-    return Metric("top1", primary=True), Metric("top5"), *(spread if config.tries > 1 else ())
+    several = Metric("mAP"), Metric("mAP_dinov3")
+    return Metric("top1", primary=True), Metric("top5"), *(spread if config.tries > 1 else several)
 
 
 def requests(data: ImageClassification, config: Config, backbone: Backbone) -> list[tuple[ImageSplit, FeatureRequest]]:
@@ -122,23 +135,31 @@ def requests(data: ImageClassification, config: Config, backbone: Backbone) -> l
 
 def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Context) -> Result:
     """Choose C, fit and score the test images, once per try; the tries are shared among the processes."""
+    if data.verdicts is not None and config.low_shot:
+        raise UserError(f"{data.name}: its images show several classes and cannot be drawn by class; use all of them")
     train = ctx.features(backbone, data.train, config.request())
     test = ctx.features(backbone, data.test, config.request())
-    labels = data.train.labels[train.kept]
+    learnt, asked = (data.train.labels, data.test.labels) if data.verdicts is None else _meant(data.verdicts, config)
+    labels, truth = learnt[train.kept], Truth.of(data, test.kept) if data.verdicts is None else None
     x_test = _rows(test, slice(None), config, ctx)
-    truth = Truth.of(data, test.kept)
 
     attempts = range(config.tries)
     val = None if data.val is None or config.choose_on == "drawn" else np.isin(train.kept, data.val)
     own = [_attempt(attempt, train, labels, val, (x_test, truth), len(data.classes), config, ctx)
             for attempt in attempts[ctx.shard(config.tries)]]  # fmt: skip
-    none = torch.zeros(0, 2, len(truth), dtype=torch.int64)
-    scored = ctx.gather(torch.stack([s for s, _ in own]) if own else none)  # (tries, 2, n)
+    none = torch.zeros(0, dtype=torch.float64) if truth is None else torch.zeros(0, 2, len(truth), dtype=torch.int64)
+    scored = ctx.gather(torch.stack([s for s, _ in own]) if own else none)  # (tries, 2, n), or scores
     fits = ctx.gather(torch.tensor([fit for _, fit in own], dtype=torch.float64).reshape(len(own), 4))
-    predicted, ranks = scored.unbind(1)
+    drawn = [_draw(labels, attempt, config) for attempt in attempts] if config.low_shot else []
+    notes, ids = _notes(config, fits, drawn, val), [data.test.ids[int(i)] for i in test.kept]
+    if truth is None:
+        result = several_result(scored[0].numpy(), asked[test.kept], ids, data.classes, ctx.seed)
+        result.notes = notes + result.notes
+        return result
 
+    predicted, ranks = scored.unbind(1)
     frame: dict[str, Any] = {
-        "id": [data.test.ids[int(i)] for i in test.kept],
+        "id": ids,
         "label": truth.names(data.classes),
         "prediction": [data.classes[i] for i in predicted[0].tolist()],
     }
@@ -149,69 +170,44 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         values[f"top{n}"] = 100 * float(right.mean())
         if config.tries > 1:
             values[f"top{n}_std"] = 100 * float(np.std(right.mean(1).numpy()))
-    drawn = [_draw(labels, attempt, config) for attempt in attempts] if config.low_shot else []
-    notes = _notes(config, fits, drawn)
-    if config.choose_on == "val" and config.c_count > 1:
-        notes.append(f"held out: the set's {int(val.sum()):,} validation images" if val is not None
-                     else "held out: drawn from train, as the set has no validation images")  # fmt: skip
     return Result(values, pd.DataFrame(frame), notes=notes)
 
 
+def _meant(verdicts: tuple[np.ndarray, np.ndarray], config: Config) -> list[np.ndarray]:
+    """Verdicts (n, classes) of train and of test, with what difficult objects are taken for."""
+    hard = {"ignored": 0, "absent": -1, "shown": 1}[config.difficult]
+    return [np.where(part == 0, hard, part) for part in verdicts]
+
+
 def _attempt(
-    attempt: int,
-    train: Features,
-    labels: np.ndarray,
-    val: np.ndarray | None,
-    test: tuple[torch.Tensor, Truth],
-    classes: int,
-    config: Config,
-    ctx: Context,
-) -> tuple[torch.Tensor, list[float]]:
-    """Of the test images the classes chosen and the places of the true ones (2, n), on the CPU; and C, accuracy on
-    the held-out images, iterations, fits that did not end."""
-    drawn = _draw(labels, attempt, config)
+    attempt: int, train: Features, labels: np.ndarray, val: np.ndarray | None,
+    test: tuple[torch.Tensor, Truth | None], classes: int, config: Config, ctx: Context,
+) -> tuple[torch.Tensor, list[float]]:  # fmt: skip
+    """Of the test images the classes chosen and the places of the true ones (2, n), or where they may show several
+    classes all scores (n, classes), on the CPU; and C, the value on the held-out images, iterations, fits that did not
+    end."""
+    drawn, several = _draw(labels, attempt, config), labels.ndim == 2
     x = _rows(train, drawn, config, ctx)
-    y = torch.from_numpy(labels[drawn]).to(x.device)
-    settings: dict[str, Any] = {"tolerance": config.tolerance, "max_iterations": config.max_iterations}
-    strengths = config.strengths()
-    start, accuracy, iterations, unfinished = None, float("nan"), 0, 0
-    if len(strengths) > 1:
-        if val is None:
-            parts = hold_out(labels[drawn], config.holdout, config.holdout_seed)
-        else:
-            parts = np.flatnonzero(~val), np.flatnonzero(val)
-        learn, held = (torch.from_numpy(part).to(x.device) for part in parts)
-        best = -1.0, 0.0
-        path = fit_path(x, y, classes, strengths, rows=learn, **settings)
-        for fit in _watched(path, attempt, config, ctx):
-            candidate = _held_out(fit, x, y, held)
-            if candidate > best:
-                best, start = candidate, fit
-            iterations, unfinished = iterations + fit.iterations, unfinished + (not fit.converged)
-        accuracy = best[0]
-    c = start.c if start else strengths[0]
-    (last,) = fit_path(x, y, classes, [c], start=start, **settings)
-    summary = [c, 100 * accuracy, iterations + last.iterations, unfinished + (not last.converged)]
-    x_test, truth = test[0], test[1].to(test[0].device)
-    scored = [torch.stack([truth.chosen(s), truth[part].ranks(s)]) for part, s in last.scored(x_test)]
-    return torch.cat(scored, dim=1).cpu(), summary
+    y = torch.from_numpy(labels[drawn]).to(x if several else x.device)
 
+    def parts() -> tuple[np.ndarray, np.ndarray]:
+        if val is not None:
+            return np.flatnonzero(~val), np.flatnonzero(val)
+        return hold_out(np.zeros(len(y), int) if several else labels[drawn], config.holdout, config.holdout_seed)
 
-def _held_out(fit: Fit, x: torch.Tensor, y: torch.Tensor, held: torch.Tensor) -> tuple[float, float]:
-    """The share of the `held` rows that is right, and minus the mean loss: of equally good ones, that of least loss."""
-    right, loss = x.new_zeros(()), x.new_zeros(())
-    for part, scores in fit.scored(x, held):
-        true = y[held[part]]
-        share = len(true) / len(held)
-        right += (first_argmax(scores) == true).sum()
-        loss += F.cross_entropy(scores, true) * share
-    right, loss = torch.stack([right / len(held), loss]).tolist()
-    return right, -loss
+    def watched(path: Iterable[Fit]) -> Iterator[Fit]:
+        which = f" (try {attempt + 1} of {config.tries})" if config.tries > 1 else ""
+        return ctx.progress(path, f"Logistic regression, values of C{which}", config.c_count)
 
-
-def _watched(path: Iterator[Fit], attempt: int, config: Config, ctx: Context) -> Iterator[Fit]:
-    which = f" (try {attempt + 1} of {config.tries})" if config.tries > 1 else ""
-    return ctx.progress(path, f"Logistic regression, values of C{which}", config.c_count)
+    chosen = choose_and_fit(
+        x, y, classes, config.strengths(), parts, partial(mean_precision if several else accuracy, x=x, y=y), watched,
+        tolerance=config.tolerance, max_iterations=config.max_iterations,
+    )  # fmt: skip
+    x_test, truth = test[0], None if test[1] is None else test[1].to(test[0].device)
+    scored = [torch.stack([truth.chosen(s), truth[part].ranks(s)], dim=1) if truth else s
+              for part, s in chosen.fit.scored(x_test)]  # fmt: skip
+    told = torch.cat(scored).cpu()
+    return told if truth is None else told.T, [chosen.fit.c, 100 * chosen.best, chosen.iterations, chosen.unfinished]
 
 
 def _rows(features: Features, rows: Any, config: Config, ctx: Context) -> torch.Tensor:
@@ -230,13 +226,17 @@ def _draw(labels: np.ndarray, attempt: int, config: Config) -> np.ndarray:
     return low_shot(labels, attempt, fraction=config.fraction, n_per_class=config.n_per_class)
 
 
-def _notes(config: Config, fits: torch.Tensor, drawn: list[np.ndarray]) -> list[str]:
-    """What was drawn and chosen in every try."""
+def _notes(config: Config, fits: torch.Tensor, drawn: list[np.ndarray], val: np.ndarray | None) -> list[str]:
+    """What was drawn and chosen in every try, and on what, where the set's own images were asked for."""
     tries = []
-    for attempt, (c, accuracy, iterations, _) in enumerate(fits.tolist()):
+    for attempt, (c, value, iterations, _) in enumerate(fits.tolist()):
         draw = f"seed {attempt}: {len(drawn[attempt])} images (draw {draw_digest(drawn[attempt])}), " if drawn else ""
-        chosen = f"C = {c:.4g}" + (f", {accuracy:.2f} % on held-out images" if config.c_count > 1 else "")
+        chosen = f"C = {c:.4g}" + (f", {value:.2f} % on held-out images" if config.c_count > 1 else "")
         tries.append(f"{draw}{chosen}, {iterations:.0f} iterations in all")
     unfinished = int(fits[:, 3].sum())
-    late = [f"{unfinished} fits had not converged after {config.max_iterations} iterations"] if unfinished else []
-    return ["; ".join(tries), *late]
+    notes = ["; ".join(tries)]
+    notes += [f"{unfinished} fits had not converged after {config.max_iterations} iterations"] if unfinished else []
+    if config.choose_on == "val" and config.c_count > 1:
+        notes.append("held out: drawn from train, as the set has no validation images" if val is None
+                     else f"held out: the set's {int(val.sum()):,} validation images")  # fmt: skip
+    return notes

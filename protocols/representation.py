@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from dinobench import lazy
+from dinobench.data.layouts import ANY_IMAGES
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
 from dinobench.types import Backbone, Context, FeatureRequest, ImageClassification, ImageSplit, Metric, Result, setting
@@ -25,8 +25,8 @@ with lazy.imports():
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    from dinobench.data.subsets import Subset, draw
-    from dinobench.features.extraction import extract
+    from dinobench.data.subsets import Subset, draw, of_any_images
+    from dinobench.features.views import features_of_views
     from dinobench.metrics import representation as measures
     from dinobench.stats.delete_one import agreement_intervals, log_pair_mean_interval
     from dinobench.training.augment import CropAndFlip
@@ -86,8 +86,9 @@ class Config:
 name = "representation"
 version = 1
 summary = "rank, spectrum, spread, dimension and clusters of frozen features, without a probe"
-data = "classification"
+data = ANY_IMAGES
 requires = frozenset({"features"})
+several_classes = True
 profiles = {"default": Config(), "views": Config(views=50)}
 
 
@@ -118,9 +119,16 @@ def metrics(config: Config) -> tuple[Metric, ...]:
     return own + (viewed if config.views else ())
 
 
+def select_data(data: Any, config: Config) -> ImageClassification:
+    """Any images as a data set, without classes where they have none."""
+    return of_any_images(data)
+
+
 def select(data: ImageClassification, config: Config, seed: int = 0) -> ImageSplit:
     """The images that are looked at: all of the split, or as many as asked for, drawn by the seed."""
     whole = data.train if config.split == "train" else data.test
+    if not len(whole):
+        raise UserError(f"{data.name}: has no test images; leave split=test out")
     if not config.images or config.images >= len(whole):
         return whole
     return Subset(whole, draw(len(whole), config.images, seed), whole.name)
@@ -135,6 +143,8 @@ def requests(data: ImageClassification, config: Config, backbone: Backbone) -> l
 def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Context) -> Result:
     """Extract by all processes, measure in the first one, tell the others."""
     split = select(data, config, ctx.seed)
+    if config.clusters and not data.classes:
+        raise UserError(f"{data.name}: has no classes to score clusters by; leave clusters out")
     clusters = config.clusters or len(data.classes)
     _check(backbone, split, config, clusters)
     found = ctx.features(backbone, split, FeatureRequest(config.transform()))
@@ -145,7 +155,8 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         if ctx.rank:
             return np.zeros(0), np.zeros(0, np.int64)
         try:
-            return _measured(x, embeddings, config), _clustered(x, clusters, config.starts, ctx)
+            measured = _measured(x, embeddings, config)
+            return measured, _clustered(x, clusters, config.starts, ctx) if clusters else np.zeros(0, np.int64)
         except ValueError as error:
             raise UserError(f"{backbone.info.name} on {split.name}: {error}") from error
 
@@ -160,7 +171,7 @@ def run(backbone: Backbone, data: ImageClassification, config: Config, ctx: Cont
         result.items["alignment"] = terms[found.kept]
         result.metrics["alignment"] = float(np.nanmean(terms))
         result.counts = dict.fromkeys(("lidar", "lidar_reptrix"), len(viewed))
-    result.notes = _notes(x, split)
+    result.notes = _notes(x, split) + ["no clusters: there are no classes to score them by"] * (not clusters)
     return result
 
 
@@ -179,24 +190,11 @@ def _check(backbone: Backbone, split: ImageSplit, config: Config, clusters: int)
 def _views(
     backbone: Backbone, split: ImageSplit, kept: np.ndarray, config: Config, ctx: Context
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (m,) of images of the split and features (m, views, D) of their random views; none without views.
-
-    A view hangs on the seed and on the image's place in the split alone.
-    """
+    """Indices (m,) of images of the split and features (m, views, D) of their random views; none without views."""
     if not config.views:
         return kept[:0], np.zeros((0, 0, 0), np.float32)
     viewed = kept[draw(len(kept), config.view_images, ctx.seed)]
-    some, view = Subset(split, viewed, split.name), for_backbone(config.view(), backbone)
-
-    def prepare(index: int, image: Image.Image) -> np.ndarray:
-        rng = np.random.default_rng([ctx.seed, int(viewed[index])])
-        return np.stack([view(image, rng) for _ in range(config.views)])
-
-    def forward(images: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([backbone.features(view.normalise(views)).float() for views in images]).flatten(1)
-
-    rows, read = extract(backbone, some, prepare, forward, ctx, f"Extracting views of {split.name}")
-    return viewed[read], rows.reshape(len(rows), config.views, -1)
+    return features_of_views(backbone, split, viewed, for_backbone(config.view(), backbone), config.views, ctx)
 
 
 def _measured(x: np.ndarray, embeddings: np.ndarray, config: Config) -> np.ndarray:
@@ -222,8 +220,10 @@ def _clustered(x: np.ndarray, clusters: int, starts: int, ctx: Context) -> np.nd
 def _scored(
     result: Result, data: ImageClassification, split: ImageSplit, kept: np.ndarray, pred: np.ndarray
 ) -> pd.DataFrame:
-    """The clusters' scores, put into the result, and a row per image."""
+    """The clusters' scores, put into the result, where there are classes, and a row per image."""
     y, ids = split.labels[kept], split.ids
+    if not data.classes:
+        return pd.DataFrame({"id": [ids[i] for i in kept]})
     rows: dict[str, Any] = {"id": [ids[i] for i in kept], "label": [data.classes[c] for c in y], "cluster": pred}
     for metric, one_to_one in (("cluster_accuracy", True), ("cluster_purity", False)):
         matched = measures.match_clusters(pred, y, one_to_one)

@@ -1,4 +1,6 @@
-"""L2-regularised multinomial logistic regression in double precision, for many strengths of regularisation in a row.
+"""L2-regularised logistic regression in double precision, for many strengths of regularisation in a row.
+
+Multinomial where every image has one class; where it may show several, one regression a class, all of them together.
 
 L-BFGS (Nocedal and Wright 2006, Numerical Optimization, algorithm 7.4) with two changes that matter: its first inverse
 Hessian is that of a quadratic model at the starting point instead of a multiple of the identity, and every strength
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch.nn.functional import logsigmoid
 
 #: Pairs of steps and gradient changes that L-BFGS remembers.
 MEMORY = 20
@@ -69,7 +72,9 @@ def fit_path(
     """Fit x (n, d) float64 with labels (n,) for every c of `strengths`, best given in ascending order.
 
     c is the inverse of the regularisation, as scikit-learn's C; biases are not regularised; with two classes there are
-    still two rows of weights. `rows` are the images to learn from, all by default: where there are many, x is not
+    still two rows of weights. Where labels are (n, classes), 1 for a class that the image shows, -1 for one that it
+    does not and 0 for one that it is not asked about, each class is a regression of its own, as scikit-learn's of two
+    classes. `rows` are the images to learn from, all by default: where there are many, x is not
     copied. A fit ends when no gradient of `loss` exceeds `tolerance`, when the loss is flat to rounding, or after
     `max_iterations`.
 
@@ -95,8 +100,12 @@ def _extended(x: torch.Tensor) -> torch.Tensor:
 def _residual(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (C, b) -> the cross-entropies (b,), and (C, b) probability minus one-hot label.
 
-    The class dimension comes first, so that softmax runs over contiguous rows.
+    The class dimension comes first, so that softmax runs over contiguous rows. Of labels (b, C) the cross-entropies are
+    summed over the classes.
     """
+    if labels.ndim == 2:
+        signed = labels.T * scores
+        return -(labels.T.abs() * logsigmoid(signed)).sum(0), -labels.T * torch.sigmoid(-signed)
     rows = torch.arange(len(labels), device=labels.device)
     highest = scores.amax(0)
     residual = (scores - highest).exp_()
@@ -112,8 +121,9 @@ def _curvature(x: torch.Tensor, labels: torch.Tensor, residual: torch.Tensor) ->
 
     Per image it takes the mean over classes of p (1 - p), the diagonal of the true Hessian's class block.
     """
-    p = residual.clone()
-    p[labels, torch.arange(len(labels), device=labels.device)] += 1
+    p = residual.abs() if labels.ndim == 2 else residual.clone()
+    if labels.ndim == 1:
+        p[labels, torch.arange(len(labels), device=labels.device)] += 1
     share = (p * (1 - p)).mean(0)
     return x.T @ (x * share[:, None])
 

@@ -1,4 +1,4 @@
-"""`dinobench visualize`: attention, masks, label maps, depth, boxes, points and collapse, drawn."""
+"""`dinobench visualize`: attention, features, masks, label maps, depth, boxes, points and collapse, drawn."""
 
 from __future__ import annotations
 
@@ -270,6 +270,55 @@ def visualize_depth(
     columns = [_maps([folder / png_name(name) for name in chosen], truths, read) for folder in maps]
     names = [*(folder.name for folder in maps), "truth"]
     write(output, figures.figure_file(depth_figure(pixels, [*columns, truths], names, dataset.name), kind))
+
+
+@visualize_app.command("features")
+def visualize_features(
+    images: Annotated[list[Path], typer.Argument(help="Image files, which share one basis of colours.")],
+    ckpt: Annotated[list[str], typer.Option(help="A model, optionally as name=...; repeat for several columns.")],
+    output: Picture,
+    foreground: Annotated[
+        str,
+        typer.Option(help="Patches to colour: all, or by their first component those above or below the threshold."),
+    ] = "all",
+    threshold: Annotated[
+        float, typer.Option(callback=finite, help="Where the foreground begins, in standard deviations from the mean.")
+    ] = 0.0,
+    size: Annotated[int, typer.Option(min=16, help="Shorter side in pixels that images are resized to.")] = 448,
+    arch: Arch = None,
+    key: Key = None,
+    heads: Heads = None,
+    pool: Pool = None,
+    grid: Grid = None,
+    allow_partial: AllowPartial = False,
+    trust_repo: TrustRepo = False,
+) -> None:
+    """Patches of several images in the colours of their first three principal components, on one basis."""
+    from dinobench import runtime
+    from dinobench.context import LocalContext
+    from dinobench.features.pictures import seen_and_maps
+    from dinobench.report import features, figures
+
+    kind = _format(output, figures.FIGURES)
+    if foreground not in features.SIDES:
+        raise UserError(f"--foreground {foreground}: give {', '.join(features.SIDES)}")
+    loading = LoadOptions(
+        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
+    )
+    ctx = LocalContext(runtime.start().device)
+    columns: dict[str, list[np.ndarray]] = {}
+    for spec in ckpt:
+        backbone = _loaded(spec, loading).to(ctx.device)
+        if backbone.info.name in columns:
+            raise UserError(f"{spec}: another model is called {backbone.info.name} too; rename one, as in other={spec}")
+        seen, maps = seen_and_maps(backbone, images, size, ctx)
+        try:
+            columns[backbone.info.name] = features.component_colours(maps, foreground, threshold)
+        except ValueError as error:
+            raise UserError(f"{backbone.info.name}: {error}; move --threshold or give larger images") from error
+    title = "first three components of patches" + f", {foreground} the threshold" * (foreground != "all")
+    figure = features.features_figure(seen, list(columns.values()), list(columns), title)
+    write(output, figures.figure_file(figure, kind))
 
 
 def _format(output: Path, formats: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinobench.data.embedded import EMBEDDED
-from dinobench.data.layouts import KINDS, UNLABELLED
+from dinobench.data.layouts import ANY_IMAGES, KINDS, UNLABELLED
 from dinobench.errors import UserError, nearest
 from dinobench.files import user_path
 
@@ -43,8 +43,8 @@ def load_dataset(
     (separated as in PATH). An embedded name goes before a folder of that name; write `./digits` for the folder.
     `progress(iterable, description, total)` wraps the long loops. `masks_only` asks for the annotations that are scored
     alone, of videos or label maps, whose frames or images need not be there. For kind "classification" the result is an
-    `ImageClassification`, for "images" that or a `TrainingImages`. Raises UserError when nothing is found, the layout
-    is unknown or the data are at fault.
+    `ImageClassification`, for kinds of any images that or a `TrainingImages`. Raises UserError when nothing is found,
+    the layout is unknown or the data are at fault.
     """
     modules = _layout_modules(kind)
     name, target, path, draw = _place(spec, kind)
@@ -310,7 +310,7 @@ def _why(path: Path, kind: str, modules: list[ModuleType]) -> str:
     parent = path.resolve().parent
     readings = [f"its parent {parent} reads as {m.NAME}" for m in modules if m.recognises(parent)][:1]
     for other in KINDS:
-        others = _layout_modules(other) if other not in (kind, UNLABELLED) else []
+        others = _layout_modules(other) if other not in (kind, UNLABELLED, ANY_IMAGES) else []
         readings += [f"it reads as {m.NAME}, for protocols on {other!r} data" for m in others if m.recognises(path)]
     return "; ".join([_holds(path), *readings])
 

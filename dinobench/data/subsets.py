@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from dinobench.errors import UserError
-from dinobench.types import ImageSplit
+from dinobench.hashing import digest
+from dinobench.types import ImageClassification, ImageSplit, TrainingImages
 
 
 @dataclass(eq=False)
@@ -94,3 +95,15 @@ def _per_class(labels: np.ndarray, seed: int, take: Callable[[int], int]) -> np.
         members = rng.permutation(np.flatnonzero(labels == label))
         drawn.append(members[: take(len(members))])
     return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, np.int64)
+
+
+def of_any_images(data: ImageClassification | TrainingImages) -> ImageClassification:
+    """Images that need no labels as a data set: without classes where they have none, or several at a time.
+
+    What was no set to score on has all of its images in train, and none in test.
+    """
+    if isinstance(data, TrainingImages):
+        none = Subset(data.train, np.zeros(0, np.int64), "test")
+        told = digest(data.train.fingerprint, "without labels")
+        return ImageClassification(data.name, data.layout, (), data.train, none, told, notes=data.notes)
+    return data if data.verdicts is None else replace(data, classes=(), verdicts=None, val=None)

@@ -6,23 +6,27 @@ Everything is a fraction, in and out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 #: AlexNet's error, its mean over the five levels, under the 15 corruptions that mCE is defined over (Hendrycks and
-#: Dietterich 2019, arXiv 1903.12261, table 1; per level in hendrycks/robustness), in the paper's order.
+#: Dietterich 2019, arXiv 1903.12261, table 1; per level in the table "AlexNet ImageNet-C Error" of the README that
+#: hendrycks/robustness had until 2020, and in dinov3/eval/metrics/imagenet_c.py), in the paper's order.
 ALEXNET = {
     "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640,
     "defocus_blur": 0.819880, "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360,
     "snow": 0.866816, "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592,
     "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840, "jpeg_compression": 0.606500,
 }  # fmt: skip
-#: The same under the four that the data set has for validation (hendrycks/robustness), which DINOv3's table takes in.
+#: The same, from the same tables, under the four that the data set has for validation, which DINOv3's table takes in.
 ALEXNET_EXTRA = {"speckle_noise": 0.845388, "gaussian_blur": 0.787108, "spatter": 0.717512, "saturate": 0.658248}
 #: Levels of severity of each corruption.
 LEVELS = 5
 #: Levels of recall: 0, .1, … 1 (Everingham et al. 2010, IJCV 88, section 4.2).
 RECALLS = 11
+#: Resamples that are computed together; of 5,000 images they take a few tens of MB.
+TOGETHER = 50
 
 
 def corruption_name(name: str) -> str:
@@ -114,47 +118,111 @@ def _right(pred: np.ndarray, y: np.ndarray) -> np.ndarray:
     return right
 
 
-def map11(scores: np.ndarray, y: np.ndarray) -> float:
+def map11(scores: np.ndarray, y: np.ndarray, counted: np.ndarray | None = None) -> float:
     """Mean over classes of the 11-point average precision of VOC 2007: the best precision at recall 0, .1, … 1 or more.
 
-    scores (n, classes), y (n, classes) bool or 0 and 1. Equal scores are one threshold. Classes without one positive
-    have no recall and are left out. Raises ValueError where that leaves none.
+    scores (n, classes), y (n, classes) bool or 0 and 1; an image counts for a class where `counted` (n, classes) bool
+    says so, or always. Equal scores are one threshold. Classes without one positive have no recall and are left out.
+    Raises ValueError where that leaves none.
 
     >>> round(map11(np.array([[0.9], [0.8], [0.7]]), np.array([[1], [0], [1]])), 4)
     0.8485
     """
-    return float(_best_precisions(scores, y).mean())
+    return float(np.nanmean(best_precisions(scores, y, counted)))
 
 
-def map11_dinov3(scores: np.ndarray, y: np.ndarray) -> float:
+def map11_dinov3(scores: np.ndarray, y: np.ndarray, counted: np.ndarray | None = None) -> float:
     """The same as DINOv3 computes it: its curve begins with a point of recall 0 and precision 1.
 
     So recall 0 always counts 1, and a class whose best precision is p gets (1 - p) / 11 more.
     """
-    best = _best_precisions(scores, y)
-    best[:, 0] = 1
-    return float(best.mean())
+    return float(np.nanmean(from_one(best_precisions(scores, y, counted))))
 
 
-def _best_precisions(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(classes with a positive, 11): the best precision of a threshold whose recall is at least 0, .1, … 1."""
+def from_one(best: np.ndarray) -> np.ndarray:
+    """Precisions (..., 11) as `best_precisions` has them -> as DINOv3 has them: 1 at recall 0, where there is one."""
+    best = best.copy()
+    best[..., 0] = np.where(np.isnan(best[..., 0]), np.nan, 1)
+    return best
+
+
+def best_precisions(scores: np.ndarray, y: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """(classes, 11): the best precision of a threshold whose recall is at least 0, .1, … 1; NaN without a positive."""
+    curves = _curves(scores, y, counted)
+    once = np.ones((1, len(scores)), np.int64)
+    found = np.stack([_resampled(curve, once)[0] for curve in curves])
+    if np.isnan(found).all():
+        raise ValueError("no class has a positive: there is no recall to speak of")
+    return found
+
+
+def map11_intervals(
+    scores: np.ndarray,
+    y: np.ndarray,
+    counted: np.ndarray | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Basic bootstraps over images of `map11` and of `map11_dinov3`, as wide as to hold the values themselves.
+
+    (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 5.2.) The best of many precisions is
+    too high, more so for fewer images, and a resample is so once more: percentiles would move the wrong way. In
+    simulations with 5 classes, which 4 to 40 % of images show, the 95 % interval held the truth in 93, 90 and 90 % of
+    150, 100 and 40 sets of 300, 1,000 and 5,000 images, the percentiles in 85, 87 and 93 %.
+
+    The images are sorted once for each class; a resample weighs each by how often it was drawn.
+    """
+    curves, rng, n = _curves(scores, y, counted), np.random.default_rng(seed), len(scores)
+    found = []
+    for start in range(0, resamples, TOGETHER):
+        times = rng.multinomial(n, np.full(n, 1 / n), size=min(TOGETHER, resamples - start))
+        best = np.stack([_resampled(curve, times) for curve in curves], axis=1)  # (resamples, classes, 11)
+        found.append(np.stack([np.nanmean(part, axis=(1, 2)) for part in (best, from_one(best))]))
+    values = map11(scores, y, counted), map11_dinov3(scores, y, counted)
+    low, high = np.quantile(np.concatenate(found, axis=1), [(1 - level) / 2, (1 + level) / 2], axis=1)
+    own, released = (
+        (max(0.0, min(v, 2 * v - above)), min(1.0, max(v, 2 * v - below)))
+        for v, below, above in zip(values, low.tolist(), high.tolist(), strict=True)
+    )
+    return own, released
+
+
+class _Curve(NamedTuple):
+    """Of one class: the images that count by falling score, whether each is a positive, the last of each threshold."""
+
+    order: np.ndarray
+    true: np.ndarray
+    ends: np.ndarray
+
+
+def _curves(scores: np.ndarray, y: np.ndarray, counted: np.ndarray | None) -> list[_Curve]:
     scores, truth = np.asarray(scores, np.float64), np.asarray(y) > 0
-    if scores.shape != truth.shape or scores.ndim != 2:
+    counts = np.ones(truth.shape, bool) if counted is None else np.asarray(counted, bool)
+    if not scores.shape == truth.shape == counts.shape or scores.ndim != 2:
         raise ValueError(f"scores and y are both (n, classes), not {scores.shape} and {truth.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
-    rows = []
-    for score, true in zip(scores.T, truth.T, strict=True):
-        positives = int(true.sum())
-        if not positives:
-            continue
+    curves = []
+    for score, true, of_class in zip(scores.T, truth.T, counts.T, strict=True):
         order = np.argsort(-score, kind="stable")
-        ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # the last image of each threshold
-        right = np.cumsum(true[order])[ends]
-        best = np.maximum.accumulate((right / (ends + 1))[::-1])[::-1]  # over this threshold and lower ones
+        order = order[of_class[order]]
+        ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) if len(order) else order
+        curves.append(_Curve(order, true[order], ends))
+    return curves
+
+
+def _resampled(curve: _Curve, times: np.ndarray) -> np.ndarray:
+    """The best precisions (r, 11) where image i was drawn times[:, i] (r, n); NaN where no positive was."""
+    drawn = times[:, curve.order]
+    right, seen = (np.cumsum(part, axis=1)[:, curve.ends] for part in (drawn * curve.true, drawn))
+    precision = right / np.maximum(seen, 1)
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]  # over this threshold and lower ones
+    positives = right[:, -1] if right.shape[1] else np.zeros(len(times), np.int64)
+    out = np.full((len(times), RECALLS), np.nan)
+    for level in range(RECALLS) if right.shape[1] else ():
         # The first threshold with recall >= level, in whole numbers: .3 × 10 is not 3 in floating point.
-        wanted = -(-np.arange(RECALLS) * positives // (RECALLS - 1))
-        rows.append(best[np.searchsorted(right, wanted)])
-    if not rows:
-        raise ValueError("no class has a positive: there is no recall to speak of")
-    return np.stack(rows)
+        wanted = -(-level * positives // (RECALLS - 1))
+        place = (right < wanted[:, None]).sum(axis=1)
+        out[:, level] = np.where(positives > 0, best[np.arange(len(times)), place], np.nan)
+    return out

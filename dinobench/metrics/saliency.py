@@ -11,6 +11,8 @@ import numpy as np
 
 #: β² of F, which weighs precision more than recall.
 BETA2 = 0.3
+#: Values above which a soft mask is foreground, of which the one of most Fβ over all images counts (`metrics`).
+THRESHOLDS = np.arange(0.0, 1.0, 1 / 255)
 
 
 class Saliency(NamedTuple):
@@ -37,3 +39,24 @@ def saliency_scores(mask: np.ndarray, truth: np.ndarray) -> Saliency:
     weighed = BETA2 * precision + recall
     f = (1 + BETA2) * precision * recall / weighed if weighed else 0.0
     return Saliency(shared / union if union else 1.0, float(np.mean(mask == truth)), f)
+
+
+def soft_scores(soft: np.ndarray, truth: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """A soft mask (H, W) and the annotated one, bool -> IoU and accuracy above .5, and Fβ at every threshold (255,).
+
+    Precision and recall as in `saliency_scores`.
+    """
+    hard = saliency_scores(soft > 0.5, truth)
+    passed = np.searchsorted(THRESHOLDS, soft.ravel())  # how many thresholds each pixel is above
+    inside = truth.ravel()
+    count = len(THRESHOLDS) + 1
+    # of each threshold the pixels above it, those of them that are right
+    predicted, shared = (
+        np.bincount(part, minlength=count)[::-1].cumsum()[::-1][1:] for part in (passed, passed[inside])
+    )
+    annotated = int(inside.sum())
+    precision = np.where(predicted > 0, shared / np.maximum(predicted, 1), 1.0)
+    recall = shared / annotated if annotated else np.ones(len(THRESHOLDS))
+    weighed = BETA2 * precision + recall
+    f = np.where(weighed > 0, (1 + BETA2) * precision * recall / np.where(weighed > 0, weighed, 1), 0.0)
+    return hard.iou, hard.accuracy, f

@@ -167,3 +167,18 @@ def test_depth_beside_its_images(command, tmp_path):
     assert_one_line(*command(*line, split.ids[2]), f"{split.ids[2]}.png: not a readable depth map")
     (folder / png_name(split.ids[0])).write_bytes(depth_png(np.ones((3, 4)), 1000))
     assert_one_line(*command(*line, split.ids[0]), "4 x 3 pixels")
+
+
+def test_features_of_several_images_on_one_basis(command, tmp_path):
+    for i in range(2):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 50 + 20 * i, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    line = ["visualize", "features", "0.png", "1.png", "--size", 64, "--ckpt", TINY, "-o", "o.svg"]
+    code, _, err = command(*line, "--ckpt", "plain=pixels:16", "--foreground", "above")
+    assert code == 0 and "written: o.svg" in err, err
+    assert (tmp_path / "o.svg").read_bytes().startswith(b"<?xml")
+    assert_one_line(*command(*line, "--foreground", "front"), "--foreground front: give all, above, below")
+    assert_one_line(*command(*line, "--ckpt", TINY), "another model is called random_vit_tiny_patch16_224 too")
+    assert_one_line(*command(*line, "--foreground", "above", "--threshold", 99), "0 patches of 192 channels are left")
+    (tmp_path / "0.png").write_text("no image")
+    assert_one_line(*command(*line), "0.png: cannot be read as an image")

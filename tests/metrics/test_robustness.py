@@ -18,6 +18,7 @@ from dinobench.metrics.robustness import (
     macro_accuracy,
     map11,
     map11_dinov3,
+    map11_intervals,
     mce,
     mce_dinov3,
     mean_per_class,
@@ -83,6 +84,28 @@ def test_map11_leaves_out_classes_without_positives():
         map11(scores * np.nan, y)
     with pytest.raises(ValueError, match="both"):
         map11(scores[:1], y)
+
+
+def test_images_that_do_not_count_for_a_class_are_as_if_not_there():
+    r = np.random.default_rng(5)
+    scores, y, counted = np.round(r.random((40, 2)), 1), r.random((40, 2)) < 0.4, r.random((40, 2)) < 0.8
+    alone = [map11(scores[counted[:, [c]].all(axis=1)][:, [c]], y[counted[:, c]][:, [c]]) for c in range(2)]
+    assert map11(scores, y, counted) == pytest.approx(np.mean(alone))
+    assert map11(scores, y, np.ones((40, 2), bool)) == map11(scores, y)
+
+
+def test_intervals_are_those_of_scores_of_resampled_images():
+    r = np.random.default_rng(6)
+    y = r.random((60, 2)) < 0.4
+    scores = np.round(y + r.standard_normal((60, 2)), 1)
+    found = map11_intervals(scores, y, resamples=120, seed=3)
+    again = np.random.default_rng(3)
+    times = np.concatenate([again.multinomial(60, np.full(60, 1 / 60), size=n) for n in (50, 50, 20)])
+    drawn = [np.repeat(np.arange(60), row) for row in times]
+    for bounds, score in zip(found, (map11, map11_dinov3), strict=True):
+        value, low, high = score(scores, y), *np.quantile([score(scores[i], y[i]) for i in drawn], [0.025, 0.975])
+        assert bounds == pytest.approx((min(value, 2 * value - high), min(1.0, max(value, 2 * value - low))))
+        assert bounds[0] < value < bounds[1]
 
 
 @pytest.mark.parametrize("golden", VALUES["per_class"], ids=lambda g: g["seed"])

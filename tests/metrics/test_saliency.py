@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import fbeta_score, jaccard_score
 
-from dinobench.metrics.saliency import saliency_scores
+from dinobench.metrics.saliency import BETA2, THRESHOLDS, saliency_scores, soft_scores
 
 
 @settings(max_examples=50)
@@ -27,3 +27,15 @@ def test_empty_masks():
     assert saliency_scores(something, nothing) == (0, 0.5, 0)
     assert saliency_scores(nothing, something) == (0, 0.5, 0)
     assert saliency_scores(~something, something) == (0, 0, 0)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 1.0]))
+def test_soft_masks_are_scored_as_threshold_by_threshold(seed, share):
+    rng = np.random.default_rng(seed)
+    truth = rng.random((6, 7)) < share
+    soft = np.round(rng.random((6, 7)) * 255) / 255 * 1.1 - 0.05  # a little beyond 0..1, and on thresholds
+    iou, accuracy, f = soft_scores(soft, truth)
+    assert (iou, accuracy) == saliency_scores(soft > 0.5, truth)[:2]
+    wanted = [saliency_scores(soft > t, truth).max_f for t in THRESHOLDS]
+    assert f == pytest.approx(wanted) and len(f) == 255 and BETA2 == 0.3

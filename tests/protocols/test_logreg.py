@@ -5,14 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.contexts import on_processes
 from helpers.transfer import SETS
+from helpers.voc import make_voc2007
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 
 import dinobench
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
 from dinobench.data.subsets import hold_out
 from dinobench.errors import UserError
+from dinobench.metrics.robustness import map11, map11_dinov3
 from dinobench.models.loading import load_backbone
 from dinobench.protocols.logreg import Config, metrics, profiles, requests, run
 from dinobench.types import ComputeOptions
@@ -129,3 +133,49 @@ def test_c_is_chosen_on_the_validation_images_alone(pixels, digits):
     assert run(pixels, digits, config, ctx).metrics == run(pixels, digits, drawn, ctx).metrics
     with pytest.raises(ValueError, match="choose_on=val"):
         dataclasses.replace(config, n_per_class=3)
+
+
+#: Of DINOv3's program: scikit-learn's regressions of each class against the rest, of one C.
+def theirs(x, y, c):
+    return OneVsRestClassifier(LogisticRegression(C=c, max_iter=5000, tol=1e-10)).fit(x, y)
+
+
+def test_images_of_several_classes_are_judged_by_mean_average_precision(pixels, tmp_path):
+    data = load_dataset(str(make_voc2007(tmp_path)[0]))
+    config = dataclasses.replace(SMALL, choose_on="val", difficult="absent")  # which scikit-learn can be asked as well
+    ctx = LocalContext()
+    result = run(pixels, data, config, ctx)
+    features = [ctx.features(pixels, split, config.request()).cls[:, -1] for split in (data.train, data.test)]
+    train, test = (x.astype(float) / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
+    learnt, asked = (part > 0 for part in data.verdicts)
+    held = {c: map11(theirs(train[:30], learnt[:30], c).predict_proba(train[30:]), learnt[30:])
+            for c in config.strengths()}  # fmt: skip
+    best = max(held, key=lambda c: held[c])
+    scores = theirs(train, learnt, best).predict_proba(test)
+    assert result.metrics["mAP"] == pytest.approx(100 * map11(scores, asked))
+    assert result.metrics["mAP_dinov3"] == pytest.approx(100 * map11_dinov3(scores, asked))
+    assert f"C = {best:.4g}, {100 * held[best]:.2f} % on held-out images" in result.notes[0]
+    assert "held out: the set's 20 validation images" in result.notes and "by class: bird" in result.notes[-1]
+    low, high = result.intervals["mAP"]
+    assert low < result.metrics["mAP"] < high and list(result.items["id"]) == list(data.test.ids)
+    assert result.items["label"][0] == "bird | person" and set(result.items["prediction"]) <= set(data.classes)
+    ignored = run(pixels, data, dataclasses.replace(config, difficult="ignored"), ctx)
+    assert ignored.metrics["mAP"] > result.metrics["mAP"], "half bright images are what scores confuse"
+    for found in on_processes(3, lambda one: run(pixels, data, config, one)):
+        assert found.metrics == result.metrics and found.items.equals(result.items)
+        assert found.intervals == result.intervals
+
+
+def test_several_classes_through_the_front_door(own_cache, tmp_path):
+    path, _ = make_voc2007(tmp_path)
+    settings = {"c_count": "3", "c_min": "1e-3", "c_max": "1", "resize": "8", "crop": "8"}
+    (record,) = dinobench.run(
+        "logreg", "pixels:8", str(path), profile="transfer", settings=settings, out=tmp_path / "r"
+    )
+    assert record.primary == "mAP" and list(record.metrics) == ["mAP", "mAP_dinov3"] and record.dataset == "VOC2007"
+    assert record.metrics["mAP"].n == 40 and "difficult" not in record.config
+    assert 50 < record.metrics["mAP"].ci_low < record.metrics["mAP"].value <= record.metrics["mAP_dinov3"].value <= 100
+    with pytest.raises(UserError, match="knn: an image of VOC2007 shows several classes; take logreg"):
+        dinobench.run("knn", "pixels:8", str(path), out=tmp_path / "r")
+    with pytest.raises(UserError, match="cannot be drawn by class"):
+        dinobench.run("logreg", "pixels:8", str(path), profile="nshot", out=tmp_path / "r")

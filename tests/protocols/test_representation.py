@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from helpers.contexts import on_processes
 from helpers.fakes import FakeBackbone, FakeSplit
+from helpers.voc import make_voc2007
+from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+import dinobench
 from dinobench.config import resolve_config
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
@@ -151,3 +154,28 @@ def test_more_than_the_images_allow_is_refused_before_features_are_made(digits):
 
 def test_profiles():
     assert list(profiles) == ["default", "views"] and profiles["views"].views == 50
+
+
+def test_images_without_labels_are_measured_without_clusters(pixels, tmp_path):
+    folder, r = tmp_path / "photos", np.random.default_rng(0)
+    (folder / "deep").mkdir(parents=True)
+    for i in range(20):
+        Image.fromarray(r.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / ("deep" if i % 2 else ".") / f"{i}.png")
+    settings = {"alpha_range": "0,5", "resize": "8", "crop": "8"}
+    (record,) = dinobench.run("representation", "pixels:8", str(folder), settings=settings, out=tmp_path / "results")
+    assert record.dataset == "photos" and record.metrics["rankme"].n == 20 and record.metrics["uniformity"].ci_low
+    assert not any(name.startswith("cluster") for name in record.metrics)
+    assert "no clusters: there are no classes to score them by" in record.notes
+    for change, words in (
+        ({"clusters": "3"}, "has no classes to score clusters by"),
+        ({"split": "test"}, "no test im"),
+    ):
+        with pytest.raises(UserError, match=f"photos: .*{words}"):
+            dinobench.run("representation", "pixels:8", str(folder), settings={**settings, **change}, out=None)
+
+
+def test_images_of_several_classes_have_no_clusters(pixels, tmp_path):
+    data = representation.select_data(load_dataset(str(make_voc2007(tmp_path)[0])), SMALL)
+    assert data.classes == () and data.verdicts is None
+    result = run(pixels, data, dataclasses.replace(SMALL, split="train", alpha_range=(0, 5)), LocalContext())
+    assert list(result.items.columns) == ["id"] and "cluster_accuracy" not in result.metrics

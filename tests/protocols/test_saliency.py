@@ -9,18 +9,21 @@ from helpers.contexts import on_processes
 from helpers.golden import golden_values
 from helpers.plain import arrays, normalised, tokencut_foreground, vit_maps
 from helpers.plain import saliency as plain_scores
+from helpers.saliency import make_salient
 from helpers.voc import make_voc
 from helpers.weights import quiet, save, vit
 from PIL import Image
 
 import dinobench
+from dinobench.algorithms.bilateral_solver import bilateral_solver
 from dinobench.config import resolve_config
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
 from dinobench.data.video import label_png, read_labels
 from dinobench.errors import UserError
+from dinobench.metrics.saliency import THRESHOLDS, saliency_scores
 from dinobench.protocols import saliency
-from dinobench.protocols.saliency import Config, run, upsampled
+from dinobench.protocols.saliency import Config, profiles, run, upsampled
 from dinobench.runner import with_intervals
 
 
@@ -135,3 +138,39 @@ def test_unreadable_images_are_named(tmp_path, tiny):
 def test_settings_at_fault():
     with pytest.raises(UserError, match=r"tau = 2.0 is a cosine"):
         resolve_config(saliency, None, {"tau": "2"})
+    with pytest.raises(UserError, match=r"sigma_luma = 0.0 must be at least 1"):
+        resolve_config(saliency, None, {"sigma_luma": "0"})
+
+
+def test_the_solver_makes_masks_soft_and_the_best_threshold_counts(tiny, tmp_path):
+    data = Some(load_dataset("shapes", "masks"), ["shapes/00", "shapes/01", "shapes/02"])
+    config = profiles["tokencut-bs"]
+    result = run(tiny, data, config, LocalContext(folder=tmp_path))
+    plain = run(tiny, data, Config(), LocalContext(folder=tmp_path / "plain"))
+    wanted = []
+    for image, iou in zip(data.ids(""), result.items["iou"], strict=True):
+        hard = read_labels(tmp_path / "plain" / f"{image}.png") > 0
+        soft = bilateral_solver(np.asarray(data.load(image)), hard)
+        truth = data.masks(image, "classes").masks.any(axis=0)
+        assert np.array_equal(read_labels(tmp_path / f"{image}.png"), soft > 0.5)
+        assert iou == saliency_scores(soft > 0.5, truth).iou
+        wanted.append([saliency_scores(soft > t, truth).max_f for t in THRESHOLDS])
+    best = np.mean(wanted, axis=0)
+    assert result.metrics["max_f"] == pytest.approx(100 * best.max())
+    assert result.items["max_f"].tolist() == pytest.approx([f[best.argmax()] for f in wanted])
+    assert f"above {THRESHOLDS[best.argmax()]:.3f}, the best threshold" in result.notes[0] and not plain.notes
+    for found in on_processes(2, lambda ctx: run(tiny, data, config, ctx)):
+        assert found.metrics == result.metrics and found.items.equals(result.items)
+
+
+def test_salient_objects_through_the_front_door(own_cache, tmp_path):
+    path = make_salient(tmp_path / "set")
+    for profile in profiles:
+        (record,) = dinobench.run(
+            "saliency", "random:vit_tiny_patch16_224", str(path), profile=profile, out=tmp_path / "results"
+        )
+        assert record.dataset == "ECSSD" and record.metrics["iou"].n == 3 and record.profile == profile
+    assert (
+        "solver"
+        not in dinobench.run("saliency", "random:vit_tiny_patch16_224", str(path), out=tmp_path / "results")[0].config
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from dinobench.data.layouts import ANY_IMAGES, UNLABELLED
+
 
 class EmbeddedSet(NamedTuple):
     """A data set that comes with the package: `maker` is "module:function", a function of the data set's name."""
@@ -114,4 +116,4 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
         )
     },
 }
-EMBEDDED["images"] = EMBEDDED["classification"]
+EMBEDDED[UNLABELLED] = EMBEDDED[ANY_IMAGES] = EMBEDDED["classification"]

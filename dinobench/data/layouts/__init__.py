@@ -17,6 +17,8 @@ from __future__ import annotations
 
 #: The kind that pretraining learns from, which needs neither labels nor a test split: nearly any folder is of it.
 UNLABELLED = "images"
+#: What label-free measures look at: a data set with labels, or any images without.
+ANY_IMAGES = "images with labels or without"
 #: Kinds of data sets, as protocols name them in `data`, with the modules of their layouts in the order they are tried.
 KINDS: dict[str, tuple[str, ...]] = {
     "classification": (
@@ -27,6 +29,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "dinobench.data.layouts.labelled.saved",
         "dinobench.data.layouts.labelled.parquet",
         "dinobench.data.layouts.labelled.webdataset",
+        "dinobench.data.layouts.voc_classes",
         "dinobench.data.layouts.imagefolder",
         "dinobench.data.layouts.labelled.class_folders",
         "dinobench.data.layouts.labelled.torchvision_sets",
@@ -42,7 +45,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "copies": ("dinobench.data.layouts.copydays",),
     "videos": ("dinobench.data.layouts.davis",),
-    "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco"),
+    "masks": ("dinobench.data.layouts.voc", "dinobench.data.layouts.coco", "dinobench.data.layouts.saliency"),
     "boxes": ("dinobench.data.layouts.voc_boxes", "dinobench.data.layouts.coco_boxes"),
     "depth": ("dinobench.data.layouts.dense.nyu", "dinobench.data.layouts.dense.kitti"),
     "landmarks": ("dinobench.data.layouts.landmarks",),
@@ -54,3 +57,4 @@ KINDS: dict[str, tuple[str, ...]] = {
         "dinobench.data.layouts.dense.cityscapes",
     ),
 }
+KINDS[ANY_IMAGES] = tuple(dict.fromkeys((*KINDS["classification"], *KINDS[UNLABELLED])))

@@ -123,6 +123,30 @@ def read_xml(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises UserError naming the file for what is no such annotation.
     """
+    boxes, hard = [], []
+    for number, found in enumerate(_objects(file), 1):
+        corners = [found.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
+        try:
+            x1, y1, x2, y2 = map(float, corners)
+        except ValueError:
+            raise UserError(f"{file}: object {number} has no bndbox of four numbers ({', '.join(corners)})") from None
+        if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 < x1 or y2 < y1:
+            raise UserError(f"{file}: object {number} has the box {', '.join(corners)}, whose sides are none; mend it")
+        boxes.append((x1 - 1, y1 - 1, x2, y2))
+        hard.append(any(found.findtext(flag, "0").strip() == "1" for flag in ("truncated", "difficult")))
+    return np.array(boxes, np.float64).reshape(-1, 4), np.array(hard, bool)
+
+
+def read_objects(file: Path) -> list[tuple[str, bool]]:
+    """The class of each of an annotation's objects, and whether it is difficult. Raises UserError as `read_xml`."""
+    named = [(found.findtext("name", "").strip(), found.findtext("difficult", "0").strip() == "1")
+             for found in _objects(file)]  # fmt: skip
+    if not all(name for name, _ in named):
+        raise UserError(f"{file}: an object has no name; copy it again")
+    return named
+
+
+def _objects(file: Path) -> list[ElementTree.Element]:
     try:
         content = read_regular(file, LIMIT)
         if b"<!DOCTYPE" in content:  # entities can grow without bounds
@@ -134,15 +158,4 @@ def read_xml(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{file}: not readable as XML ({error}); copy it again") from error
     if root.tag != "annotation":
         raise UserError(f"{file}: its root is <{root.tag}>, not <annotation> as in VOC's annotations; copy it again")
-    boxes, hard = [], []
-    for number, found in enumerate(root.findall("object"), 1):
-        corners = [found.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
-        try:
-            x1, y1, x2, y2 = map(float, corners)
-        except ValueError:
-            raise UserError(f"{file}: object {number} has no bndbox of four numbers ({', '.join(corners)})") from None
-        if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 < x1 or y2 < y1:
-            raise UserError(f"{file}: object {number} has the box {', '.join(corners)}, whose sides are none; mend it")
-        boxes.append((x1 - 1, y1 - 1, x2, y2))
-        hard.append(any(found.findtext(flag, "0").strip() == "1" for flag in ("truncated", "difficult")))
-    return np.array(boxes, np.float64).reshape(-1, 4), np.array(hard, bool)
+    return root.findall("object")
