@@ -6,7 +6,7 @@
 192
 
 `load_backbone` reads a checkpoint and adapts it, `load_dataset` a folder of images; `run` scores checkpoints with a
-protocol and returns the records, which `read_results` reads again.
+protocol and returns the records, which `read_results` reads again, as a table of pandas with a row a score.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["RunRecord", "__version__", "load_backbone", "load_dataset", "read_re
 if TYPE_CHECKING:
     from dinobench.data import load_dataset
     from dinobench.models.loading import load_backbone
-    from dinobench.results.comparability import read_results
+    from dinobench.results.frames import read_results
     from dinobench.runner import run
     from dinobench.types import RunRecord
 
@@ -30,7 +30,7 @@ __getattr__ = attach(
     {
         "load_backbone": "models.loading",
         "load_dataset": "data",
-        "read_results": "results.comparability",
+        "read_results": "results.frames",
         "run": "runner",
         "RunRecord": "types",
     },

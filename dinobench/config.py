@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,6 +108,25 @@ class Resolved:
         """The version of the protocol's numbers as configured: `version_of(config)` where the protocol has it."""
         of: Callable[[Any], int] = getattr(protocol, "version_of", lambda config: protocol.version)
         return of(self.config)
+
+
+#: The end of the name of a profile that was run on a part of its data.
+LIMITED = re.compile(r"\+limit(\d+)$")
+
+
+def with_limit(resolved: Resolved, limit: int | None) -> Resolved:
+    """The same called `dino2021+limit500` where only so many items of each split are used."""
+    return resolved if limit is None else dataclasses.replace(resolved, profile=f"{resolved.profile}+limit{limit}")
+
+
+def limit_of(profile: str) -> int | None:
+    """How many items of each split a profile of this name was run on, or None for all.
+
+    >>> limit_of("dino2021+k=10,20+limit500"), limit_of("dino2021")
+    (500, None)
+    """
+    found = LIMITED.search(profile)
+    return int(found[1]) if found else None
 
 
 def resolve_config(protocol: EvalProtocol, profile: str | None, settings: Mapping[str, Any]) -> Resolved:

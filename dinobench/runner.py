@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -20,23 +20,22 @@ from typing import Any
 import numpy as np
 
 import dinobench
-from dinobench import console, lazy, registry, runtime
-from dinobench.config import Resolved, flat, resolve_config
-from dinobench.data import check_place, check_tests, load_datasets
+from dinobench import console, lazy, registry, runtime, tracking
+from dinobench.config import flat
+from dinobench.data import check_tests, load_datasets
 from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.escaping import ShownRecords
+from dinobench.evaluations.asked import data_by_kind, evaluations, resolve_configs
+from dinobench.evaluations.evaluation import Evaluation
 from dinobench.files import file_name, writable_folder
-from dinobench.hashing import digest
-from dinobench.inputs import reading_lines, reading_of, recorded
+from dinobench.inputs import reading_lines, recorded
 from dinobench.models.sources import references
 from dinobench.results import known_runs, leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.types import (
     Backbone,
     ComputeOptions,
-    EvalProtocol,
-    FeatureRequest,
     ImageClassification,
-    ImageSplit,
     LoadOptions,
     Metric,
     MetricValue,
@@ -54,87 +53,53 @@ with lazy.imports():
     from dinobench.stats import intervals
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What makes one number: a protocol as configured, a data set, a backbone."""
-
-    protocol: EvalProtocol
-    resolved: Resolved
-    data: Any
-    backbone: Backbone
-    seed: int
-    precision: str
-
-    @property
-    def run_id(self) -> str:
-        """The same for the same thing run twice: names for people, then a digest of all that decides the numbers."""
-        info = self.backbone.info
-        read = reading_of(info)
-        identity = digest(
-            self.resolved.hash(self.protocol), self.data.fingerprint, info.weights_digest, info.arch, info.heads,
-            info.missing, info.name, self.data.name, self.seed, self.precision, *([read] if read else []),
-        )  # fmt: skip
-        readable = "-".join([self.protocol.name, info.name, self.data.name])
-        return f"{file_name(readable)}-{identity[:10]}"
-
-    def requests(self) -> list[tuple[ImageSplit, FeatureRequest]]:
-        """Features that the protocol says it will ask for; none when it does not say."""
-        ask = getattr(self.protocol, "requests", None)
-        if ask is None:
-            return []
-        with registry.answering("protocol", self.protocol.name):
-            pairs = [(split, request) for split, request in ask(self.data, self.resolved.config, self.backbone)]
-            if not all(isinstance(request, FeatureRequest) for _, request in pairs):
-                raise TypeError("requests returned what are not pairs of a split and a FeatureRequest")
-        return pairs
-
-    def lacks(self) -> list[str]:
-        """What the protocol, or this configuration of it, cannot do without and the backbone has not."""
-        needs = set(self.protocol.requires)
-        for _, request in self.requests():
-            needs |= {"layers"} if request.layers > 1 else set()
-            needs |= {"patches"} if request.mean_patches else set()
-        return sorted(needs - self.backbone.capabilities)
-
-
 def run(
     protocol: str | Sequence[str] = "knn",
     ckpt: str | Path | Sequence[str | Path] = (),
-    data: str = "digits",
+    data: str | Sequence[str] = "digits",
     *,
     test: str | Sequence[str] = (),
-    profile: str | None = None,
+    profile: str | Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    limit: int | None = None,
     seed: int = 0,
     out: str | Path | None = "results",
     save: str | Path | None = None,
     force: bool = False,
     skip_broken: bool = False,
     finished: Callable[[list[RunRecord]], None] | None = None,
+    track: str | Sequence[str] = (),
     loading: LoadOptions = LoadOptions(),
     compute: ComputeOptions = ComputeOptions(),
 ) -> list[RunRecord]:
     """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
 
+    Several data sets come one after the other within a protocol, each for the protocols that score its kind.
+
     ckpt: a path, `hf:<owner>/<model>`, `timm:<model>`, `random:<model>`, `pixels` or another reference, any of them as
-    `name=...`, or several. data: a path, `name=path` or an embedded set. test: `name=path` of images from elsewhere to
-    score on in the place of data's own, such as `imagenet-a=path`, or several. settings change the profile's values by
-    name, as `--set` does. Records, per-item scores and the leaderboard are written to `out` (nowhere when None); a run
+    `name=...`, or several. data: a path, `name=path` or an embedded set, or several. test: `name=path` of images from
+    elsewhere to score on in the place of data's own, such as `imagenet-a=path`, or several. profile: a named set of
+    settings, or one for each protocol by its name. settings change the profile's values by name in every protocol that
+    has them, by `protocol.name` in that one, as `--set` does. limit: use so many items of every split, the same ones
+    everywhere (`dinobench.data.limits`); it goes into the profile's name, and such scores are never ranked with those
+    of all items. Records, per-item scores and the leaderboard are written to `out` (nowhere when None); a run
     found there is not repeated unless `force`. save: a folder for the files that runs make, such as DAVIS's masks or a
     fine-tuned model; asking for them runs again what is finished. skip_broken: leave out images that cannot be read,
     and count them in the record.
-    finished: called with each protocol's records as soon as they are all there.
+    finished: called with the records of a protocol on a data set as soon as they are all there.
+    track: trackers that show the records too: `tensorboard=DIR`, `mlflow=URI`, `wandb=PROJECT` (`dinobench.tracking`).
     Evaluations that a backbone cannot fill (attention of a ResNet) are left out with a note.
 
     Raises UserError for anything the caller can put right.
     """
     protocols = [registry.load(p) for p in ([protocol] if isinstance(protocol, str) else protocol)]
-    resolved = [resolve_config(p, profile, settings or {}) for p in protocols]
-    pairs = list(zip(protocols, resolved, strict=True))
+    pairs = list(zip(protocols, resolve_configs(protocols, profile, settings or {}), strict=True))
     for one, its in pairs:
         registry.metrics_of(one, its.config)  # what fails here would fail after hours of work
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1 is needed")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: at least one item of every split is needed")
     specs = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
     if not specs:
         raise UserError(
@@ -146,78 +111,83 @@ def run(
     for deaf in [p.name for p in protocols if tests and not getattr(p, "other_tests", False)]:
         raise UserError(f"--test: {deaf} scores the test images of --data alone; protocols such as knn score others")
 
+    tracks = [track] if isinstance(track, str) else list(track)
+
+    @cache
+    def places() -> tuple[dict[str, list[str]], list[str]]:
+        return data_by_kind(protocols, [data] if isinstance(data, str) else list(dict.fromkeys(data)))
+
     @cache
     def data_sets() -> dict[str, Sequence[Any]]:
-        kinds = {p.data for p in protocols}
-        return {kind: load_datasets(data, kind, tests, progress=console.progress) for kind in kinds}
+        return {
+            kind: [d for spec in specs for d in load_datasets(spec, kind, tests, progress=console.progress)]
+            for kind, specs in places()[0].items()
+        }
+
+    def tell_left_out() -> None:
+        for line in places()[1]:
+            console.warn(line)
+
+    def asked(backbones: Sequence[Any], precision: str) -> list[Evaluation]:
+        return evaluations(pairs, data_sets(), backbones, seed, precision, limit)
 
     if not runtime.launched():  # before anything is imported that takes seconds
         runtime.check(compute.device, compute.devices, compute.precision)
         for _, spec in named:
             references.check(spec)
-        for kind in {p.data for p in protocols}:
-            check_place(data, kind)
+        places()
         check_tests(tests)
+        tracking.check(tracks)
         if folder is not None and compute.cache and not force and save is None and compute.precision != "auto":
             infos = [known_runs.recalled(spec, name=name, seed=seed, **vars(loading)) for name, spec in named]
             if earlier := known_runs.all_of(
-                [p.name for p in protocols], infos, folder, skip_broken,
-                lambda backbones: _evaluations(pairs, data_sets(), backbones, seed, compute.precision),
+                [p.name for p in protocols if places()[0][p.data]], infos, folder, skip_broken,
+                lambda backbones: asked(backbones, compute.precision),
             ):  # fmt: skip
+                tell_left_out()
                 _rebuild(folder)
-                return earlier
+                with closing(tracking.open_trackers(tracks)) as trackers:
+                    trackers.records(earlier)
+                return ShownRecords(earlier)
     started = runtime.start(compute.device, compute.devices, compute.precision)
     console.silent = started.rank > 0
+    tell_left_out()
     runtime.seed_everything(seed)
     if folder is not None:
         started.run_on_first(lambda: records.prepare(folder))
     if save is not None and any(getattr(p, "saves", "") for p in protocols):
         started.run_on_first(lambda: writable_folder(Path(save)))
     # Hashing a large data set is done once by the first process; the others find the sums remembered.
-    first = started.run_on_first(data_sets)
-    sets = started.run_on_all(lambda: first or data_sets())
+    started.run_on_first(data_sets)
     remember = compute.cache and started.rank == 0
     backbones = started.run_on_all(lambda: [_load(*n, loading, seed, remember) for n in named])
     _refuse_doubles(backbones)
-    evaluations = started.run_on_all(lambda: _evaluations(pairs, sets, backbones, seed, started.precision))
-    with cache_folder(compute.cache, started) as root:
+    wanted = started.run_on_all(lambda: asked(backbones, started.precision))
+    trackers = started.run_on_first(lambda: tracking.open_trackers(tracks)) or tracking.Trackers()
+
+    def done_with(records: list[RunRecord]) -> None:
+        if finished is not None:
+            finished(records)
+        trackers.records(records)
+
+    with cache_folder(compute.cache, started) as root, closing(trackers):
         options: dict[str, Any] = {
             "skip_broken": skip_broken, "batch_size": compute.batch_size, "workers": compute.workers,
         }  # fmt: skip
         service = FeatureService(started, root, **options)
         ram_bytes = None if compute.ram_gb is None else int(compute.ram_gb * 1e9)
         ctx = RunContext(started, service, seed, root, Path(save) if save else None, ram_bytes=ram_bytes, **options)
-        done = _run_all(evaluations, ctx, folder, force or save is not None, finished or (lambda records: None))
+        done = _run_all(wanted, ctx, folder, force or save is not None, done_with)
+        trackers.records(done)
     if folder is not None:
         started.run_on_first(lambda: _rebuild(folder))
-    return done
+    return ShownRecords(done)
 
 
 def _rebuild(folder: Path) -> None:
     _, broken = leaderboard.rebuild(folder)
     for path, reason in broken:
         console.warn(f"{path}: left out of the leaderboard: {reason}")
-
-
-def _evaluations(
-    pairs: Sequence[tuple[EvalProtocol, Resolved]],
-    sets: Mapping[str, Sequence[Any]],
-    backbones: Sequence[Any],
-    seed: int,
-    precision: str,
-) -> list[Evaluation]:
-    """Every protocol with every backbone, on the data that the protocol chooses."""
-
-    def chosen(protocol: EvalProtocol, resolved: Resolved) -> list[Any]:
-        select = getattr(protocol, "select_data", lambda data, config: data)
-        with registry.answering("protocol", protocol.name):
-            found = [select(data, resolved.config) for data in sets[protocol.data]]
-        for data in found if not getattr(protocol, "several_classes", False) else ():
-            if getattr(data, "verdicts", None) is not None:
-                raise UserError(f"{protocol.name}: an image of {data.name} shows several classes; take logreg for it")
-        return found
-
-    return [Evaluation(p, r, d, b, seed, precision) for p, r in pairs for d in chosen(p, r) for b in backbones]
 
 
 def _run_all(
@@ -262,9 +232,8 @@ def _run_all(
         if ctx.rank == 0:  # what a training kept to go on from has served
             shutil.rmtree(own.scratch, ignore_errors=True)
         done[evaluation.run_id] = record
-        if all(e.protocol.name != evaluation.protocol.name for e in pending[position + 1 :]):
-            same = [e for e in evaluations if e.protocol.name == evaluation.protocol.name]
-            finished([done[e.run_id] for e in same if e.run_id in done])
+        if all(e.table != evaluation.table for e in pending[position + 1 :]):
+            finished([done[e.run_id] for e in evaluations if e.table == evaluation.table and e.run_id in done])
     return [done[e.run_id] for e in evaluations if e.run_id in done]
 
 
@@ -274,11 +243,14 @@ def _write(out: Path, record: RunRecord, result: Result) -> RunRecord:
 
 
 def _folder(save: Path | None, evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Path | None:
-    """Where an evaluation's files go: into folders by protocol and model as far as there are several of each."""
+    """Where an evaluation's files go: into folders by protocol, data set and model as far as there are several."""
     if save is None:
         return None
+    protocol = evaluation.protocol.name
     if len({e.protocol.name for e in evaluations}) > 1:
-        save = save / file_name(evaluation.protocol.name)
+        save = save / file_name(protocol)
+    if len({e.data.name for e in evaluations if e.protocol.name == protocol}) > 1:
+        save = save / file_name(evaluation.data.name)
     if len({e.backbone.info.name for e in evaluations}) > 1:
         save = save / file_name(evaluation.backbone.info.name)
     return save

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from dinobench.escaping import ShownRecord
 from dinobench.inputs import ModelInput
 
 if TYPE_CHECKING:
@@ -366,7 +367,7 @@ class ComputeOptions:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(ShownRecord):
     """Everything that produced a number, as written to results/runs/<run_id>.json."""
 
     schema: int

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,13 @@ class Loop:
         workers: int | None = None,
         ram_bytes: int | None = None,
         evaluate: evaluation.Evaluate | None = None,
+        watch: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
-        """Build everything, and go on from the folder's checkpoint if any. Raises UserError for what does not fit."""
-        self.run, self.folder, self.runtime, self.evaluate = run, folder, runtime, evaluate
+        """Build everything, and go on from the folder's checkpoint if any. Raises UserError for what does not fit.
+
+        watch: called by the first process with each epoch's row, once it is written.
+        """
+        self.run, self.folder, self.runtime, self.evaluate, self._watch = run, folder, runtime, evaluate, watch
         kind = runs.load_method(run.method)
         self.config = runs.configure(kind, run.config)
         self.chosen = backbones.choose(run.arch, run.image_size, run.patch_size, run.depth)
@@ -262,6 +266,8 @@ class Loop:
         self.history.append(row)
         if self._writer is not None:
             self._writer.write(row)
+            if self._watch is not None:
+                self._watch(row)
             self._report(row)
         if self._stopping and epoch < self.config.epochs:
             self._save()

@@ -23,7 +23,7 @@ def records(repeats: int = 3) -> list[BenchRow]:
     from dinobench.compare.ties import TellByItems
     from dinobench.report import page
     from dinobench.results import leaderboard
-    from dinobench.results.comparability import read_results
+    from dinobench.results.comparability import read_records
     from dinobench.results.listing import read_folder
 
     with tempfile.TemporaryDirectory() as place:
@@ -35,7 +35,7 @@ def records(repeats: int = 3) -> list[BenchRow]:
                 json.loads(path.read_bytes())
 
         def compared() -> None:
-            found, _ = read_results(folder)
+            found, _ = read_records(folder)
             with TellByItems(folder) as tell:
                 table.compare(found, flags=sanity.flags(folder, found), tell=tell)
 

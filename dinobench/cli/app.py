@@ -18,33 +18,27 @@ import typer
 from dinobench import __version__, console, signals
 from dinobench.cli import arguments, bench, check, compare, score, visualize
 from dinobench.cli import pretrain as cli_pretrain
+from dinobench.cli import run as cli_run
 from dinobench.cli.display import runs
 from dinobench.cli.options import (
-    AllowPartial,
     Arch,
     Device,
-    Devices,
     Grid,
     Heads,
     Json,
     Key,
     Out,
     Pool,
-    RamCache,
     Results,
-    Settings,
     TrustRepo,
     finite,
 )
 from dinobench.errors import PluginFault, UserError
-from dinobench.types import RunRecord
 
 #: Exit code of a fault in dinobench itself or a plug-in (EX_SOFTWARE of sysexits.h): CI can tell it from bad input.
 INTERNAL = 70
 #: What the option parser makes of an interruption of whatever kind.
 INTERRUPTED = 130
-#: The embedded set that is scored where no data are named.
-DIGITS = "digits"
 
 app = typer.Typer(
     name="dinobench",
@@ -68,21 +62,14 @@ VIEWS = {
     "methods": runs.methods,
     "layouts": runs.layouts,
 }
-#: The listing that takes a pattern.
-MODELS = "models"
-
-
-def _protocols() -> list[str]:
-    """Names for the shell to complete."""
-    from dinobench.registry import available
-
-    return [*available()]
+#: The listing that takes a pattern, and the one for programs.
+MODELS, SCHEMA = "models", "schema"
 
 
 def _listings() -> list[str]:
     from dinobench.registry import METHODS, available
 
-    return list(dict.fromkeys([*VIEWS, MODELS, *_protocols(), *available(METHODS)]))
+    return list(dict.fromkeys([*VIEWS, MODELS, SCHEMA, *cli_run.protocols(), *available(METHODS)]))
 
 
 @app.callback(invoke_without_command=True)
@@ -104,114 +91,7 @@ def _help_if_alone(context: typer.Context) -> None:
         raise typer.Exit()
 
 
-@app.command()
-def run(
-    ckpt: Annotated[
-        list[str],
-        typer.Option(
-            help="A file, hf:<owner>/<model>, timm:<model>, random:<model> or pixels, optionally as name=...; may be "
-            "repeated. All kinds: `dinobench list models`."
-        ),
-    ],
-    protocol: Annotated[
-        list[str],
-        typer.Option(help="Protocol to score with; may be repeated. See `dinobench list`.", autocompletion=_protocols),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(help="A data set: a path, name=path, or an embedded one; digits where images have labels."),
-    ] = None,
-    test: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="Score other images than --data's: imagenet-v2, imagenet-a, imagenet-r, imagenet-sketch, "
-            "imagenet-real, objectnet or imagenet-c; may be repeated.",
-        ),
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="Named set of settings; the first listed is the default.")] = None,
-    set_: Settings = None,
-    out: Out = Path("results"),
-    json: Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Run again what has a finished record.")] = False,
-    arch: Arch = None,
-    key: Key = None,
-    heads: Heads = None,
-    pool: Pool = None,
-    grid: Grid = None,
-    allow_partial: AllowPartial = False,
-    trust_repo: TrustRepo = False,
-    device: Device = "auto",
-    devices: Devices = 1,
-    precision: Annotated[
-        str, typer.Option(help="Precision of the arithmetic: 32 (as published), bf16, 16, or auto.")
-    ] = "32",
-    seed: Annotated[int, typer.Option(help="Seed of random weights, draws and intervals; goes into the record.")] = 0,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one forward pass.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode images; from 17 on, processes for a GPU.")
-    ] = None,
-    ram_cache: RamCache = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Keep the files that a run makes: masks, models; folders by protocol and model where there are "
-            "several.",
-        ),
-    ] = None,
-) -> None:
-    """Score checkpoints with protocols and write records, per-item scores and the leaderboard."""
-    from dinobench import runner
-    from dinobench.config import parse_settings
-    from dinobench.types import ComputeOptions, LoadOptions
-
-    shown: set[str] = set()
-
-    def show(records: list[RunRecord]) -> None:
-        """A protocol's table as soon as it is done, which may be hours before the next one is."""
-        if not json and not console.silent:
-            runs.records(records, None)
-            shown.update(r.run_id for r in records)
-
-    records = runner.run(
-        protocol, ckpt, _default_data(protocol) if data is None else data, test=test or (),
-        profile=profile, settings=parse_settings(set_ or []), seed=seed, out=out, save=save,
-        force=force, skip_broken=skip_broken, finished=show,
-        loading=LoadOptions(
-            arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
-        ),
-        compute=ComputeOptions(
-            device=device, devices=devices, precision=precision, batch_size=batch_size, workers=workers,
-            ram_gb=ram_cache, cache=not no_cache,
-        ),
-    )  # fmt: skip
-    if console.silent:
-        return
-    if json:
-        console.text(runs.records_json(records))
-    elif records:
-        runs.records([r for r in records if r.run_id not in shown], out)
-
-
-def _default_data(protocols: list[str]) -> str:
-    """The embedded digits where all protocols score images with labels. Raises UserError where one scores others."""
-    from dinobench.data.embedded import EMBEDDED
-    from dinobench.registry import load
-
-    kinds = {name: load(name).data for name in protocols}
-    for name, kind in kinds.items():
-        embedded = EMBEDDED.get(kind, {})
-        if DIGITS not in embedded:
-            there = f", or an embedded set: {', '.join(embedded)}" if embedded else ""
-            raise UserError(
-                f"--data is missing: {name} scores {kind}; give a path in a layout of `dinobench list layouts`{there}"
-            )
-    return DIGITS
-
-
+app.command()(cli_run.run)
 app.command()(cli_pretrain.pretrain)
 for command in (compare.compare, compare.gate, compare.report, compare.explain, check.check, bench.bench):
     app.command()(command)
@@ -246,7 +126,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help=f"What to list: {', '.join([*VIEWS, MODELS])}; or one protocol or method by its name.",
+            help=f"What to list: {', '.join([*VIEWS, MODELS, SCHEMA])}; or one protocol or method by its name.",
             autocompletion=_listings,
         ),
     ] = "protocols",
@@ -255,7 +135,7 @@ def list_(
     ] = None,
 ) -> None:
     """What there is: protocols, their profiles, pretraining methods, with every setting, layouts of data sets, models
-    that can be had by name."""
+    that can be had by name, and the JSON Schema of a record."""
     from dinobench.cli.display import models
     from dinobench.errors import unknown_name
 
@@ -265,6 +145,8 @@ def list_(
         raise UserError(f"list {what} takes no pattern; `dinobench list models {pattern}` does")
     if what in VIEWS:
         return VIEWS[what]()
+    if what == SCHEMA:
+        return runs.schema()
     if what not in _listings():
         raise unknown_name("listing", what, _listings())
     runs.one(what)

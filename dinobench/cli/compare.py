@@ -15,6 +15,9 @@ from dinobench.cli.output import deliver, format_of
 from dinobench.errors import UserError
 from dinobench.types import RunRecord
 
+#: The format that is no table: metadata of a model card.
+CARD = "model-card"
+
 
 def compare(
     results: Results = Path("results"),
@@ -23,7 +26,9 @@ def compare(
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="Format: table, csv, markdown, latex, json (of --pair); else what -o ends in."),
+        typer.Option(
+            "--format", help="table, csv, markdown, latex, model-card, json (of --pair); else what -o ends in."
+        ),
     ] = None,
     rows: Annotated[
         str, typer.Option(help="What the rows are: model, method or arch; or protocol, dataset, profile or metric.")
@@ -36,6 +41,7 @@ def compare(
     ] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="Only these protocols; may be repeated.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Only these data sets; may be repeated.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only these models; may be repeated.")] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Show 95 % intervals beside the scores.")] = False,
     pm: Annotated[bool, typer.Option("--pm", help="Show ± half the 95 % interval beside the scores.")] = False,
     reference: Annotated[
@@ -59,6 +65,7 @@ def compare(
     """Models by protocols, as a table on screen or for papers; two runs item by item; or two models block by block."""
     from dinobench.cli.display import compare as display
     from dinobench.compare import pair_files, published, sanity, writers
+    from dinobench.compare.model_card import model_card
     from dinobench.compare.table import compare
     from dinobench.compare.ties import TellByItems
     from dinobench.files import check_output
@@ -69,23 +76,28 @@ def compare(
         "--reference": reference,
     }  # fmt: skip
     if cka is not None:
-        if unused := [name for name, given in {**of_tables, "--pair": pair, "--protocol": protocol}.items() if given]:
+        of_others = {**of_tables, "--pair": pair, "--protocol": protocol, "--model": model}
+        if unused := [name for name, given in of_others.items() if given]:
             raise UserError(f"{', '.join(unused)}: not of --cka; leave out, or leave out --cka")
         return show_cka(results, cka, data or [], format_, output, images, of, size, device)
     if unused := [name for name, given in of_cka.items() if given is not None]:
         raise UserError(f"{', '.join(unused)}: of --cka A B only")
-    form = format_of(format_, output, [*(pair_files.FORMATS if pair else writers.FORMATS)])
+    form = format_of(format_, output, [*(pair_files.FORMATS if pair else (*writers.FORMATS, CARD))])
     if output is not None:
         check_output(output)
     if reference not in (None, "published"):
         raise UserError(f"--reference {reference}: the only one is published")
     if intervals and pm:
         raise UserError("--intervals and --pm: choose one")
-    chosen = _chosen(_records(results), protocol or [], data or [])
+    chosen = _chosen(_records(results), protocol or [], data or [], model or [])
     if pair is not None:
         if unused := [option for option, given in of_tables.items() if given]:
             raise UserError(f"{', '.join(unused)}: of tables of many models; leave out, or leave out --pair")
         return _pair(results, pair, chosen, form, output)
+    if form == CARD:
+        if unused := [option for option, given in of_tables.items() if given and option != "--metric"]:
+            raise UserError(f"{', '.join(unused)}: not of a model card, which has all there is to a score; leave out")
+        return deliver(model_card(chosen, metric or (), output), output)
     wanted = published.published_scores({r.protocol for r in chosen}, metric or ()) if reference else ()
     with TellByItems(results) as tell:
         table = compare(
@@ -100,27 +112,35 @@ def compare(
 
 def _records(results: Path) -> list[RunRecord]:
     """The records of a results folder; broken ones are named and left out."""
-    from dinobench.results.comparability import read_results
+    from dinobench.results.comparability import read_records
 
-    records, broken = read_results(results)
+    records, broken = read_records(results)
     for file, reason in broken:
         console.warn(f"{file}: left out: {reason}")
     return records
 
 
-def _chosen(records: Sequence[RunRecord], protocols: Sequence[str], data: Sequence[str]) -> list[RunRecord]:
+def _chosen(
+    records: Sequence[RunRecord], protocols: Sequence[str], data: Sequence[str], models: Sequence[str]
+) -> list[RunRecord]:
     from dinobench.errors import unknown_name
 
     for kind, asked, there in (
         ("protocol of these records", protocols, {r.protocol for r in records}),
         ("data set of these records", data, {r.dataset for r in records}),
+        ("model of these records", models, {r.checkpoint.name for r in records}),
     ):
         for name in asked:
             if name not in there:
                 raise unknown_name(kind, name, sorted(there))
-    kept = [r for r in records if (not protocols or r.protocol in protocols) and (not data or r.dataset in data)]
+    kept = [
+        r for r in records
+        if (not protocols or r.protocol in protocols) and (not data or r.dataset in data)
+        and (not models or r.checkpoint.name in models)
+    ]  # fmt: skip
     if not kept:
-        raise UserError(f"no record of {', '.join(protocols)} on {', '.join(data)}")
+        asked = " on ".join(", ".join(names) for names in (protocols, models, data) if names)
+        raise UserError(f"no record of {asked}")
     return kept
 
 

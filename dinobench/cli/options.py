@@ -40,6 +40,15 @@ TrustRepo = Annotated[
 # Settings
 Settings = Annotated[list[str] | None, typer.Option("--set", help="name=value changes a setting; may be repeated.")]
 
+# Who else is shown what is done
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=WHERE]",
+        help="Show it in a tracker too: tensorboard=DIR, mlflow=URI or wandb=PROJECT; may be repeated.",
+    ),
+]
+
 # Where a command computes
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
 Devices = Annotated[int, typer.Option(help="Processes to start on this machine, one per device.")]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dinobench import console, signals
-from dinobench.cli.options import Device, Devices, RamCache, Settings
+from dinobench.cli.options import Device, Devices, RamCache, Settings, Track
 from dinobench.errors import UserError
 
 #: Options that say how a run is computed and not what is trained, and so may come with --resume.
-WITH_RESUME = frozenset({"resume", "device", "devices", "precision", "workers", "ram_cache", "skip_broken"})
+WITH_RESUME = frozenset({"resume", "device", "devices", "precision", "workers", "ram_cache", "skip_broken", "track"})
 
 
 def pretrain(
@@ -57,11 +59,12 @@ def pretrain(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that make views, where the CPU does.")] = None,
     ram_cache: RamCache = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
+    track: Track = None,
 ) -> None:
     """Pretrain a backbone; teacher and student are kept in checkpoints that `dinobench run` scores."""
     if resume is None:
         _check(method, data, eval_ or ())
-    from dinobench import runner, runtime
+    from dinobench import runner, runtime, tracking
     from dinobench.config import parse_settings
     from dinobench.pretrain import evaluation, images
     from dinobench.pretrain import run as runs
@@ -93,6 +96,7 @@ def pretrain(
         evaluation.check(run)
     if "16" in (precision, run.precision):
         raise UserError("--precision 16: pretraining computes in bf16 or 32")
+    tracking.check(track or ())
     started = runtime.start(device, devices, precision or run.precision or None)
     console.silent = started.rank > 0
     started.run_on_first(lambda: evaluation.check_data(run))
@@ -101,12 +105,15 @@ def pretrain(
     else:
         run, dataset = images.go_on(run, folder, started, workers, skip_broken)
     compute = ComputeOptions(device=device, devices=devices, cache=False)
+    trackers = started.run_on_first(lambda: tracking.open_trackers(track or ())) or tracking.Trackers()
     loop = Loop(
         run, folder, started, dataset, workers=workers, ram_bytes=None if ram_cache is None else int(ram_cache * 1e9),
         evaluate=evaluation.evaluator(run, folder.resolve().name, runner.run, started, compute) if run.evals else None,
+        watch=partial(trackers.epoch, folder.resolve().name),
     )  # fmt: skip
     try:
-        loop.train()
+        with closing(trackers):
+            loop.train()
     except KeyboardInterrupt:
         raise SystemExit(signals.exit_code()) from None  # the loop's note tells how to go on
     console.note(f"written: {loop.latest}; score it with `dinobench run --ckpt {loop.latest} --protocol knn ...`")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dinobench.compare.explain import Explanation
-from dinobench.config import settings_of
+from dinobench.config import limit_of, settings_of
 from dinobench.errors import UserError
 from dinobench.registry import load
 from dinobench.types import ComputeOptions, RunRecord
@@ -178,6 +178,7 @@ def _score(
     done = run(
         explanation.a.protocol, setup.ckpt, data, profile=profile if profile in known else None,
         settings=setup.settings, seed=setup.seed, out=out,
+        limit=limit_of(explanation.a.profile),
         compute=ComputeOptions(device=device, precision=setup.precision),
     )  # fmt: skip
     if not done:

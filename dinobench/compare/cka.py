@@ -26,7 +26,7 @@ with lazy.imports():
     from dinobench.metrics.representation import cka_table
     from dinobench.models.loading import load_backbone
     from dinobench.models.sources import references
-    from dinobench.results.comparability import read_results
+    from dinobench.results.comparability import read_records
 
 if TYPE_CHECKING:
     from dinobench.types import Backbone, Context, ImageSplit
@@ -67,7 +67,7 @@ def find(results: Path, model: str) -> str:
     try:
         references.check(reference)
     except UserError:
-        records = read_results(results)[0] if (results / "runs").is_dir() else []
+        records = read_records(results)[0] if (results / "runs").is_dir() else []
         paths = {r.checkpoint.path for r in records if r.checkpoint.name == model}
         if len(paths) != 1:
             raise

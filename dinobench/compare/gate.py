@@ -23,7 +23,7 @@ from pathlib import Path
 from dinobench import lazy
 from dinobench.compare.pair import aligned, scores
 from dinobench.errors import UserError, unknown_name
-from dinobench.results.comparability import higher_is_better, key, match, read_results, reasons
+from dinobench.results.comparability import higher_is_better, key, match, read_records, reasons
 from dinobench.stats.paired_tests import POWER, PairedTest, bounds, holm, paired_test
 from dinobench.types import RunRecord
 
@@ -159,8 +159,8 @@ def gate(
         raise UserError(f"--margin {margin:g}: a number from 0 is needed, in the unit of the metric")
     if not 0 < alpha < 0.5:
         raise UserError(f"--alpha {alpha:g}: a number between 0 and 0.5 is needed")
-    before, broken_before = read_results(baseline)
-    after, broken_after = read_results(results)
+    before, broken_before = read_records(baseline)
+    after, broken_after = read_records(results)
     for pattern in only:
         if not any(_chosen(r, [pattern]) for r in before):
             names = sorted({name for r in before for name in (r.protocol, r.checkpoint.name, r.dataset)})

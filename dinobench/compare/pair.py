@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dinobench import lazy
 from dinobench.errors import UserError, unknown_name
-from dinobench.results.comparability import higher_is_better, match, read_results, reasons
+from dinobench.results.comparability import higher_is_better, match, read_records, reasons
 from dinobench.results.items import read_items
 from dinobench.stats.paired_tests import BinaryPairs, PairedTest, holm, paired_test
 from dinobench.types import RunRecord
@@ -108,8 +108,8 @@ def pair(
     Raises UserError when either is not there, when they have no comparable runs, and when the items of comparable runs
     are not the same.
     """
-    found_a = read_results(results)[0] if among is None else among
-    found_b, _ = read_results(results_b) if results_b else (found_a, [])
+    found_a = read_records(results)[0] if among is None else among
+    found_b, _ = read_records(results_b) if results_b else (found_a, [])
     chosen_a, chosen_b = select(found_a, a, results), select(found_b, b, results_b or results)
     if results_b is None and {r.run_id for r in chosen_a} == {r.run_id for r in chosen_b}:
         raise UserError(f"{a} and {b} are the same runs; name two different ones")

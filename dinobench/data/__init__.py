@@ -140,6 +140,27 @@ def check_place(spec: str, kind: str) -> None:
     _place(spec, kind)
 
 
+def kinds_of(spec: str, kinds: Sequence[str]) -> list[str]:
+    """Those of `kinds` that `spec` names a data set of, by a quick look. Raises UserError where it is of none."""
+    _, target = _split_spec(spec)
+    path = _find(target)
+    try:
+        found = [
+            kind for kind in kinds
+            if target in EMBEDDED.get(kind, {})
+            or (path is not None and any(module.recognises(path) for module in _layout_modules(kind)))
+        ]  # fmt: skip
+    except OSError as error:
+        raise _unreadable(error, target) from error
+    if found:
+        return found
+    if path is None:
+        raise UserError(_not_found(target, sorted({known for kind in kinds for known in EMBEDDED.get(kind, {})})))
+    if len(kinds) == 1:
+        raise UserError(_unknown_layout(path, kinds[0], _layout_modules(kinds[0])))
+    raise UserError(f"{path}: in no layout for {' or '.join(kinds)} ({_holds(path)}); see `dinobench list layouts`")
+
+
 def plain_folder(spec: str, kind: str, *, masks_only: bool = False) -> Path | None:
     """The path that `spec` names, where it is in no layout of the kind and no embedded set; else None.
 

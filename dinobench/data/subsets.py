@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -29,16 +30,16 @@ class Subset:
     name: str
     relabel: np.ndarray | None = None
 
-    @property
+    @cached_property
     def ids(self) -> Sequence[str]:
         return tuple(self.whole.ids[int(i)] for i in self.indices)
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         labels = self.whole.labels[self.indices]
         return labels if self.relabel is None else self.relabel[labels]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         chosen = np.ascontiguousarray(self.indices, np.int64).tobytes()
         return hashlib.sha256(self.whole.fingerprint.encode() + chosen).hexdigest()
@@ -46,6 +47,11 @@ class Subset:
     @property
     def in_memory(self) -> bool:
         return self.whole.in_memory
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the images have been brought to the models' size: see `data.transforms.for_split`."""
+        return bool(getattr(self.whole, "cropped", False))
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -23,7 +23,7 @@ from dinobench.report.charts import Group, bars_of, groups, over_k, over_mass, p
 from dinobench.report.files import curves, evaluation_charts, named, owner, pictures, trainings
 from dinobench.report.packing import PLAIN, finite, packed, records_json
 from dinobench.report.svg import number, percent, scale
-from dinobench.results.comparability import read_results
+from dinobench.results.comparability import read_records
 from dinobench.results.records import as_dict, uncollected
 from dinobench.types import MetricValue, RunRecord
 
@@ -78,7 +78,7 @@ def write(results: Path, output: Path, *, title: str = "", picture_bytes: int = 
 @uncollected()
 def page(results: Path, *, title: str = "", picture_bytes: int = PICTURE_BYTES) -> tuple[str, Written]:
     """The page as text, and what went into it: a pure function of the folder."""
-    records, broken = read_results(results)
+    records, broken = read_records(results)
     protocols = _protocols(records)
     ranked = groups(records)
     with TellByItems(results) as tell:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dinobench.lazy import attach
 
-__all__ = ["differences", "read_file", "read_results", "reasons", "rebuild", "write"]
+__all__ = ["differences", "read_file", "read_results", "reasons", "rebuild", "record_schema", "write"]
 
 __getattr__ = attach(
     __name__,
     {
-        "read_results": "comparability",
+        "read_results": "frames",
         "differences": "comparability",
         "reasons": "comparability",
         "rebuild": "leaderboard",
         "read_file": "records",
+        "record_schema": "schema",
         "write": "records",
     },
 )

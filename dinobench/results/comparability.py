@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from dinobench.config import limit_of
 from dinobench.errors import UserError
 from dinobench.hashing import canonical_json
 from dinobench.results.listing import read_folder, require_runs
@@ -125,13 +126,19 @@ def reasons(a: RunRecord, b: RunRecord) -> list[str]:
         ]
     lines = {
         "protocol_version": f"version of {a.protocol}: {a.protocol_version} and {b.protocol_version}",
-        "dataset_fingerprint": f"images: {a.dataset} ({a.dataset_fingerprint[:SHOWN]}) and "
-        f"{b.dataset} ({b.dataset_fingerprint[:SHOWN]})",
+        "dataset_fingerprint": f"images: {_images(a)} and {_images(b)}",
         "broken_images": f"images left out because they could not be read: {a.broken_images} and {b.broken_images}",
     }
     fields = [d.name for d in barring if not d.setting]
     first, others = [n for n in fields if n == "protocol_version"], [n for n in fields if n != "protocol_version"]
     return [*(lines[n] for n in first), *settings, *(lines[n] for n in others)]
+
+
+def _images(record: RunRecord) -> str:
+    """A data set with its digest, and how much of it was used."""
+    limit = limit_of(record.profile)
+    part = "" if limit is None else f", {limit:,} items of each split"
+    return f"{record.dataset} ({record.dataset_fingerprint[:SHOWN]}{part})"
 
 
 def _value(record: RunRecord, name: str) -> Any:
@@ -201,7 +208,7 @@ def _latest(runs: Sequence[RunRecord], notes: list[str]) -> dict[tuple[int, str]
     return chosen
 
 
-def read_results(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
+def read_records(results: Path) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
     """The records of a folder, and what could not be read. Raises UserError when it holds no runs at all."""
     require_runs(results)
     whole, broken = read_folder(results)

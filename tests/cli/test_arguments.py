@@ -22,9 +22,9 @@ def test_every_command_is_reached():
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        (("run", "--protocol", "knn", *SMALL, "--data", "digits", "--data", "b"), "--data"),
-        (("run", "--protocol", "knn", *SMALL, "--data=digits", "--data", "b"), "--data"),
-        (("run", "--protocol", "knn", *SMALL, "--profile", "dino2021", "--profile=dinov2"), "--profile"),
+        (("run", "--protocol", "knn", *SMALL, "--out", "a", "--out", "b"), "--out"),
+        (("run", "--protocol", "knn", *SMALL, "--out=a", "--out", "b"), "--out"),
+        (("run", "--protocol", "knn", *SMALL, "--limit", "9", "--limit=8"), "--limit"),
         (("visualize", "attention", "x.jpg", "--ckpt", "a", "--ckpt", "b"), "--ckpt"),
         (("compare", "-o", "a.csv", "--output", "b.csv"), "--output"),
     ],

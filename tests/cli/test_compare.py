@@ -71,6 +71,23 @@ def test_what_the_file_name_asks_for_is_written(command, results, tmp_path):
     assert "**30.0 [29.0, 31.0]" in out and "*10.0 [9.0, 11.0]" in out and "** the best" in out
 
 
+def test_a_model_card_is_printed_or_added_to(command, results, tmp_path):
+    code, out, err = command("compare", "--format", "model-card", "--model", "b")
+    assert code == 0 and out.startswith("---\nmodel-index:\n- name: b\n") and out.rstrip().endswith("---"), err
+    assert out.count("run_id:") == 2 and "value: 30" in out
+    (tmp_path / "README.md").write_text("# b\n")
+    code, out, err = command("compare", "--format", "model-card", "--model", "b", "-o", "README.md")
+    written = (tmp_path / "README.md").read_text()
+    assert code == 0 and not out and written.startswith("---\nmodel-index:") and written.endswith("# b\n"), err
+    assert_one_line(
+        *command("compare", "--format", "model-card"), "a model card is of one model: choose with --model a"
+    )
+    assert_one_line(*command("compare", "--format", "model-card", "--model", "a", "--pm"), "--pm: not of a model card")
+    assert_one_line(*command("compare", "--model", "aa"), "unknown model of these records 'aa'")
+    code, out, _ = command("compare", "--format", "csv", "--model", "b", "--protocol", "knn")
+    assert code == 0 and len(out.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -11,7 +11,7 @@ from dinobench.compare import compare, writers
 from dinobench.compare.ties import NOTE, TESTED, TellByItems, tied
 from dinobench.report import charts, page
 from dinobench.results import records
-from dinobench.results.comparability import read_results
+from dinobench.results.comparability import read_records
 
 
 def places(found, results):
@@ -26,7 +26,7 @@ def close(tmp_path):
     run(tmp_path, "a", right)
     run(tmp_path, "b", right & (np.arange(400) > 3))
     run(tmp_path, "c", right & (np.arange(400) % 4 > 0))
-    return tmp_path, read_results(tmp_path)[0]
+    return tmp_path, read_records(tmp_path)[0]
 
 
 def test_nothing_is_called_the_best_that_the_test_cannot_tell_from_the_next(close):
@@ -52,7 +52,7 @@ def test_runs_without_items_or_with_other_items_are_ranked_by_their_numbers(clos
     (results / "items" / f"{found[1].run_id}.parquet").unlink()
     assert places(found, results)[0] == {"a": 1, "b": 2, "c": 0}
     run(results, "b", np.ones(399))
-    assert places(read_results(results)[0], results)[0] == {"b": 1, "a": 2, "c": 0}
+    assert places(read_records(results)[0], results)[0] == {"b": 1, "a": 2, "c": 0}
     (results / "items" / f"{found[0].run_id}.parquet").write_bytes(b"PAR1 damaged")
     assert places(found, results)[0] == {"a": 1, "b": 2, "c": 0}
 
@@ -62,7 +62,7 @@ def test_less_is_better_where_it_is(tmp_path):
     decay = rng.random(60)
     for model, shift in (("a", 0.3), ("b", 0.0), ("c", 0.001)):
         run(tmp_path, model, decay + shift + rng.normal(0, 0.01, 60), metric="J_decay")
-    marked, _ = places(read_results(tmp_path)[0], tmp_path)
+    marked, _ = places(read_records(tmp_path)[0], tmp_path)
     assert marked == {"a": 0, "b": writers.TIED, "c": writers.TIED}
 
 

@@ -21,7 +21,7 @@ def state(folder: Path) -> tuple[float, ...] | None:
     assert not broken
     one = {r.run_id: r for r in listed}.get(RUN)
     assert records.read(folder, RUN) == one
-    assert [r.run_id for r in comparability.read_results(folder)[0]] == [r.run_id for r in listed]
+    assert [r.run_id for r in comparability.read_records(folder)[0]] == [r.run_id for r in listed]
     if one is None:
         return None
     items = read_items(folder, one)

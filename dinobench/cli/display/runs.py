@@ -31,6 +31,13 @@ def records_json(runs: Sequence[RunRecord]) -> str:
     return json.dumps([as_dict(r) for r in runs], indent=2, ensure_ascii=False)
 
 
+def schema() -> None:
+    """The JSON Schema of a record."""
+    from dinobench.results.schema import record_schema
+
+    console.text(json.dumps(record_schema(), indent=2))
+
+
 def records(runs: Sequence[RunRecord], out: Path | None) -> None:
     """A table for every protocol, profile and data set: backbones down, metrics across."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ class Copies:
     whitening: ImageSplit | None
     fingerprint: str
     notes: tuple[str, ...] = ()
+    sides: tuple[str, str] = ("auto", "auto")
 
 
 def recognises(path: Path) -> bool:
@@ -100,8 +101,11 @@ def assemble(
 def with_side(data: Copies, distractors: str, whitening: str) -> Copies:
     """The data set with other distractors and whitening images: each `auto` (as found), `none`, or a folder.
 
-    The fingerprint changes with them, so that scores against different databases are never taken for the same.
+    The fingerprint changes with them, so that scores against different databases are never taken for the same. What was
+    chosen before is not read again, whatever has been cut from it since.
     """
+    if data.sides == (distractors, whitening):
+        return data
 
     def chosen(side: str, choice: str, own: ImageSplit | None) -> ImageSplit | None:
         if choice == "auto":
@@ -115,7 +119,8 @@ def with_side(data: Copies, distractors: str, whitening: str) -> Copies:
     if all(split is getattr(data, side) for side, split in new.items()):
         return data
     sides = new["distractors"], new["whitening"]
-    return assemble(data.name, data.layout.split(" (")[0], data.originals, data.blocks, *sides, data.notes)
+    other = assemble(data.name, data.layout.split(" (")[0], data.originals, data.blocks, *sides, data.notes)
+    return replace(other, sides=(distractors, whitening))
 
 
 def list_images(root: Path, folder: str = "", deep: bool | None = None, left_out: list[str] | None = None) -> list[str]:

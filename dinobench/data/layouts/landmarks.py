@@ -47,6 +47,7 @@ class Landmarks:
     boxes: np.ndarray
     truth: tuple[Mapping[str, np.ndarray], ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,7 @@ class LabelledImages:
     images: ImageSplit
     classes: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
