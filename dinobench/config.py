@@ -8,6 +8,7 @@ names alone, so that a setting can move into a group without changing what a run
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -56,7 +57,8 @@ def settings_of(config: Any) -> dict[str, Setting]:
 
 
 def _walk(config: Any) -> Iterator[Setting]:
-    hints = typing.get_type_hints(type(config))
+    kind: Any = type(config)
+    hints = _hints(kind)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -65,6 +67,12 @@ def _walk(config: Any) -> Iterator[Setting]:
             said = {name: field.metadata.get(name, "") for name in ("doc", "source")}
             added = bool(field.metadata.get("added"))
             yield Setting(field.name, value, hints[field.name], **said, added=added, default=field.default)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a class's fields; reading them anew for every hash took most of a long plan's time."""
+    return typing.get_type_hints(kind)
 
 
 def flat(config: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 from rich.cells import cell_len
@@ -57,6 +58,7 @@ _BESIDE, _DRAWN = 23, 33
 GAP = 2
 #: Set by processes that must not speak: all but the first of a distributed run.
 silent = False
+_hushed = False
 
 
 class _Rate(ProgressColumn):
@@ -133,9 +135,20 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """No notes meanwhile: of work whose results nobody will see they would only be in the way."""
+    global _hushed
+    before, _hushed = _hushed, True
+    try:
+        yield
+    finally:
+        _hushed = before
+
+
 def note(message: str) -> None:
     """A line on stderr for people: what happened."""
-    if not silent:
+    if not silent and not _hushed:
         stderr.print(inert(message), markup=False, soft_wrap=True)
 
 

@@ -357,7 +357,7 @@ def _load(name: str | None, spec: str, loading: LoadOptions, seed: int, remember
     sight = known_runs.look(spec, **how) if remember else None
     backbone = load_backbone(spec, **how)
     if sight is not None:
-        known_runs.remember(sight, backbone.info)
+        known_runs.remember(sight, backbone.info, backbone.capabilities)
     return backbone
 
 

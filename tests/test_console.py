@@ -111,3 +111,13 @@ def test_a_table_keeps_its_width_when_piped(capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")])
 def test_clock(seconds, text):
     assert console._clock(seconds) == text
+
+
+def test_notes_are_held_back_while_work_is_hushed(capsys):
+    with console.hushed():
+        with console.hushed():
+            console.note("a")
+        console.note("b")
+        console.warn("c")
+    console.note("d")
+    assert capsys.readouterr().err.split() == ["warning:", "c", "d"]

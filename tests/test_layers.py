@@ -23,7 +23,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("bench",),
-    ("report", "demo"),
+    ("report", "demo", "suite"),
     ("compare",),
     ("runner",),
     ("evaluations",),

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from dinobench import __version__, console, signals
-from dinobench.cli import arguments, bench, check, compare, score, visualize
+from dinobench.cli import arguments, bench, check, compare, score, suite, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli import run as cli_run
 from dinobench.cli.display import runs
@@ -53,6 +53,7 @@ data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(score.score_app, name="score")
 app.add_typer(visualize.visualize_app, name="visualize")
+app.add_typer(suite.suite_app, name="suite")
 
 
 #: What `dinobench list` can show.

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import PIL
 import torch
 
 from dinobench import console
 from dinobench.data.transforms import ImageTransform, fitted
 from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.features import pace
 from dinobench.features.cache import BROKEN, DONE, OUT_OF_RANGE, Entry, Writer, finish, hold, locked
+from dinobench.features.entries import entry_of
 from dinobench.features.extraction import (
     fetched,
     forward_batches,
@@ -35,12 +36,9 @@ from dinobench.features.extraction import (
     unreadable,
 )
 from dinobench.features.residents import Residents
-from dinobench.inputs import reading_of
-from dinobench.runtime import Runtime
+from dinobench.runtime import Runtime, device_name
 from dinobench.types import Backbone, FeatureRequest, Features, ImageSplit
 
-#: Raised when extraction computes anything differently: older entries are then never read again.
-VERSION = 1
 #: Seconds of work that a power cut may cost: rows are synchronised to disk this often.
 FLUSH_SECONDS = 5.0
 
@@ -93,27 +91,8 @@ class FeatureService:
         )
 
     def entry(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Entry:
-        """The cache entry of a request: everything that decides its numbers, and the shapes of its arrays."""
-        info, transform = backbone.info, fitted(request, backbone, split).transform
-        read = reading_of(info)  # of which the transform has the input
-        decides = ("arch", "patch_size", "embed_dim", "depth", "heads", "registers", "weights_digest", "missing")
-        identity = {
-            "version": VERSION,
-            "backbone": {name: getattr(info, name) for name in decides} | {n: read[n] for n in ("pool",) if n in read},
-            "transform": {"kind": type(transform).__name__, **dataclasses.asdict(transform)},
-            "images": split.fingerprint,
-            "count": len(split),
-            "layers": request.layers,
-            "mean_patches": request.mean_patches,
-            "precision": self.runtime.precision,
-            "torch": torch.__version__.split("+")[0],
-            "pillow": PIL.__version__,
-        }
-        shape = (len(split), request.layers, backbone.embed_dim)
-        kind = f"CLS of {request.layers} block(s)" + (", mean patches" if request.mean_patches else "")
-        label = {"model": info.name, "arch": info.arch, "images": split.name, "features": kind}
-        arrays = ("cls", "mean_patches") if request.mean_patches else ("cls",)
-        return Entry(self.root, identity, label, dict.fromkeys(arrays, shape))
+        """The cache entry of a request."""
+        return entry_of(self.root, self.runtime.precision, backbone, split, request)
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
         """Fill the cache with everything `wanted`, in one pass for each pair of images and what is cut out of them.
@@ -164,7 +143,12 @@ class FeatureService:
                 todo = self.runtime.broadcast(_todo(some[1]))
                 if compute and len(todo):
                     bring([backbone for backbone, _, _ in some[0]])
+                began = time.monotonic()
                 self.runtime.run_on_all(lambda: self._extract(split, *some, todo, compute))
+                if compute and self.runtime.rank == 0 and len({id(backbone) for backbone, _, _ in some[0]}) == 1:
+                    (backbone, _, request), took = some[0][0], time.monotonic() - began
+                    device = device_name(self.device)
+                    pace.remember(backbone.info.arch, split, request.transform, len(todo), took, device)
                 problems = self._problems(split, *some)
                 self.runtime.barrier()  # nobody finishes an entry that another process still looks at
                 if problems or not compute:
@@ -252,7 +236,7 @@ class FeatureService:
 
 
 def _resolved(wanted: Wanted) -> Wanted:
-    """The same, normalised by the backbone's own input where the request leaves that open, and fit for the split."""
+    """The same, with the request as it is for this backbone and split."""
     backbone, split, request = wanted
     return backbone, split, fitted(request, backbone, split)
 

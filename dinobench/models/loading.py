@@ -27,7 +27,7 @@ from dinobench.models.formats import (
 )
 from dinobench.models.key_mapping import Tensors, weights_digest
 from dinobench.models.opening import Opened, open_weights
-from dinobench.models.sources.references import resolve
+from dinobench.models.sources.references import default_name, resolve
 from dinobench.models.spec import ModelSpec
 from dinobench.models.token_adapters import MapBackbone, TokenBackbone
 from dinobench.types import CheckpointInfo, LoadOptions
@@ -35,8 +35,6 @@ from dinobench.types import CheckpointInfo, LoadOptions
 SHOWN = 6  # tensors named in a refusal; the count says how many more there are
 MAX_DRAWN_SHARE = 10  # of a partly loaded model: weights for each that the file has,
 MIN_DRAWN = 100_000_000  # unless they are no more than those of a ViT-B
-# Stems that say nothing of the model: the folder's name is put before them.
-PLAIN_STEMS = ("checkpoint", "last", "model", "latest", "pytorch_model", "weights", "ckpt", "best", "final", "teacher")
 
 
 @dataclass(frozen=True)
@@ -130,21 +128,6 @@ def inspect_checkpoint(
         non_finite=tuple(opened.mapped.names(n) for n in non_finite(opened.mapped.tensors)),
         facts=tuple((name, told.value, told.origin) for name, told in opened.spec),
     )
-
-
-def default_name(path: Path) -> str:
-    """A file's stem, with its folder where the stem says nothing.
-
-    >>> default_name(Path("runs/dino_tiny/checkpoint0099.pth")), default_name(Path("dino_s16.pth"))
-    ('dino_tiny/checkpoint0099', 'dino_s16')
-    >>> default_name(Path("dinov2/model.safetensors.index.json"))
-    'dinov2/model'
-    """
-    stem = path.stem.removesuffix(".index").removesuffix(".safetensors").removesuffix(".bin").removesuffix(".pth")
-    word = stem.lower().rstrip("0123456789_-.=")
-    plain = word in ("", *PLAIN_STEMS) or stem.lower().startswith("epoch")
-    parent = path.absolute().parent.name
-    return f"{parent}/{stem}" if plain and parent else stem
 
 
 def _check_complete(opened: Opened, allow_partial: bool) -> None:

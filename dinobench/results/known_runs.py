@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dinobench import console
-from dinobench.files import Signature, keep, recall, settled, signature_of
+from dinobench.files import Signature, keep, recall, settled, signature_of, user_path
 from dinobench.hashing import digest
 from dinobench.models.sources.files import is_index
 from dinobench.models.sources.references import kind, weights_of
@@ -27,6 +27,8 @@ from dinobench.types import CheckpointInfo, RunRecord
 KIND = "checkpoints"
 #: Kinds of references that lead to the same at any time.
 DRAWN = ("random", "pixels")
+#: Kinds of names on a hub.
+BY_NAME = ("timm", "hf")
 #: What may stand beside weights and say how they are read.
 BESIDE = ("config.json", "preprocessor_config.json", "open_clip_config.json")
 #: Libraries that decide what is drawn, built or read.
@@ -57,6 +59,17 @@ def look(spec: str, **how: Any) -> Sight | None:
     return Sight(key, files) if all(map(settled, files.values())) else None
 
 
+def look_again(spec: str, **how: Any) -> Sight | None:
+    """What `look` says, and what pretrained weights by name are remembered by.
+
+    That a name on a hub still leads to what it led to is for a plan to assume: whoever runs it reads the weights.
+    """
+    which, rest = kind(spec), spec.partition(":")[2]
+    if which in BY_NAME and not rest.startswith("local-dir:") and not user_path(rest).exists():
+        return Sight(digest("by name", spec, how, _software()), {})
+    return look(spec, **how)
+
+
 def recalled(spec: str, **how: Any) -> CheckpointInfo | None:
     """What `look` and `remembered` tell of a checkpoint. Raises UserError where there is no such file."""
     sight = look(spec, **how)
@@ -65,19 +78,26 @@ def recalled(spec: str, **how: Any) -> CheckpointInfo | None:
 
 def remembered(sight: Sight) -> CheckpointInfo | None:
     """What the checkpoint was when its files were as they are now, or None."""
+    known = stand_in(sight)
+    return None if known is None else known.info
+
+
+def stand_in(sight: Sight) -> Known | None:
+    """`remembered`, with what the backbone could give; of what was remembered before that was kept, nothing."""
     stored = recall(KIND, sight.key)
     try:
         if {path: tuple(found) for path, found in stored["files"].items()} != sight.files:
             return None
-        return records.checkpoint_info(stored["info"])
+        return Known(records.checkpoint_info(stored["info"]), frozenset(stored.get("capabilities", ())))
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
-def remember(sight: Sight, info: CheckpointInfo) -> None:
+def remember(sight: Sight, info: CheckpointInfo, capabilities: Iterable[str] = ()) -> None:
     """Keep what was read after `sight` was taken, unless the files have changed since."""
     if all(signature_of(path) == found for path, found in sight.files.items()):
-        keep(KIND, sight.key, {"files": sight.files, "info": dataclasses.asdict(info)})
+        what = {"files": sight.files, "info": dataclasses.asdict(info), "capabilities": sorted(capabilities)}
+        keep(KIND, sight.key, what)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -113,9 +133,21 @@ def _software() -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """In a backbone's place, what tells whether it was scored before."""
+    """In a backbone's place, what tells whether it was scored before, and what can be asked of it.
+
+    `capabilities` are the backbone's; empty where nobody kept them.
+    """
 
     info: CheckpointInfo
+    capabilities: frozenset[str] = frozenset()
+
+    @property
+    def embed_dim(self) -> int:
+        return self.info.embed_dim
+
+    @property
+    def patch_size(self) -> int | None:
+        return self.info.patch_size
 
 
 def all_of(

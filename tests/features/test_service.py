@@ -19,7 +19,7 @@ from helpers.requests import ALL, CLS, SMALL, Stop, expected, stop_after
 from dinobench.context import LocalContext
 from dinobench.data.transforms import ImageTransform
 from dinobench.errors import UnsupportedCapability, UserError
-from dinobench.features import service as features
+from dinobench.features import entries
 from dinobench.features.service import FeatureService
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput
 from dinobench.models.loading import load_backbone
@@ -68,7 +68,7 @@ def test_everything_that_decides_the_numbers_is_in_the_key(service, cpu, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(where, "__version__", value)
             assert service().entry(backbone, split, CLS).key not in keys
-    monkeypatch.setattr(features, "VERSION", 0)
+    monkeypatch.setattr(entries, "VERSION", 0)
     assert service().entry(backbone, split, CLS).key not in keys
 
 

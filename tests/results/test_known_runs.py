@@ -99,3 +99,25 @@ def test_a_damaged_memory_is_none(tmp_path, damage):
     [memory] = (files.cache_root() / known_runs.KIND).iterdir()
     memory.write_text(damage)
     assert known(path) is None
+
+
+def test_what_a_backbone_could_give_is_known_with_it(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    sight = known_runs.look(str(path), **HOW)
+    known_runs.remember(sight, INFO)
+    assert known_runs.stand_in(sight) == known_runs.Known(INFO)
+    known_runs.remember(sight, INFO, ("map", "features"))
+    found = known_runs.stand_in(sight)
+    assert found.capabilities == {"features", "map"} and found.info == INFO and found.embed_dim == INFO.embed_dim
+
+
+def test_a_name_on_a_hub_is_known_again_for_plans_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for reference in ("timm:vit_small_patch16_224.dino", "hf:facebook/dino-vits16"):
+        known_runs.remember(known_runs.look_again(reference, **HOW), INFO)
+        assert known_runs.remembered(known_runs.look_again(reference, **HOW)) == INFO
+        assert known_runs.look(reference, **HOW) is None
+    assert known_runs.look_again("timm:local-dir:here", **HOW) is None
+    (tmp_path / "facebook" / "dino-vits16").mkdir(parents=True)  # what's on the disk may change
+    assert known_runs.look_again("hf:facebook/dino-vits16", **HOW) is None

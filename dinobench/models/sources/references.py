@@ -37,6 +37,8 @@ KINDS = tuple(dict.fromkeys(form.partition(":")[0].partition("[")[0] for form in
 HUB_NAME = re.compile(r"(?P<model>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^\s@]+))?")
 TORCH_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+(?::[\w./-]+)?):(?P<entry>\w+)")
 COMMIT = re.compile("[0-9a-f]{40}")
+# Stems that say nothing of the model: the folder's name is put before them.
+PLAIN_STEMS = ("checkpoint", "last", "model", "latest", "pytorch_model", "weights", "ckpt", "best", "final", "teacher")
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,21 @@ def _short(model: str, revision: str | None) -> str:
     if revision is None:
         return model.rpartition("/")[2]
     return f"{model.rpartition('/')[2]}@{revision[:8] if COMMIT.fullmatch(revision) else revision}"
+
+
+def default_name(path: Path) -> str:
+    """A file's stem, with its folder where the stem says nothing.
+
+    >>> default_name(Path("runs/dino_tiny/checkpoint0099.pth")), default_name(Path("dino_s16.pth"))
+    ('dino_tiny/checkpoint0099', 'dino_s16')
+    >>> default_name(Path("dinov2/model.safetensors.index.json"))
+    'dinov2/model'
+    """
+    stem = path.stem.removesuffix(".index").removesuffix(".safetensors").removesuffix(".bin").removesuffix(".pth")
+    word = stem.lower().rstrip("0123456789_-.=")
+    plain = word in ("", *PLAIN_STEMS) or stem.lower().startswith("epoch")
+    parent = path.absolute().parent.name
+    return f"{parent}/{stem}" if plain and parent else stem
 
 
 def _exists(text: str) -> bool:

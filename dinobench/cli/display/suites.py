@@ -1,0 +1,101 @@
+"""How suites are shown: their plans, and those that there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dinobench import console
+from dinobench.cli.display import layout
+from dinobench.suite import builtin
+from dinobench.suite.cells import PENDING, Cell, Plan, State
+
+if TYPE_CHECKING:
+    from dinobench.suite.cells import Group
+
+UNKNOWN = "unknown"
+
+
+def plan(found: Plan) -> None:
+    """A row for every cell, and how much of it there is to do."""
+    several = {c.seed for c in found.cells} - {0}
+    columns = ["state", "protocol", "profile", "data", *(["seed"] if several else []), "model", "time", "why"]
+    rows = [
+        [
+            cell.state, cell.protocol, cell.label, " ".join((cell.dataset, *cell.tests)),
+            *([str(cell.seed)] if several else []), cell.model, _time(cell), _why(cell),
+        ]
+        for cell in found.cells
+    ]  # fmt: skip
+    layout.table("", columns, rows, right=["seed", "time"])
+    console.text("")
+    console.text(layout.prose(summary(found)))
+
+
+def summary(found: Plan) -> str:
+    """How many cells stand where, and how long what is to do takes.
+
+    On one device; where nothing tells how long a cell takes, it is counted as unknown.
+    """
+    states = ", ".join(f"{n:,} {state}" for state, n in found.count().items())
+    total = f"{len(found.cells):,} cell{'s' if len(found.cells) != 1 else ''}: {states}"
+    if not found.pending:
+        return f"{total}; nothing to do"
+    tasks = f"{len(found.groups):,} task{'s' if len(found.groups) != 1 else ''}"
+    known = hours(found.seconds) if found.unknown < len(found.pending) else ""
+    rest = f"{found.unknown:,} cell{'s' if found.unknown != 1 else ''} of unknown duration" if found.unknown else ""
+    return f"{total}; {tasks}, {' and '.join(filter(None, [known, rest]))} on one device"
+
+
+def hours(seconds: float) -> str:
+    """
+    >>> hours(0.4), hours(75), hours(5400), hours(360000)
+    ('< 1 s', '1 min 15 s', '1 h 30 min', '100 h')
+    """
+    if seconds < 1:
+        return "< 1 s"
+    minutes, rest = divmod(round(seconds), 60)
+    whole, left = divmod(minutes, 60)
+    parts = [(whole, "h"), (left, "min"), (rest, "s")]
+    first = next(i for i, (n, _) in enumerate(parts) if n)
+    shown = parts[first : first + (1 if whole >= 10 else 2)]
+    return " ".join(f"{n} {unit}" for n, unit in shown if n)
+
+
+def _time(cell: Cell) -> str:
+    if cell.state not in (*PENDING, State.DONE, State.FAILED):
+        return ""
+    return UNKNOWN if cell.seconds is None else hours(cell.seconds)
+
+
+def _why(cell: Cell) -> str:
+    """What there is to say of a cell: of missing inputs their places, as what is missing is told below the table."""
+    if cell.state is State.MISSING:
+        return ", ".join(line.partition(": ")[0] for line in cell.reason.split("\n"))
+    known_from = cell.basis if cell.state in PENDING and cell.seconds is not None else ""
+    return "; ".join(filter(None, [cell.reason, known_from]))
+
+
+def plan_json(found: Plan) -> str:
+    """The plan for programs: cells with all that decides them, tasks with the keys of theirs."""
+    states = {state.value: n for state, n in found.count().items()}
+    cells = [{**dataclasses.asdict(cell), "settings": dict(cell.settings)} for cell in found.cells]
+    whole = {
+        "suite": found.suite.name, "out": str(found.suite.out), "states": states, "seconds": found.seconds,
+        "unknown": found.unknown, "cells": cells, "tasks": _tasks(found.groups),
+    }  # fmt: skip
+    return json.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def _tasks(groups: Sequence[Group]) -> list[dict[str, object]]:
+    return [
+        {"key": g.key, "cells": [c.key for c in g.cells], "resources": dataclasses.asdict(g.resources)} for g in groups
+    ]
+
+
+def built_in() -> None:
+    """The built-in suites with what they are."""
+    layout.table("", ["suite", "what it is"], [[name, builtin.summary_of(name)] for name in builtin.names()])
+    console.note("`dinobench suite show NAME` prints one, to copy and change")

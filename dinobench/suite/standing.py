@@ -1,0 +1,163 @@
+"""Where each cell of a plan stands, told from records, failures and the cache of features."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from dinobench import console
+from dinobench.config import resolve_config
+from dinobench.data.transforms import fitted
+from dinobench.errors import UserError
+from dinobench.evaluations import Evaluation, evaluations
+from dinobench.features.entries import entry_of
+from dinobench.files import cache_root, read_regular
+from dinobench.registry import load
+from dinobench.results.known_runs import Known
+from dinobench.results.records import read_all
+from dinobench.results.vouched import checked
+from dinobench.suite.cells import PENDING, Cell, State
+from dinobench.suite.estimates import Estimates, Wanted
+from dinobench.suite.file import Suite
+from dinobench.suite.inputs import Inputs
+from dinobench.types import RunRecord
+
+#: The folder of failures in the results, and what is said there where a model turned out to lack something.
+FAILED, LACKS = "failed", "not applicable"
+#: Bytes of a failure at most.
+LIMIT = 1 << 20
+#: That of published numbers; a suite has no other.
+PRECISION = "32"
+
+#: (seconds or None, where that is known from) of a cell, of which one of its evaluations is given.
+Measure = Callable[[Cell, Evaluation], tuple[float | None, str]]
+#: What a cell evaluates, by run id, or what is missing for it.
+Found = dict[str, Evaluation] | str
+
+
+def of(suite: Suite, cells: Sequence[Cell], measure: Measure | None = None) -> list[Cell]:
+    """The cells, each with its state, its run ids where its weights and data are known, and how long it may take.
+
+    `measure` is asked for durations that no record tells.
+    """
+    found = _Lookup(suite, [cell for cell in cells if cell.state is State.TODO]).evaluations()
+    records = _Records(suite, [run_id for some in found.values() if not isinstance(some, str) for run_id in some])
+    placed = [_placed(suite, cell, found[cell.key], records) if cell.key in found else cell for cell in cells]
+    return placed if measure is None else [_measured(cell, found.get(cell.key), measure) for cell in placed]
+
+
+def _placed(suite: Suite, cell: Cell, found: Found, records: _Records) -> Cell:
+    if isinstance(found, str):
+        return dataclasses.replace(cell, state=State.MISSING, reason=found)
+    ids = tuple(found)
+    cell = dataclasses.replace(cell, run_ids=ids)
+    done = [records.done[run_id] for run_id in ids if run_id in records.done]
+    if len(done) == len(ids):
+        taken = sum(r.duration_s for r in done)
+        return dataclasses.replace(cell, state=State.DONE, seconds=taken, basis="its own record")
+    if lacks := sorted({lack for e in found.values() for lack in e.lacks()}):
+        return dataclasses.replace(cell, state=State.NOT_APPLICABLE, reason=f"no {', '.join(lacks)}")
+    failure = _failure(suite, cell)
+    if failure and failure[0] == LACKS:
+        return dataclasses.replace(cell, state=State.NOT_APPLICABLE, reason=failure[1])
+    pending = [e for run_id, e in found.items() if run_id not in records.done]
+    wanted = {w.key: w for e in pending for w in _wanted(e)}
+    lacking = [w for w in wanted.values() if not w.complete]
+    seconds, basis = records.estimates.of(pending, lacking)
+    if failure:
+        state, reason = State.FAILED, ": ".join(filter(None, failure))
+    else:
+        state = State.CACHED if wanted and not lacking else State.TODO
+        reason = records.why(ids) or (f"{len(done)} of {len(ids)} done" if done else "")
+    return dataclasses.replace(cell, state=state, reason=reason, seconds=seconds, basis=basis)
+
+
+def _measured(cell: Cell, found: Found | None, measure: Measure) -> Cell:
+    if cell.state not in PENDING or cell.seconds is not None or not isinstance(found, dict):
+        return cell
+    seconds, basis = measure(cell, next(iter(found.values())))
+    return dataclasses.replace(cell, seconds=seconds, basis=basis)
+
+
+def _wanted(evaluation: Evaluation) -> Iterator[Wanted]:
+    """The features that an evaluation says it will ask for."""
+    root, backbone = cache_root() / "features", evaluation.backbone
+    for split, request in evaluation.requests():
+        folder = entry_of(root, PRECISION, backbone, split, request).folder
+        transform = fitted(request, backbone, split).transform
+        yield Wanted(folder.name, (folder / "complete.json").exists(), backbone.info.arch, split, transform)
+
+
+def _failure(suite: Suite, cell: Cell) -> tuple[str, str] | None:
+    """(its kind, the last line said) where a cell failed when it was last run."""
+    try:
+        told = json.loads(read_regular(suite.out / FAILED / f"{cell.key}.json", LIMIT))
+        lines = told.get("lines") or [""]
+        return str(told.get("kind", "fault")), str(lines[-1])
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return None
+
+
+class _Records:
+    """The records of the suite's folder: those that are done, and what others say of durations."""
+
+    def __init__(self, suite: Suite, wanted: Sequence[str]) -> None:
+        every, broken = read_all(suite.out)
+        by_id = {record.run_id: record for record in every}
+        sound, contradicted = checked(suite.out, [by_id[run_id] for run_id in dict.fromkeys(wanted) if run_id in by_id])
+        for path, reason in (*broken, *contradicted):
+            console.warn(f"{path}: not taken for a finished run: {reason}")
+        self.done: dict[str, RunRecord] = {r.run_id: r for r in sound if not r.broken_images}
+        self._partial = {r.run_id: r.broken_images for r in sound if r.broken_images}
+        self.estimates = Estimates(every)
+
+    def why(self, ids: Sequence[str]) -> str:
+        """Why a record that there is doesn't count: a number without some images is no answer to who allowed none."""
+        left_out = sum(self._partial.get(run_id, 0) for run_id in ids)
+        return f"its record leaves out {left_out} broken images" if left_out else ""
+
+
+class _Lookup:
+    """From cells to what they evaluate: every data set, model and configuration is looked up once."""
+
+    def __init__(self, suite: Suite, cells: Sequence[Cell]) -> None:
+        self._suite, self._inputs = suite, Inputs()
+        self._sharing: dict[tuple[Any, ...], list[Cell]] = {}
+        self._protocols = {name: load(name) for name in {cell.protocol for cell in cells}}
+        for cell in cells:
+            shared = cell.protocol, cell.label, cell.data, cell.tests, cell.seed
+            self._sharing.setdefault(shared, []).append(cell)
+
+    def evaluations(self) -> dict[str, Found]:
+        """What each cell evaluates, by its key, or what it misses: lines with their places in the file."""
+        found: dict[str, Found] = {}
+        for cells in console.progress(self._sharing.values(), "Looking up data and models"):
+            models = {cell.key: self._inputs.model(cell.model, cell.reference, cell.seed) for cell in cells}
+            lacking = {key: error for key, error in models.items() if isinstance(error, UserError)}
+            lines = {c.key: [self._missing(c, "model", lacking[c.key])] for c in cells if c.key in lacking}
+            wanted: list[Evaluation] = []
+            try:
+                wanted = self._of_all(cells[0], [m for m in models.values() if isinstance(m, Known)])
+            except UserError as error:
+                for cell in cells:
+                    lines.setdefault(cell.key, []).append(self._missing(cell, "data", error))
+            for cell in cells:
+                own = {e.run_id: e for e in wanted if e.backbone.info.name == cell.model}
+                found[cell.key] = "\n".join(lines[cell.key]) if cell.key in lines else own
+        return found
+
+    def _missing(self, cell: Cell, what: str, error: UserError) -> str:
+        if what == "model":
+            return self._suite.missing((what, cell.model), cell.reference, error)
+        return self._suite.missing((what, cell.data), cell.data.partition("=")[2] or cell.data, error)
+
+    def _of_all(self, cell: Cell, models: Sequence[Any]) -> list[Evaluation]:
+        """What cells that differ in their models alone evaluate. Raises UserError where there are no such data."""
+        protocol = self._protocols[cell.protocol]
+        resolved = resolve_config(protocol, cell.profile, cell.settings)
+        sets = self._inputs.data(cell.data, protocol.data, cell.tests)
+        if isinstance(sets, UserError):
+            raise sets
+        return evaluations([(protocol, resolved)], {protocol.data: sets}, models, cell.seed, PRECISION, cell.limit)
