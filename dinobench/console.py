@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -59,6 +60,8 @@ GAP = 2
 #: Set by processes that must not speak: all but the first of a distributed run.
 silent = False
 _hushed = False
+#: Is told of all `progress` (what is done, how much, of how much), by whoever shows it in a place of its own.
+watcher: Callable[[str, int, int | None], None] | None = None
 
 
 class _Rate(ProgressColumn):
@@ -86,6 +89,8 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
             done += getattr(item, "n", 1)
             shown = visible(": ".join(filter(None, [description, getattr(item, "says", "")])))
             now = time.monotonic()
+            if watcher is not None:
+                watcher(shown, done, total)
             if silent or now - began < QUIET_SECONDS:
                 continue
             if not stderr.is_terminal:
@@ -113,6 +118,27 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None, 
         stderr.print(
             f"{description}: {done - start:,} in {_clock(took)} ({(done - start) / took:,.1f}/s)", markup=False
         )
+
+
+@contextmanager
+def standing(lines: Callable[[int, int], Sequence[str]], styles: Mapping[str, str]) -> Iterator[Callable[[], None]]:
+    """Lines that stay at the bottom of a terminal while others are printed above them; yields what draws them anew.
+
+    `lines(width, height)` says them for a screen of that size, `styles` how what a pattern matches looks: its keys are
+    regular expressions. They vanish when the block ends. Where stderr is no terminal nothing is shown.
+    """
+    if silent or not stderr.is_terminal:
+        yield lambda: None
+        return
+
+    def drawn() -> Text:
+        text = Text("\n".join(map(visible, lines(*stderr.size))), no_wrap=True, overflow="ellipsis")
+        for pattern, style in styles.items():
+            text.highlight_regex(pattern, style)
+        return text
+
+    with Live(console=stderr, auto_refresh=False, transient=True, redirect_stdout=sys.stdout.isatty()) as live:
+        yield lambda: live.update(drawn(), refresh=True)
 
 
 def _cut(text: str, room: int) -> str:
@@ -166,8 +192,6 @@ def error(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table on stdout; columns named in `right` are right-aligned numbers."""
-    if title:
-        stdout.print(inert(title), style="bold", markup=False, soft_wrap=True)
     cells = [[inert(str(cell)).split("\n") for cell in row] for row in ([columns] if any(columns) else []) + [*rows]]
     widths = [
         max((cell_len(line) for cell in column for line in cell), default=0) for column in zip(*cells, strict=True)
@@ -182,9 +206,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
                 parts.append(gap + part if name in right else part + gap)
             lines.append((" " * GAP).join(parts).rstrip())
     height = max(map(len, cells[0])) if cells and any(columns) else 0
-    with stdout.capture() as captured:
-        stdout.print(Text("\n".join(lines[:height])), style="bold", soft_wrap=True)
-    head = [captured.get().rstrip("\n")] if height else []
+    bold = [*([inert(title)] if title else []), *(["\n".join(lines[:height])] if height else [])]
+    with stdout.capture() as captured:  # not printed by rich, which would not know of what stands below (`standing`)
+        for lead in bold:
+            stdout.print(Text(lead), style="bold", soft_wrap=True)
+    head = [captured.get().rstrip("\n")] if bold else []
     _write("\n".join([*head, *lines[height:]]).rstrip("\n"))
 
 

@@ -120,12 +120,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     start, end = f".{path.name}.", ".partial"
     for left in path.parent.iterdir():
         if left.name.startswith(start) and left.name.endswith(end) and left.is_dir() and not left.is_symlink():
-            with _locked_folder(left) as ours:
+            with locked_folder(left) as ours:
                 if ours:
                     shutil.rmtree(left, ignore_errors=True)
     while True:
         partial = Path(tempfile.mkdtemp(prefix=start, suffix=end, dir=path.parent))
-        with _locked_folder(partial) as ours:
+        with locked_folder(partial) as ours:
             if ours is False or not partial.is_dir():  # taken for a dead one's before it was locked
                 continue
             try:
@@ -140,8 +140,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked_folder(path: Path) -> Iterator[bool | None]:
-    """Whether the folder's lock is ours while the block runs; None where the system or its disk has no such locks."""
+def locked_folder(path: Path, wait: bool = False) -> Iterator[bool | None]:
+    """Whether the folder's lock is ours while the block runs; None where the system or its disk has no such locks.
+
+    `wait` for whoever has it; the system lets go of a lock when its holder dies, however it dies.
+    """
     if fcntl is None:
         yield None
         return
@@ -152,7 +155,7 @@ def _locked_folder(path: Path) -> Iterator[bool | None]:
         return
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             ours: bool | None = True
         except BlockingIOError:
             ours = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +30,11 @@ from dinobench.evaluations.asked import data_by_kind, evaluations, resolve_confi
 from dinobench.evaluations.evaluation import Evaluation
 from dinobench.files import file_name, writable_folder
 from dinobench.inputs import reading_lines, recorded
+from dinobench.kept import Kept
 from dinobench.models.sources import references
 from dinobench.results import known_runs, leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions
 from dinobench.types import (
-    Backbone,
     ComputeOptions,
     ImageClassification,
     LoadOptions,
@@ -48,7 +49,6 @@ with lazy.imports():
 
     from dinobench.context import RunContext, cache_folder
     from dinobench.features.service import FeatureService
-    from dinobench.models.loading import load_backbone
     from dinobench.results import reports
     from dinobench.stats import intervals
 
@@ -71,6 +71,7 @@ def run(
     track: str | Sequence[str] = (),
     loading: LoadOptions = LoadOptions(),
     compute: ComputeOptions = ComputeOptions(),
+    kept: Kept | None = None,
 ) -> list[RunRecord]:
     """Score checkpoints with protocols; returns the records in the order of the checkpoints, protocol by protocol.
 
@@ -88,11 +89,15 @@ def run(
     and count them in the record.
     finished: called with the records of a protocol on a data set as soon as they are all there.
     track: trackers that show the records too: `tensorboard=DIR`, `mlflow=URI`, `wandb=PROJECT` (`dinobench.tracking`).
+    kept: what earlier runs of this process have left, and this one leaves to the next; the leaderboard then follows as
+    often as is cheap, and the caller rebuilds it at the end.
     Evaluations that a backbone cannot fill (attention of a ResNet) are left out with a note.
 
     Raises UserError for anything the caller can put right.
     """
-    protocols = [registry.load(p) for p in ([protocol] if isinstance(protocol, str) else protocol)]
+    follow, kept = (_rebuild, Kept()) if kept is None else (kept.follow, kept)
+    names = [protocol] if isinstance(protocol, str) else protocol
+    protocols = [kept.once("protocol", p, partial(registry.load, p)) for p in names]
     pairs = list(zip(protocols, resolve_configs(protocols, profile, settings or {}), strict=True))
     for one, its in pairs:
         registry.metrics_of(one, its.config)  # what fails here would fail after hours of work
@@ -119,10 +124,11 @@ def run(
 
     @cache
     def data_sets() -> dict[str, Sequence[Any]]:
-        return {
-            kind: [d for spec in specs for d in load_datasets(spec, kind, tests, progress=console.progress)]
-            for kind, specs in places()[0].items()
-        }
+        def load(kind: str, spec: str) -> Sequence[Any]:
+            make = partial(load_datasets, spec, kind, tests, progress=console.progress)
+            return kept.once("data", (kind, spec, *tests, os.getcwd()), make)
+
+        return {kind: [d for spec in specs for d in load(kind, spec)] for kind, specs in places()[0].items()}
 
     def tell_left_out() -> None:
         for line in places()[1]:
@@ -145,11 +151,12 @@ def run(
                 lambda backbones: asked(backbones, compute.precision),
             ):  # fmt: skip
                 tell_left_out()
-                _rebuild(folder)
+                follow(folder)
                 with closing(tracking.open_trackers(tracks)) as trackers:
                     trackers.records(earlier)
                 return ShownRecords(earlier)
-    started = runtime.start(compute.device, compute.devices, compute.precision)
+    where = compute.device, compute.devices, compute.precision
+    started = kept.once("runtime", where, partial(runtime.start, *where))
     console.silent = started.rank > 0
     tell_left_out()
     runtime.seed_everything(seed)
@@ -160,8 +167,7 @@ def run(
     # Hashing a large data set is done once by the first process; the others find the sums remembered.
     started.run_on_first(data_sets)
     remember = compute.cache and started.rank == 0
-    backbones = started.run_on_all(lambda: [_load(*n, loading, seed, remember) for n in named])
-    _refuse_doubles(backbones)
+    backbones = started.run_on_all(lambda: kept.backbones(named, loading, seed, remember))
     wanted = started.run_on_all(lambda: asked(backbones, started.precision))
     trackers = started.run_on_first(lambda: tracking.open_trackers(tracks)) or tracking.Trackers()
 
@@ -174,13 +180,14 @@ def run(
         options: dict[str, Any] = {
             "skip_broken": skip_broken, "batch_size": compute.batch_size, "workers": compute.workers,
         }  # fmt: skip
-        service = FeatureService(started, root, **options)
+        make = partial(FeatureService, started, root, **options)
+        service = kept.once("service", (*where, root, *options.values()), make)
         ram_bytes = None if compute.ram_gb is None else int(compute.ram_gb * 1e9)
         ctx = RunContext(started, service, seed, root, Path(save) if save else None, ram_bytes=ram_bytes, **options)
         done = _run_all(wanted, ctx, folder, force or save is not None, done_with)
         trackers.records(done)
     if folder is not None:
-        started.run_on_first(lambda: _rebuild(folder))
+        started.run_on_first(lambda: follow(folder))
     return ShownRecords(done)
 
 
@@ -223,12 +230,12 @@ def _run_all(
         )
         ctx.service.residents.only([evaluation.backbone])
         try:
-            record, result = _score(evaluation, own)
+            record, result = score(evaluation, own)
         except UnsupportedCapability as error:
             console.warn(f"{evaluation.protocol.name} is not applicable: {error}")
             continue
         if out is not None:
-            record = ctx.runtime.run_on_first(partial(_write, out, record, result)) or record
+            record = ctx.runtime.run_on_first(partial(write, out, record, result)) or record
         if ctx.rank == 0:  # what a training kept to go on from has served
             shutil.rmtree(own.scratch, ignore_errors=True)
         done[evaluation.run_id] = record
@@ -237,7 +244,7 @@ def _run_all(
     return [done[e.run_id] for e in evaluations if e.run_id in done]
 
 
-def _write(out: Path, record: RunRecord, result: Result) -> RunRecord:
+def write(out: Path, record: RunRecord, result: Result) -> RunRecord:
     """The record as written, which knows the digest of its items."""
     return records.read_file(records.write(out, record, result.items))
 
@@ -256,7 +263,7 @@ def _folder(save: Path | None, evaluation: Evaluation, evaluations: Sequence[Eva
     return save
 
 
-def _score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
+def score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     """Run the protocol on one cell and make its record."""
     runtime.seed_everything(evaluation.seed)
     started_at, began = datetime.now(UTC), time.monotonic()
@@ -350,21 +357,3 @@ def with_intervals(protocol: str, declared: Sequence[Metric], result: Result, se
             f"protocol {protocol} returned undeclared metrics: {', '.join(sorted(undeclared)) or 'none at all'}"
         )
     return checked
-
-
-def _load(name: str | None, spec: str, loading: LoadOptions, seed: int, remember: bool) -> Backbone:
-    how = {"name": name, "seed": seed, **vars(loading)}
-    sight = known_runs.look(spec, **how) if remember else None
-    backbone = load_backbone(spec, **how)
-    if sight is not None:
-        known_runs.remember(sight, backbone.info, backbone.capabilities)
-    return backbone
-
-
-def _refuse_doubles(backbones: Sequence[Backbone]) -> None:
-    names = [b.info.name for b in backbones]
-    for name in names:
-        paths = [b.info.path for b in backbones if b.info.name == name]
-        if len(paths) > 1:
-            clash = ", ".join(paths)
-            raise UserError(f"{len(paths)} checkpoints called {name!r} ({clash}): name them, as in --ckpt a={paths[0]}")

@@ -10,8 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-#: Ctrl-C, a scheduler's end of time, a terminal that goes away, and the warning ahead of the end that SLURM can send.
-ENDING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+#: Ctrl-C, a scheduler's end of time, a terminal that goes away, and the warnings ahead of the end that SLURM can send:
+#: which of the two is up to who submits (submitit takes USR2).
+ENDING = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dinobench
-from dinobench import runner
+from dinobench import kept
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput, input_lines, input_of, reading_of, recorded
 from dinobench.models.loading import load_backbone
 from dinobench.types import ComputeOptions
@@ -53,7 +53,7 @@ def score(monkeypatch):
             backbone.info = dataclasses.replace(backbone.info, input=own)
             return backbone
 
-        monkeypatch.setattr(runner, "load_backbone", loaded)
+        monkeypatch.setattr(kept, "load_backbone", loaded)
         data, small = PROTOCOLS[protocol]
         compute = ComputeOptions(device="cpu", cache=False)
         (record,) = dinobench.run(protocol, "pixels", data, settings=small | settings, out=None, compute=compute)

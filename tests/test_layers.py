@@ -29,7 +29,7 @@ FLOORS = (
     ("evaluations",),
     ("protocols", "pretrain"),
     ("tracking",),
-    ("context", "registry"),
+    ("context", "registry", "kept"),
     ("dense",),
     ("features", "training", "algorithms", "results"),
     ("models", "data", "metrics", "stats"),

@@ -17,7 +17,7 @@ def kill(number: int) -> None:
 
 
 def test_schedulers_and_terminals_are_heard():
-    assert {n.name for n in ENDING} == {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"}
+    assert {n.name for n in ENDING} == {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -33,6 +33,7 @@ BENCHES = {
     "pretrain": "pretrain:pretrain",
     "start": "start:start",
     "records": "records:records",
+    "suite": "suite:suite",
 }
 
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from dinobench import __version__, console, signals
-from dinobench.cli import arguments, bench, check, compare, score, suite, visualize
+from dinobench.cli import arguments, bench, check, compare, score, suite, suite_run, visualize
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli import run as cli_run
 from dinobench.cli.display import runs
@@ -94,6 +94,8 @@ def _help_if_alone(context: typer.Context) -> None:
 
 app.command()(cli_run.run)
 app.command()(cli_pretrain.pretrain)
+for suite_command in (suite_run.run, suite_run.status, suite_run.retry):
+    suite.suite_app.command()(suite_command)
 for command in (compare.compare, compare.gate, compare.report, compare.explain, check.check, bench.bench):
     app.command()(command)
 

@@ -22,6 +22,7 @@ def bench(
     scale: Annotated[
         float, typer.Option(min=1e-4, max=1, help="Share of ImageNet's 50,000 queries that memory searches with.")
     ] = 0.02,
+    cells: Annotated[int | None, typer.Option(min=1, help="Evaluations of suite, where not the usual number.")] = None,
     device: Device = "auto",
     write: Annotated[
         Path | None, typer.Option(help="Markdown file to put the table into, between its two bench marks.")
@@ -32,7 +33,9 @@ def bench(
 
     if write is not None:
         table.check(write)
-    rows = measure_bench(what, runs.bench, arch=arch, images=images, repeats=repeats, scale=scale, device=device)
+    rows = measure_bench(
+        what, runs.bench, arch=arch, images=images, repeats=repeats, scale=scale, cells=cells, device=device
+    )
     if what == ALL:
         typer.echo(table.markdown(rows, table.machine(device)))
     if write is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from dinobench import registry
@@ -24,7 +25,7 @@ class Evaluation:
     seed: int
     precision: str
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """The same for the same thing run twice: names for people, then a digest of all that decides the numbers."""
         info = self.backbone.info

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from dinobench.data.transforms import fitted
 from dinobench.errors import UserError
 from dinobench.evaluations import Evaluation, evaluations
 from dinobench.features.entries import entry_of
-from dinobench.files import cache_root, read_regular
+from dinobench.files import cache_root
 from dinobench.registry import load
 from dinobench.results.known_runs import Known
 from dinobench.results.records import read_all
@@ -22,12 +21,11 @@ from dinobench.suite.cells import PENDING, Cell, State
 from dinobench.suite.estimates import Estimates, Wanted
 from dinobench.suite.file import Suite
 from dinobench.suite.inputs import Inputs
+from dinobench.suite.work import failures
 from dinobench.types import RunRecord
 
 #: The folder of failures in the results, and what is said there where a model turned out to lack something.
 FAILED, LACKS = "failed", "not applicable"
-#: Bytes of a failure at most.
-LIMIT = 1 << 20
 #: That of published numbers; a suite has no other.
 PRECISION = "32"
 
@@ -91,13 +89,14 @@ def _wanted(evaluation: Evaluation) -> Iterator[Wanted]:
 
 
 def _failure(suite: Suite, cell: Cell) -> tuple[str, str] | None:
-    """(its kind, the last line said) where a cell failed when it was last run."""
-    try:
-        told = json.loads(read_regular(suite.out / FAILED / f"{cell.key}.json", LIMIT))
-        lines = told.get("lines") or [""]
-        return str(told.get("kind", "fault")), str(lines[-1])
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+    """(its kind, what was said) where a cell has failed and `suite run` leaves it to `suite retry`.
+
+    What was stopped goes on, and what was refused is tried again: its input may have been mended since.
+    """
+    failed = failures.read(suite.out / FAILED / f"{cell.key}.json")
+    if failed is None or failed.kind is failures.Kind.INPUT or failed.again(suite.retries):
         return None
+    return failed.kind, failed.message
 
 
 class _Records:

@@ -19,7 +19,7 @@ def test_a_bench_is_where_the_table_has_it(place):
     module, _, function = place.partition(":")
     bench = getattr(import_module(f"dinobench.bench.{module}"), function)
     required = [p.name for p in inspect.signature(bench).parameters.values() if p.default is p.empty]
-    assert not set(required) - {"arch", "images", "repeats", "scale", "device"}  # what the command can hand on
+    assert not set(required) - {"arch", "images", "repeats", "scale", "cells", "device"}  # what the command can hand on
 
 
 def test_an_unknown_bench_is_named_with_the_nearest():

@@ -131,7 +131,7 @@ def test_damaged_images_are_found_first_and_may_be_left_out(command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"])
 def test_signals_to_all_processes_save(number, workers, tmp_path):
     """As a terminal or a scheduler sends them: to the training and its workers alike."""
     arguments = [sys.executable, "-m", "dinobench", "pretrain", "--method", "dino", "--data", "digits", "--out", "run",

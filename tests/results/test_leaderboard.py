@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import random
 import tempfile
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from dinobench.cli.display import compare as display
 from dinobench.errors import UserError
 from dinobench.escaping import csv_cell
+from dinobench.files import locked_folder
 from dinobench.results import leaderboard, records
 
 HEADER = (
@@ -151,3 +153,37 @@ def test_a_record_that_arrives_while_the_table_is_written_is_not_missed(tmp_path
 
     monkeypatch.setattr(leaderboard, "lines", slow)
     assert set(pd.read_csv(leaderboard.rebuild(tmp_path)[0]).run_id) == {"first", "second"}
+
+
+def test_a_board_that_follows_reads_each_record_once_and_writes_the_same(tmp_path, monkeypatch):
+    read = []
+    real = leaderboard.read_file
+    monkeypatch.setattr(leaderboard, "read_file", lambda path: read.append(path.name) or real(path))
+    board = leaderboard.Board(tmp_path)
+    for r in several():
+        records.write(tmp_path, r, None)
+        board.rebuild()
+    assert len(read) == len(set(read)) == 6
+    followed = board.path.read_bytes()
+    assert leaderboard.rebuild(tmp_path)[0].read_bytes() == followed
+    changed = dataclasses.replace(several()[0], seed=9)
+    records.write(tmp_path, changed, None)
+    (tmp_path / "runs" / f"{several()[1].run_id}.json").unlink()
+    (tmp_path / "runs" / f"{several()[2].run_id}.json").write_text("{")
+    board.rebuild()
+    followed = board.path.read_bytes()
+    assert len(board.broken) == 1 and followed.count(b"\n") == 1 + 2 * 4
+    assert leaderboard.rebuild(tmp_path)[0].read_bytes() == followed
+
+
+def test_two_that_rebuild_at_once_wait_for_each_other(tmp_path):
+    records.write(tmp_path, record(), None)
+    board, began = leaderboard.Board(tmp_path), threading.Event()
+    with locked_folder(tmp_path) as ours:
+        other = threading.Thread(target=lambda: (began.set(), board.rebuild()))
+        other.start()
+        began.wait()
+        other.join(0.2)
+        assert other.is_alive() or not ours  # no locks on this disk
+    other.join()
+    assert board.path.exists()

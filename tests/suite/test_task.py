@@ -1,0 +1,172 @@
+"""A task runs its cells one after another, and leaves of each a record or why there is none."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import threading
+
+import pytest
+import torch
+from helpers.suites import Heard, killed_tasks, marks, outcome, plug_in, quick, unsound
+
+from dinobench import signals
+from dinobench.errors import UserError
+from dinobench.kept import Kept
+from dinobench.suite import task as tasks
+from dinobench.suite.plan import plan
+from dinobench.suite.task import AGAIN, BUSY, DONE, FAILED, REFUSED, read_task, run_task, write_tasks
+from dinobench.suite.work import failures
+from dinobench.suite.work.failures import Kind
+
+
+@pytest.fixture(autouse=True)
+def plugged_in(tmp_path, monkeypatch):
+    plug_in(tmp_path / "site", monkeypatch)
+    monkeypatch.setattr(tasks, "WAIT", 0.01)
+
+
+def run(suite, heard=None):
+    """The codes of a suite's tasks."""
+    kept = Kept()
+    return [run_task(path, "cpu", told=heard or Heard(), kept=kept) for path in write_tasks(plan(suite))]
+
+
+def failed(suite):
+    return {f.cell["settings"]["how"]: f for p in (suite.out / "failed").glob("*.json") if (f := failures.read(p))}
+
+
+def test_every_cell_has_its_record_and_its_rows(tmp_path):
+    suite, heard = quick(tmp_path, "out"), Heard()
+    assert run(suite, heard) == [DONE] * 3
+    found = outcome(suite.out)
+    assert len(found) == 1 + 12 and found["leaderboard"].count("\n") == 1 + 9 * 4 + 3
+    assert heard.kinds() == ["begun", "done"] * 12
+    assert not (suite.out / "failed").exists() and not [*suite.out.glob("suites/quick/running/*.json")]
+    heard = Heard()
+    assert run(suite, heard) == [] and not heard.events  # nothing is left to do
+    again = [run_task(path, "cpu", told=heard) for path in (suite.out / "suites/quick/tasks").iterdir()]
+    assert (
+        again == [DONE] * 3 and heard.kinds() == ["begun", "done"] * 12
+    )  # whoever runs a task again finds its records
+    assert outcome(suite.out) == found
+
+
+def test_faults_are_tried_again_and_bad_input_is_not(tmp_path):
+    suite, heard = unsound(tmp_path, "input", "fault", "once", "not"), Heard()
+    assert run(suite, heard) == [FAILED]
+    assert marks(tmp_path) == ["fault-0-None", "fault-1-None", "fault-2-None", "input-0-None", "not-0-None",
+                               "once-0-None", "once-1-None"]  # fmt: skip
+    left = failed(suite)
+    assert {how: (f.kind, f.attempts) for how, f in left.items()} == {
+        "input": (Kind.INPUT, 1), "fault": (Kind.FAULT, 3)
+    }  # fmt: skip
+    assert left["input"].message == "image 7 is broken: mend it"
+    assert "ZeroDivisionError: as asked for" in left["fault"].message
+    assert any("raise ZeroDivisionError" in line for line in left["fault"].lines)
+    assert len([*(suite.out / "runs").iterdir()]) == 2
+    told = [(e["kind"], e["again"]) for e in heard.events if e["event"] == "failed"]
+    assert sorted(told) == [("fault", False), ("fault", True), ("fault", True), ("fault", True), ("input", False)]
+
+
+def test_input_alone_at_fault_is_told_by_the_code(tmp_path):
+    assert run(unsound(tmp_path, "input", "not")) == [REFUSED]
+
+
+def test_without_memory_it_is_tried_once_more_with_smaller_batches(tmp_path):
+    suite = unsound(tmp_path, "memory", "halved")
+    assert run(suite) == [FAILED]
+    size = tasks.LESS[0]
+    assert marks(tmp_path) == ["halved-0-None", f"halved-1-{size}", "memory-0-None", f"memory-1-{size}"]
+    assert {how: f.kind for how, f in failed(suite).items()} == {"memory": Kind.MEMORY}
+    assert not failed(suite)["memory"].again(retries=9)
+
+
+def test_half_the_batch_gives_the_same_record(tmp_path, monkeypatch):
+    suite = quick(tmp_path, "out")
+    run(suite)
+    real = tasks.runner.run
+
+    def too_large(*args, compute, **options):
+        if compute.batch_size is None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, compute=compute, **options)
+
+    monkeypatch.setattr(tasks.runner, "run", too_large)
+    halved = quick(tmp_path, "halved")
+    assert run(halved) == [DONE] * 3 and outcome(halved.out) == outcome(suite.out)
+
+
+def test_a_lost_device_is_left_to_a_fresh_process(tmp_path, monkeypatch):
+    def lost(*args, **options):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(tasks.runner, "run", lost)
+    suite = unsound(tmp_path, "not", "once")
+    assert run(suite) == [AGAIN] and [f.attempts for f in failed(suite).values()] == [1]
+
+
+def test_a_signal_stops_it_in_order_and_it_goes_on(tmp_path):
+    suite, heard = unsound(tmp_path, "long", "not"), Heard("begun", signal.SIGUSR1)
+    with signals.handled_by(signals.interrupt):
+        assert run(suite, heard) == [128 + signal.SIGUSR1]
+    assert {how: (f.kind, f.attempts) for how, f in failed(suite).items()} == {"long": (Kind.STOPPED, 0)}
+    assert heard.events[-1]["kind"] == "stopped" and not [*(suite.out / "runs").glob("*.json")]
+    assert len(plan(suite).pending) == 2
+
+
+def test_a_group_is_run_by_one_process_at_a_time(tmp_path):
+    suite, codes = quick(tmp_path, "out"), []
+    (path, *_) = write_tasks(plan(suite))
+
+    def begun(event):
+        if not codes:
+            other = threading.Thread(target=lambda: codes.append(run_task(path, "cpu")))
+            other.start()
+            other.join()
+
+    assert run_task(path, "cpu", told=begun) == DONE and codes == [BUSY]
+
+
+def test_what_a_model_lacks_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.runner, "run", lambda *args, **options: [])
+    suite, heard = unsound(tmp_path, "not"), Heard()
+    assert run(suite, heard) == [DONE] and heard.kinds() == ["begun", "not applicable"]
+    assert [str(c.state) for c in plan(suite).cells] == ["not applicable"]
+
+
+def test_paths_mean_what_they_meant_where_they_were_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    suite = quick(tmp_path, "out")
+    (tmp_path / "elsewhere").mkdir()
+    (path, *_) = write_tasks(plan(suite))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_task(path, "cpu") == DONE
+    assert read_task(path).folder == str(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [{}]}', "[" * 100_000])
+def test_what_is_no_task_is_one_line(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(UserError, match=r"t\.json: not a task"):
+        read_task(tmp_path / "t.json")
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(tmp_path):
+    suite = unsound(tmp_path, "not")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_tasks(plan(suite))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX")
+def test_killed_at_random_moments_no_record_differs_and_none_is_lost(tmp_path):
+    whole, torn, rng = quick(tmp_path, "whole"), quick(tmp_path, "torn"), random.Random(0)
+    run(whole)
+    kills = sum(killed_tasks(torn, rng, within=1.0) for _ in range(20))
+    assert kills >= 5  # the others came when all was done
+    run(torn)
+    assert outcome(torn.out) == outcome(whole.out)
+    assert json.dumps(plan(torn).count()) == '{"done": 12}'
