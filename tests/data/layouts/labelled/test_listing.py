@@ -54,6 +54,7 @@ def rights(found, out="results"):
     return pd.read_parquet(Path(out) / "items" / f"{found['run_id']}.parquet")["top1@k3"].tolist()
 
 
+@pytest.mark.slow
 def test_every_layout_gives_the_score_of_class_folders(run, tmp_path):
     folders(tmp_path / "folders")
     wanted = record(run, "folders")
