@@ -320,9 +320,8 @@ class EvalProtocol(Protocol):
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
     `select_data(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside
     it. `version_of(config) -> int` is for a change that moved the numbers of some configurations only, so that the
-    records of others stay comparable. `saves` says in a phrase what files `run` makes for those who ask with `--save`.
-    `other_tests = True` says that it judges by `metrics.classification.Truth`, so that `--test` may give other images,
-    `several_classes = True` that images may show several classes: it heeds `verdicts`.
+    records of others stay comparable. `saves` says in a phrase what files `--save` keeps. `other_tests = True` says that
+    it judges by `metrics.classification.Truth`, as `--test` needs, `several_classes = True` that it heeds `verdicts`.
     """
 
     name: str
