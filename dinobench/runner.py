@@ -28,9 +28,9 @@ from dinobench.errors import UnsupportedCapability, UserError
 from dinobench.escaping import ShownRecords
 from dinobench.evaluations.asked import data_by_kind, evaluations, resolve_configs
 from dinobench.evaluations.evaluation import Evaluation
+from dinobench.evaluations.kept import Kept
 from dinobench.files import file_name, writable_folder
 from dinobench.inputs import reading_lines, recorded
-from dinobench.kept import Kept
 from dinobench.models.sources import references
 from dinobench.results import known_runs, leaderboard, records
 from dinobench.results.provenance import git_state, peak_memory_mb, versions

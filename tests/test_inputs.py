@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dinobench
-from dinobench import kept
+from dinobench.evaluations import kept
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, ModelInput, input_lines, input_of, reading_of, recorded
 from dinobench.models.loading import load_backbone
 from dinobench.types import ComputeOptions

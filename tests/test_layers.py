@@ -29,7 +29,7 @@ FLOORS = (
     ("evaluations",),
     ("protocols", "pretrain"),
     ("tracking",),
-    ("context", "registry", "kept"),
+    ("context", "registry"),
     ("dense",),
     ("features", "training", "algorithms", "results"),
     ("models", "data", "metrics", "stats"),

@@ -19,7 +19,7 @@ __all__ = ["ALL", "BENCHES", "measure_bench"]
 BENCHES = {
     "knn": "knn:knn",
     "memory": "knn:memory",
-    "decoding": "decoding:decoding",
+    "decoding": "features:decoding",
     "features": "features:features",
     "scale": "scale:scale",
     "davis": "dense:davis",

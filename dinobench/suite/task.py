@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 
 from dinobench import console, lazy, runner
 from dinobench.errors import UnsupportedCapability, UserError
+from dinobench.evaluations.kept import Kept
 from dinobench.files import atomic_path, read_regular, writable_folder
-from dinobench.kept import Kept
 from dinobench.registry import said
 from dinobench.signals import Interrupted
 from dinobench.suite.cells import Cell, Plan, State

@@ -13,7 +13,7 @@ from helpers.suites import Heard, killed_tasks, marks, outcome, plug_in, quick, 
 
 from dinobench import signals
 from dinobench.errors import UserError
-from dinobench.kept import Kept
+from dinobench.evaluations.kept import Kept
 from dinobench.suite import task as tasks
 from dinobench.suite.plan import plan
 from dinobench.suite.task import AGAIN, BUSY, DONE, FAILED, REFUSED, read_task, run_task, write_tasks

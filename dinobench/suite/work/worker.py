@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dinobench import lazy, signals
-from dinobench.kept import Kept
+from dinobench.evaluations.kept import Kept
 from dinobench.suite.task import AGAIN, run_task
 
 with lazy.imports():

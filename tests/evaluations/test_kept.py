@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dinobench import kept as module
 from dinobench import runner
-from dinobench.kept import Kept
+from dinobench.evaluations import kept as module
+from dinobench.evaluations.kept import Kept
 from dinobench.results import leaderboard, records
 from dinobench.types import ComputeOptions, LoadOptions
 
