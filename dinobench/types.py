@@ -320,7 +320,7 @@ class EvalProtocol(Protocol):
     features `run` will ask for, so that several checkpoints and protocols share one pass over the images.
     `select_data(data, config) -> data` is for settings that decide what the data set is: which of two, or what beside
     it. `version_of(config) -> int` is for a change that moved the numbers of some configurations only, so that the
-    records of others stay comparable. `saves` says in a phrase what files `--save` keeps. `other_tests = True` says that
+    records of others stay comparable. `saves` says what files `--save` keeps. `other_tests = True` says that
     it judges by `metrics.classification.Truth`, as `--test` needs, `several_classes = True` that it heeds `verdicts`.
     """
 
