@@ -178,7 +178,7 @@ def _score(
     done = run(
         explanation.a.protocol, setup.ckpt, data, profile=profile if profile in known else None,
         settings=setup.settings, seed=setup.seed, out=out,
-        limit=limit_of(explanation.a.profile),
+        **({} if (limit := limit_of(explanation.a.profile)) is None else {"limit": limit}),
         compute=ComputeOptions(device=device, precision=setup.precision),
     )  # fmt: skip
     if not done:
