@@ -16,8 +16,8 @@ def several_result(
 ) -> Result:
     """Scores (n, classes) and verdicts (n, classes), 1 shown, -1 not, 0 not counted -> mAP and DINOv3's, in per cent.
 
-    Intervals are basic bootstraps over images; the notes hold each class's average precision. An item's `prediction` is
-    the class of the highest score.
+    Intervals are basic bootstraps over images; the notes hold each class's average precision. An item's `prediction`
+    is the class of the highest score.
     """
     truth = scores, verdicts > 0, verdicts != 0
     best = best_precisions(*truth)
