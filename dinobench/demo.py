@@ -49,7 +49,7 @@ class DemoRecipe:
     settings: Mapping[str, Any] = field(
         default_factory=lambda: {
             # Few images: many small steps, a teacher that follows within an epoch, a head in proportion to ten classes.
-            "epochs": 24,
+            "epochs": 20,
             "batch": 32,
             "lr": 0.012,
             "warmup_epochs": 1,
@@ -114,7 +114,7 @@ SMALL = {"resize": SIDE, "crop": SIDE}
 STEPS = (
     DemoStep("knn", DATA, SMALL),
     DemoStep("linear", DATA, SMALL | {"blocks": (RECIPE.depth,), "minimum_steps": 50}, "cached"),
-    DemoStep("logreg", DATA, SMALL),
+    DemoStep("logreg", DATA, SMALL | {"c_max": 1e3, "c_count": 10}),
     DemoStep("finetune", DATA, SMALL | {"epochs": 2}, "small", NETWORKS),
     DemoStep("attention", DATA, {"image_size": SIDE}, models=(*NETWORKS, SUPERVISED)),
     DemoStep("discovery", DATA, {}, "tokencut", NETWORKS),

@@ -214,16 +214,12 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """The whole product in one command, offline: a small DINO is trained and scored beside its start and raw pixels."""
-    from dinobench.demo import demo, findings
-    from dinobench.report import page
+    from dinobench.cli.display import findings
+    from dinobench.demo import demo
 
     records = demo(out, device)
     runs.records(records, out)
-    for number, sentence in enumerate(findings(out, records), 1):
-        console.text(f"{number}. {sentence}")
-    report = out / "report.html"
-    page.write(out, report, title="dinobench demo")
-    console.note(f"written: {report}; open it in a browser")
+    findings.show(out, records)
 
 
 arguments.install(app)

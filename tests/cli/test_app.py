@@ -286,7 +286,7 @@ def test_a_missing_data_set_is_asked_for_where_the_digits_are_none(command):
     assert_one_line(
         *command("run", "--protocol", "knn", "--protocol", "davis", "--ckpt", "pixels"),
         "--data is missing: davis scores videos; give a path in a layout of `dinobench list layouts`, or an embedded "
-        "set: shapes",
+        "set: shapes, drawings",
     )
     assert_one_line(*command("run", "--protocol", "retrieval", "--ckpt", "pixels"), "or an embedded set: tiles")
 

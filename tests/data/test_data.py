@@ -78,7 +78,10 @@ def test_embedded_name_goes_before_a_folder_and_the_folder_stays_reachable(tmp_p
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("digts", r"digts: no such file or folder, nor an embedded data set \(digits\) \(did you mean 'digits'\?\)"),
+        (
+            "digts",
+            r"digts: no such file or folder, nor an embedded data set \(digits, drawings\) \(did you mean 'digits'\?\)",
+        ),
         ("sett", r"did you mean 'set'\?\); set DINOBENCH_DATA"),
         ("name=nowhere", "nowhere: no such file or folder"),
         ("", "names nothing"),
