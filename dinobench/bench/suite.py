@@ -30,6 +30,7 @@ from dinobench import registry, runner, runtime
 from dinobench.config import resolve_config
 from dinobench.context import RunContext
 from dinobench.data import load_dataset
+from dinobench.evaluations import Evaluation
 from dinobench.features.service import FeatureService
 from dinobench.files import cache_root
 from dinobench.models.loading import load_backbone
@@ -41,7 +42,7 @@ started, root = runtime.start(device), cache_root() / "features"
 service, data = FeatureService(started, root), load_dataset("digits")
 backbone = load_backbone("pixels:8", name="pixels8")
 for seed in range(cells):
-    evaluation = runner.Evaluation(protocol, resolved, data, backbone, seed, "32")
+    evaluation = Evaluation(protocol, resolved, data, backbone, seed, "32")
     scored = runner.score(evaluation, RunContext(started, service, seed, root))
     runner.write(out, *scored)
 """

@@ -11,6 +11,8 @@ from dinobench.suite.cells import Plan, State
 from dinobench.suite.file import Suite, read
 from dinobench.suite.plan import plan
 from dinobench.suite.task import Told
+from dinobench.suite.work import failures
+from dinobench.suite.work.folders import Folders
 from dinobench.suite.work.local import run_locally
 from dinobench.types import RunRecord
 
@@ -39,7 +41,9 @@ def run_suite(
     after = plan(found)
     for cell in after.cells:
         if cell.state not in (State.DONE, State.NOT_APPLICABLE):
-            console.warn(f"{cell.protocol} of {cell.model} on {cell.dataset}: {cell.state}: {cell.reason}")
+            failed = failures.read(Folders(found.out, found.name).failed(cell.key))
+            why = cell.reason if failed is None else f"{failed.kind}: {failed.message}"
+            console.warn(f"{cell.protocol} of {cell.model} on {cell.dataset} has no record: {why}")
     return records_of(after)
 
 

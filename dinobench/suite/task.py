@@ -233,10 +233,9 @@ class _Cells:
 
 def records_of(cell: Cell, out: Path, compute: ComputeOptions, kept: Kept | None = None) -> list[RunRecord]:
     """The cell's records in `out`, made or found there."""
-    limit: dict[str, Any] = {} if cell.limit is None else {"limit": cell.limit}
     return runner.run(
         cell.protocol, cell.ckpt, cell.data, test=cell.tests, profile=cell.profile, settings=cell.settings,
-        seed=cell.seed, out=out, compute=compute, kept=kept, **limit,
+        seed=cell.seed, out=out, compute=compute, kept=kept, limit=cell.limit,
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def clock(seconds: float) -> str:
 
 def _grid(found: Status, width: int, most: int) -> list[str]:
     """A line for each row of the suite; where they are too many, those with nothing left to do are counted."""
-    rows = found.rows()
+    rows = found.rows
     labels = {key: label(found, key) for key in rows}
     wide = min(LABEL, max(map(len, labels.values()), default=0), max(GRID, width - GRID - BEST - 12))
     left = [key for key, row in rows.items() if any(s.now not in SETTLED for s in row)]
@@ -79,7 +79,7 @@ def _grid(found: Status, width: int, most: int) -> list[str]:
 def label(found: Status, key: tuple[str, ...]) -> str:
     """What tells a row from the others: of its profile what not all of its protocol's have."""
     protocol, profile, *data = key
-    others = [other[1].split("+") for other in found.rows() if other[0] == protocol]
+    others = [other[1].split("+") for other in found.rows if other[0] == protocol]
     own = "+".join(part for part in profile.split("+") if not all(part in other for other in others))
     return " · ".join(filter(None, [protocol, own, " ".join(data)]))
 
@@ -109,7 +109,7 @@ def _plain(line: str) -> str:
 
 
 def _best(found: Status, key: tuple[str, ...]) -> str:
-    best = found.best(found.rows()[key])
+    best = found.best(found.rows[key])
     return cut(score(best), BEST) if best is not None else ""
 
 
@@ -161,7 +161,7 @@ def ended(found: Status, standing: Standing) -> str:
 def to_markdown(found: Status) -> str:
     """For a pull request's comment: the counts, a row for what can be compared, and what failed with the reason."""
     table = ["| protocol | profile | data | done | best so far |", "|---|---|---|---|---|"]
-    for key, row in found.rows().items():
+    for key, row in found.rows.items():
         best = found.best(row)
         done = f"{sum(s.now is Now.DONE for s in row)}/{len(row)}"
         shown = "" if best is None else f"**{best.score:.1f}** {best.metric} {best.cell.model}"

@@ -18,8 +18,8 @@ from dinobench.files import read_regular
 
 #: Seconds between two signs of life, and without one until its process is taken for dead.
 BEAT, DEAD = 10.0, 60.0
-#: Seconds between two signs of progress.
-STEP = 1.0
+#: Seconds between two signs of progress, and between two writings of the file: cells may take less.
+STEP, REST = 1.0, 0.25
 #: Bytes of such a file at most.
 LIMIT = 1 << 16
 
@@ -51,7 +51,7 @@ class Running:
     def __init__(self, path: Path, group: str, told: Callable[[Mapping[str, Any]], None]) -> None:
         self.path, self.told = path, told
         self.report = Report(group, os.getpid(), socket.gethostname(), job())
-        self._writing, self._stop = threading.Lock(), threading.Event()
+        self._writing, self._stop, self._due = threading.Lock(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._said = 0.0
 
@@ -63,14 +63,18 @@ class Running:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
+        self._due.set()
         self._thread.join()
         with suppress(FileNotFoundError):
             self.path.unlink()
 
     def cell(self, key: str) -> None:
         """The cell that is begun."""
-        self.report = replace(self.report, cell=key, started=time.time(), what="", done=0, total=None)
-        self._write()
+        self._change(cell=key, started=time.time(), what="", done=0, total=None)
+        if time.time() - self.report.heartbeat < REST:
+            self._due.set()
+        else:
+            self._write()
 
     def progress(self, what: str, done: int, total: int | None) -> None:
         """What `console.watcher` is told."""
@@ -78,12 +82,19 @@ class Running:
         if now - self._said < STEP:
             return
         self._said = now
-        self.report = replace(self.report, what=what, done=done, total=total)
+        self._change(what=what, done=done, total=total)
         self._write()
         self.told({"event": "progress", "cell": self.report.cell, "what": what, "done": done, "total": total})
 
+    def _change(self, **changes: Any) -> None:
+        with self._writing:
+            self.report = replace(self.report, **changes)
+
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
+        while not self._stop.is_set():
+            if self._due.wait(BEAT):
+                self._due.clear()
+                self._stop.wait(REST)
             self._write()
 
     def _write(self) -> None:

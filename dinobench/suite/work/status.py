@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -83,6 +84,7 @@ class Status:
         """Cells by where they stand, all of them."""
         return {now: sum(s.now is now for s in self.cells) for now in Now}
 
+    @cached_property
     def rows(self) -> dict[tuple[str, ...], list[Standing]]:
         """The cells by protocol, profile, data and test images: what can be compared is together."""
         rows: dict[tuple[str, ...], list[Standing]] = {}
@@ -98,7 +100,7 @@ class Status:
         A cell takes what the plan says, else the median of what those in its row took.
         """
         total = 0.0
-        for row in self.rows().values():
+        for row in self.rows.values():
             taken = [s.seconds for s in row if s.now is Now.DONE and s.seconds is not None]
             for standing in row:
                 if standing.now in SETTLED:

@@ -18,6 +18,7 @@ from dinobench.suite.work.running import Report, Running, job, read
 
 def test_a_process_says_what_it_is_at_until_it_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "STEP", 0.0)
+    monkeypatch.setattr(running, "REST", 0.0)
     path, told = tmp_path / "running" / "g.json", []
     with Running(path, "g", told.append) as now:
         assert read(path).cell is None
@@ -38,6 +39,15 @@ def test_progress_is_told_about_once_a_second(tmp_path):
         for i in range(1000):
             now.progress("x", i, 1000)
     assert len(told) <= 2
+
+
+def test_the_last_of_many_quick_cells_is_said_soon(tmp_path):
+    path = tmp_path / "g.json"
+    with Running(path, "g", lambda event: None) as now:
+        for i in range(1000):
+            now.cell(str(i))
+        while read(path).cell != "999":
+            time.sleep(0.01)
 
 
 def test_it_beats(tmp_path, monkeypatch):

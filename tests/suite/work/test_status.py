@@ -52,7 +52,7 @@ def test_records_and_states_of_the_plan(tmp_path):
     now = of_plan(planned(tmp_path, *states))
     assert now.count() == {Now.DONE: 2, Now.RUNNING: 0, Now.QUEUED: 1, Now.FAILED: 0, Now.MISSING: 1,
                            Now.NOT_APPLICABLE: 1}  # fmt: skip
-    (row,) = now.rows().values()
+    (row,) = now.rows.values()
     assert now.best(row).cell.model == "b" and now.seconds_left() == 6.0
 
 
