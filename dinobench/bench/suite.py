@@ -48,7 +48,7 @@ for seed in range(cells):
 """
 
 
-def suite(cells: int = 200, device: str = "auto", repeats: int = 1) -> list[BenchRow]:
+def suite(cells: int = 300, device: str = "auto", repeats: int = 1) -> list[BenchRow]:
     """Seconds of wall clock of `dinobench suite run` and of the bare loop over the same evaluations in one process.
 
     Both are commands of their own that import what they need, and both find features and weights in the cache. The bar

@@ -86,7 +86,7 @@ class Board:
     """
 
     #: Of the time that passes, what `refresh` takes at most.
-    SHARE = 0.02
+    SHARE = 0.01
 
     def __init__(self, results: Path) -> None:
         self.results, self.path = results, results / "leaderboard.csv"

@@ -10,10 +10,13 @@ import threading
 import pytest
 from helpers.suites import Heard, outcome, plug_in, quick, unsound
 
+from dinobench.errors import UserError
 from dinobench.suite import task as tasks
 from dinobench.suite.plan import plan
-from dinobench.suite.task import DONE, FAILED, REFUSED, run_task, write_tasks
+from dinobench.suite.task import DONE, FAILED, read_task, run_task, write_tasks
 from dinobench.suite.work import failures
+from dinobench.suite.work.apart import run_apart
+from dinobench.types import ComputeOptions
 
 pytestmark = pytest.mark.slow
 
@@ -45,20 +48,26 @@ def test_two_processes_make_the_record_of_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "kind", "words"),
+    ("how", "kind", "words"),
     [
-        ("input", REFUSED, "input", "image 7 is broken: mend it"),
-        ("memory", FAILED, "memory", "too large"),
-        ("fault", FAILED, "fault", "as asked for"),
-        ("killed", FAILED, "fault", "a process of 2 ended"),
+        ("input", UserError, "^image 7 is broken: mend it$"),
+        ("memory", MemoryError, "too large"),
+        ("fault", RuntimeError, "as asked for"),
     ],
 )
-def test_what_fails_counts_as_in_one_process(how, code, kind, words, tmp_path):
-    suite = unsound(tmp_path, how, retries=0)
-    assert run_task(only(suite), "cpu", devices=2) == code
-    (path,) = (suite.out / "failed").glob("*.json")
-    failed = failures.read(path)
-    assert failed.kind == kind and words in failed.message, failed
+def test_what_is_raised_there_is_raised_here(how, kind, words, tmp_path):
+    suite = unsound(tmp_path, how)
+    path = only(suite)
+    (cell,) = read_task(path).cells
+    with pytest.raises(kind, match=words):
+        run_apart(path, cell, suite.out, ComputeOptions(device="cpu"))
+
+
+def test_a_process_that_is_killed_is_a_fault_of_the_cell(tmp_path):
+    suite = unsound(tmp_path, "killed", retries=0)
+    assert run_task(only(suite), "cpu", devices=2) == FAILED
+    (failed,) = map(failures.read, (suite.out / "failed").glob("*.json"))
+    assert failed.kind == "fault" and "a process of 2 ended" in failed.message, failed
 
 
 def test_a_signal_reaches_all_processes(tmp_path):
