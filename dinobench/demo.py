@@ -120,7 +120,7 @@ STEPS = (
     DemoStep("discovery", DATA, {}, "tokencut", NETWORKS),
     DemoStep("saliency", DATA, {}, models=NETWORKS),
     DemoStep("davis", DATA, {"short_side": 192, "multiple": 8}, models=NETWORKS),
-    DemoStep("representation", DATA, SMALL),
+    DemoStep("representation", DATA, SMALL | {"alpha_range": (5, 90)}),  # of as many eigenvalues as the network is wide
     DemoStep("copydetect", "tiles", {"image_size": 160}),
     DemoStep("retrieval", "tiles", {"image_size": 160}),
     DemoStep("correspondence", "shapes", {"size": 96}),
