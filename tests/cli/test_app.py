@@ -257,7 +257,8 @@ def _groups():
     yield ()
     for group in (*app.app.registered_groups,):
         yield (group.name,)
-        yield from ((group.name, c.name) for c in group.typer_instance.registered_commands)
+        commands = group.typer_instance.registered_commands
+        yield from ((group.name, c.name or c.callback.__name__) for c in commands)
     for c in app.app.registered_commands:
         yield (c.name or c.callback.__name__,)
 
