@@ -17,6 +17,7 @@ import numpy as np
 from dinobench.data.boxes import BoxSet, BoxSplits
 from dinobench.data.depth_maps import DepthSet
 from dinobench.data.label_maps import LabelMapSet
+from dinobench.data.layouts import ANY_IMAGES, UNLABELLED
 from dinobench.data.layouts.copydays import SIDE, Copies, assemble
 from dinobench.data.layouts.landmarks import LABELS, LabelledImages, Landmarks, LandmarkSets
 from dinobench.data.limits.by_turns import by_turns
@@ -103,6 +104,7 @@ def _classification(data: ImageClassification, n: int) -> Cut:
         leak=data.leak and f"before --limit: {data.leak}",
         answers=None if data.answers is None else data.answers[chosen],
         val=None if data.val is None else np.flatnonzero(apart[kept]),
+        verdicts=None if data.verdicts is None else (data.verdicts[0][kept], data.verdicts[1][chosen]),
     ), told  # fmt: skip
 
 
@@ -244,7 +246,8 @@ def _moved(rows: np.ndarray, place: np.ndarray) -> np.ndarray:
 #: What cuts a data set of each kind; whatever it leaves the fingerprint and the notes of is given new ones.
 CUTS: Mapping[str, Callable[[Any, int], Cut]] = {
     "classification": _classification,
-    "images": _training_images,
+    UNLABELLED: _training_images,
+    ANY_IMAGES: _training_images,
     "copies": _copies,
     "videos": _videos,
     "masks": _masks,

@@ -12,7 +12,7 @@ from dinobench.data import load_dataset
 from dinobench.data.embedded import EMBEDDED
 from dinobench.data.image_split import array_split, assemble
 from dinobench.data.label_maps import read_pair
-from dinobench.data.layouts import KINDS
+from dinobench.data.layouts import ANY_IMAGES, KINDS, UNLABELLED
 from dinobench.data.layouts.copydays import with_side
 from dinobench.data.limits import CUTS, limited
 from dinobench.errors import UserError
@@ -27,7 +27,7 @@ def embedded(kind):
 
 def sizes(data, kind):
     """Of each list of items that a data set of a kind has, how long it is."""
-    if kind in ("classification", "images", "label_maps", "depth"):
+    if kind in ("classification", UNLABELLED, ANY_IMAGES, "label_maps", "depth"):
         return [len(data.train), len(data.test)]
     return {
         "copies": lambda: [len(data.originals)],
@@ -74,6 +74,15 @@ def test_classes_stay_in_both_splits_and_images_keep_their_labels():
         assert all(split.load(i).tobytes() == of.load(row).tobytes() for i, row in enumerate(rows))
     everything = limited(whole, "classification", 5000)
     assert everything.train is whole.train  # whose features need not be extracted anew
+
+
+def test_images_of_several_classes_keep_their_verdicts():
+    draw = np.random.default_rng(0).integers(-1, 2, (60, 4), np.int8)
+    whole = made([0, 1, 2, 3] * 10, [0, 1, 2, 3] * 5, verdicts=(draw[:40], draw[40:]))
+    part = limited(whole, "classification", 8)
+    for side, split, of in zip((0, 1), (part.train, part.test), (whole.train, whole.test), strict=True):
+        rows = [of.ids.index(name) for name in split.ids]
+        assert len(rows) == 8 and (part.verdicts[side] == whole.verdicts[side][rows]).all()
 
 
 def made(train, test, **changes):
