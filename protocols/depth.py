@@ -28,7 +28,6 @@ with lazy.imports():
     from dinobench.dense.depth.losses import DepthLoss
     from dinobench.dense.depth.probe import DepthProbe, ProbeConfig, TestTable
     from dinobench.dense.depth.schedules import Schedule
-    from dinobench.dense.reading import Blocks
 
 V3 = "facebookresearch/dinov3, eval/depth, configs/config-nyu.yaml"
 RECIPE = "zhyever/Monocular-Depth-Estimation-Toolbox, depth/datasets/pipelines/transforms.py; the same in DINOv3"
@@ -175,7 +174,7 @@ def take(table: TestTable, items: pd.DataFrame, names: tuple[str, ...], suffix: 
     return {n + suffix: (100 if UNITS.get(n) == "%" else 1) * table.mean(NAMES.index(n)) for n in names}
 
 
-def blocks_of(backbone: Backbone, config: Config) -> tuple[Blocks, list[str]]:
+def blocks_of(backbone: Backbone, config: Config) -> tuple[int | tuple[int, ...], list[str]]:
     """What the head reads, and a note where the backbone has only its last map to give."""
     if config.read == "map":
         return 1, []
@@ -190,7 +189,7 @@ def blocks_of(backbone: Backbone, config: Config) -> tuple[Blocks, list[str]]:
         raise UserError(f"{backbone.info.name}: {error}; use --set read=last") from None
 
 
-def probe_config(data: DepthSet, config: Config, blocks: Blocks) -> ProbeConfig:
+def probe_config(data: DepthSet, config: Config, blocks: int | tuple[int, ...]) -> ProbeConfig:
     """The training's settings, what is the data set's own filled in."""
     usual = data.convention
     train_crop = config.train_crop if all(config.train_crop) else usual.train_crop

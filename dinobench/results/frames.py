@@ -46,8 +46,7 @@ def read_results(
     What cannot be read is warned of and left out, as are runs that kept no items where these are asked for. Raises
     UserError when the folder holds no records, for a protocol or data set that none is of, and for damaged items.
 
-    >>> table = read_results("results")  # doctest: +SKIP
-    >>> table[table.primary].pivot_table("value", "model", "protocol")  # doctest: +SKIP
+    `table[table.primary].pivot_table("value", "model", "protocol")` sets models against protocols.
     """
     folder = user_path(results)
     records, broken = read_records(folder)

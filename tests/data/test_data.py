@@ -162,8 +162,8 @@ def test_kinds_are_open_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_layouts_are_listed_with_their_trees() -> None:
     found = {name: summary for kind, name, summary in known_layouts() if kind == "classification"}
     assert list(found) == [
-        "digits", "drawings", "cifar", "csv", "transfer", "imagenet", "save_to_disk", "parquet", "webdataset", "voc-classes",
-        "imagefolder", "class_folders", "torchvision",
+        "digits", "drawings", "cifar", "csv", "transfer", "imagenet", "save_to_disk", "parquet", "webdataset",
+        "voc-classes", "imagefolder", "class_folders", "torchvision",
     ]  # fmt: skip
     assert all(len(summary) > 80 and "\n" not in summary for summary in found.values())
     assert found["imagefolder"].startswith("train/<class>/")

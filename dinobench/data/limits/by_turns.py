@@ -16,7 +16,7 @@ def by_turns(ids: Sequence[str], n: int, groups: np.ndarray | None = None, toget
     groups' own order is that of their names' digests too.
 
     >>> by_turns(["a", "b", "c", "d"], 2, np.array([0, 0, 0, 1])).tolist()
-    [1, 3]
+    [2, 3]
     """
     digests = _digests(ids)
     if groups is None:
