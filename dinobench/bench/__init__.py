@@ -13,7 +13,7 @@ from dinobench.errors import unknown_name
 if TYPE_CHECKING:
     from dinobench.bench.measure import BenchRow
 
-__all__ = ["ALL", "BENCHES", "measure_bench"]
+__all__ = ["BENCHES", "GROUPS", "measure_bench"]
 
 #: What there is to measure -> where, as module:function, imported when asked for.
 BENCHES = {
@@ -37,26 +37,29 @@ BENCHES = {
 }
 
 
-#: What measures all of them.
-ALL = "all"
+#: What measures several of them, one after the other.
+GROUPS = {
+    "all": tuple(BENCHES),
+    "dense": ("davis", "discovery", "correspondence", "segmentation", "incontext", "depth"),
+}
 
 
 def measure_bench(
     name: str, finished: Callable[[list[BenchRow]], None] = lambda rows: None, **options: Any
 ) -> list[BenchRow]:
-    """The rows of a bench, or of `ALL`; of `options` those that it takes and that are not None.
+    """The rows of a bench, or of one of `GROUPS`; of `options` those that it takes and that are not None.
 
     `finished` gets the rows of each bench as soon as they are there: all of them take long, and may be interrupted.
     Raises UserError for its name.
     """
-    if name == ALL:
+    if name in GROUPS:
         rows: list[BenchRow] = []
-        for number, each in enumerate(BENCHES, 1):
-            console.note(f"[{number}/{len(BENCHES)}] {each}")
+        for number, each in enumerate(GROUPS[name], 1):
+            console.note(f"[{number}/{len(GROUPS[name])}] {each}")
             rows += measure_bench(each, finished, **options)
         return rows
     if name not in BENCHES:
-        raise unknown_name("bench", name, [ALL, *BENCHES])
+        raise unknown_name("bench", name, [*GROUPS, *BENCHES])
     module, _, function = BENCHES[name].partition(":")
     bench: Callable[..., list[BenchRow]] = getattr(import_module(f"{__name__}.{module}"), function)
     taken = inspect.signature(bench).parameters

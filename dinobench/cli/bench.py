@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from dinobench.bench import ALL, BENCHES, measure_bench
+from dinobench.bench import BENCHES, GROUPS, measure_bench
 from dinobench.cli.display import runs
 from dinobench.cli.options import Device
 
 
 def bench(
-    what: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(BENCHES)}, or {ALL}.")],
+    what: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(BENCHES)}, or {' or '.join(GROUPS)}.")],
     arch: Annotated[str | None, typer.Option(help="Model of features and davis, where not the usual one.")] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Number of files that features and scale read, where not the usual one.")
@@ -36,7 +36,7 @@ def bench(
     rows = measure_bench(
         what, runs.bench, arch=arch, images=images, repeats=repeats, scale=scale, cells=cells, device=device
     )
-    if what == ALL:
+    if what in GROUPS:
         typer.echo(table.markdown(rows, table.machine(device)))
     if write is not None:
         table.put(write, table.markdown(rows, table.machine(device)))

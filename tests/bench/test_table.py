@@ -43,3 +43,6 @@ def test_all_is_every_bench(monkeypatch):
     assert told == [[ROWS[0]]] * len(BENCHES)  # each as soon as it is there
     assert [name for name, _ in asked] == [place.partition(":")[2] for place in BENCHES.values()]
     assert {device for _, device in asked} == {"cuda"}
+    asked.clear()
+    measure_bench("dense")
+    assert [name for name, _ in asked][-2:] == ["incontext", "depth"]
