@@ -1,4 +1,4 @@
-"""The gate's files for CI, and the workflows that the README shows."""
+"""The gate's files for CI, and the workflows that docs/gate.md shows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dinobench.errors import UserError
 from dinobench.results import records
 from dinobench.results.items import read_items
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "gate.md"
 
 
 @pytest.fixture
@@ -112,13 +112,11 @@ def test_any_name_keeps_every_file_whole(name):
     assert not any("\n" in line or "\r" in line for line in workflow_commands(report))
 
 
-# The README's workflows.
+# The page's workflows.
 
 
 def block(mark: str) -> dict:
-    text = README.read_text(encoding="utf-8")
-    if f"<!-- {mark} -->" not in text:
-        pytest.skip("README.md has no workflow")
+    text = PAGE.read_text(encoding="utf-8")
     part = text.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0]
     return yaml.safe_load(re.search(r"```yaml\n(.*?)```", part, re.S)[1])
 
@@ -134,7 +132,7 @@ def bash(step, folder, **environ):
     shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m dinobench "$@"\n')
     shim.chmod(0o755)
     environ = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "GITHUB_ACTIONS": "true", **environ}
-    environ["PYTHONPATH"] = str(README.parent)
+    environ["PYTHONPATH"] = str(ROOT)
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
 

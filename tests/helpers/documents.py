@@ -1,0 +1,165 @@
+"""The pages in README.md and docs/: what of them is made from the code, the commands they show, their links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from helpers.paths import ROOT
+
+from dinobench.config import Setting, plain, settings_of
+from dinobench.data import known_layouts
+from dinobench.data.embedded import EMBEDDED
+from dinobench.data.layouts import KINDS
+from dinobench.registry import available, load, metrics_of
+from dinobench.types import EvalProtocol, Metric
+
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+#: Pages whose commands and links are looked at.
+PAGES = [README, *sorted(DOCS.rglob("*.md"))]
+
+
+class Shown(NamedTuple):
+    """A command that a page shows: where, its arguments without `dinobench`, and whether it is left open by `...`."""
+
+    page: str
+    line: str
+    arguments: tuple[str, ...]
+    open: bool
+
+
+def built_in() -> list[str]:
+    """The protocols that come with the package, by name."""
+    return [name for name, entries in available().items() if entries[0].value.startswith("dinobench.protocols.")]
+
+
+def page_of(protocol: str) -> Path:
+    return DOCS / "protocols" / f"{protocol}.md"
+
+
+def cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def value(setting: Setting) -> str:
+    return f"`{cell(plain(setting.value))}`" if plain(setting.value) else "empty"
+
+
+def settings(name: str) -> str:
+    """A protocol's data, metrics and settings as they are declared, in Markdown."""
+    protocol = load(name)
+    first, *others = protocol.profiles
+    declared = {profile: settings_of(config) for profile, config in protocol.profiles.items()}
+    rows = [
+        [f"`{s.name}`", value(s)]
+        + ["" if declared[other][s.name].value == s.value else value(declared[other][s.name]) for other in others]
+        + [cell(s.doc), cell(s.source)]
+        for s in declared[first].values()
+    ]
+    kinds = [*EMBEDDED.get(protocol.data, {}), *(import_module(module).NAME for module in KINDS[protocol.data])]
+    needs = ", ".join(sorted(protocol.requires))
+    saves = f" `--save` keeps {protocol.saves}." if getattr(protocol, "saves", "") else ""
+    return (
+        f"Version {protocol.version}. Of a backbone it needs: {needs}. Layouts: {', '.join(map(code, kinds))}.{saves}\n"
+        f"\nMetrics: {_measured(protocol)}.\n\n"
+        + ("Profiles after the first show what they change.\n\n" if others else "")
+        + table(["setting", *(f"`{p}`" for p in protocol.profiles), "meaning", "source"], rows)
+    )
+
+
+def _measured(protocol: EvalProtocol) -> str:
+    """The metrics of all profiles; where not every profile has one, those that do."""
+    by_profile = {p: {m.name: m for m in metrics_of(protocol, config)} for p, config in protocol.profiles.items()}
+    metrics = {name: metric for found in by_profile.values() for name, metric in found.items()}
+    told = []
+    for name, metric in metrics.items():
+        having = [code(profile) for profile, found in by_profile.items() if name in found]
+        told.append(_metric(metric) + ("" if len(having) == len(by_profile) else f" in {', '.join(having)}"))
+    return "; ".join(told)
+
+
+def _metric(metric: Metric) -> str:
+    name = f"**`{metric.name}`**" if metric.primary else f"`{metric.name}`"
+    better = "" if metric.higher_is_better else ", less ranks first"
+    return f"{name} ({metric.unit or 'no unit'}{better})"
+
+
+def code(text: str) -> str:
+    return f"`{text}`"
+
+
+def layouts() -> str:
+    """Every layout, under the first kind of data that takes it."""
+    return table(["layout", "kind", "what it is"], [[code(n), cell(k), cell(s)] for k, n, s in known_layouts()])
+
+
+def made() -> list[tuple[Path, str, str]]:
+    """What is made from the code: the page, the mark around it, and the text."""
+    return [(DOCS / "data.md", "layouts", layouts()), *((page_of(p), "settings", settings(p)) for p in built_in())]
+
+
+def put(text: str, mark: str, made: str) -> str:
+    """The page with `made` between its marks. Raises ValueError where it lacks them."""
+    before, begin, rest = text.partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->\n")
+    if not (begin and end):
+        raise ValueError(f"no <!-- {mark} --> ... <!-- /{mark} -->")
+    return before + begin + made + end + after
+
+
+def commands(page: Path) -> Iterator[Shown]:
+    """The `dinobench` commands of a page: lines of its blocks without a language, and what its text sets as code."""
+    name, text = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8")
+    parts = re.split(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
+    for prose, language, block in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
+        for inline in re.findall(r"`([^`]+)`", prose):
+            if inline.startswith("dinobench ") and not re.search(r"[|\[…]", inline):
+                yield from _parts(name, " ".join(inline.split()), always_open=True)
+        lines = "" if language else block.replace("\\\n", " ")
+        for line in lines.splitlines():
+            yield from _parts(name, line.removeprefix("$ "))
+
+
+def _parts(page: str, line: str, always_open: bool = False) -> Iterator[Shown]:
+    if "dinobench" not in line:
+        return
+    reader = shlex.shlex(line, posix=True, punctuation_chars="&|;>")
+    reader.whitespace_split, reader.commenters = True, "#"
+    try:
+        tokens = list(reader)
+    except ValueError:  # an apostrophe: output, not a command
+        return
+    part: list[str] = []
+    for token in [*tokens, ";"]:
+        if token.strip("&|;>"):
+            part.append(token)
+            continue
+        if part[:1] == ["torchrun"] and "dinobench" in part:
+            part = part[part.index("dinobench") :]
+        if part[:1] == ["dinobench"]:
+            left = tuple(word for word in part[1:] if word not in ("...", "…"))
+            yield Shown(page, line, left, always_open or len(left) < len(part) - 1)
+        part = []
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind `#`: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> Iterator[str]:
+    """The relative links and pictures of a page."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            yield target
