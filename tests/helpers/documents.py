@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -69,12 +70,18 @@ def settings(name: str) -> str:
     kinds = [*EMBEDDED.get(protocol.data, {}), *(import_module(module).NAME for module in KINDS[protocol.data])]
     needs = ", ".join(sorted(protocol.requires))
     saves = f" `--save` keeps {protocol.saves}." if getattr(protocol, "saves", "") else ""
-    return (
-        f"Version {protocol.version}. Of a backbone it needs: {needs}. Layouts: {', '.join(map(code, kinds))}.{saves}\n"
-        f"\nMetrics: {_measured(protocol)}.\n\n"
-        + ("Profiles after the first show what they change.\n\n" if others else "")
-        + table(["setting", *(f"`{p}`" for p in protocol.profiles), "meaning", "source"], rows)
+    about = (
+        f"Version {protocol.version}. Of a backbone it needs: {needs}. Layouts: {', '.join(map(code, kinds))}.{saves}"
     )
+    paragraphs = [about, f"Metrics: {_measured(protocol)}."]
+    if others:
+        paragraphs.append("Profiles after the first show what they change.")
+    head = ["setting", *map(code, protocol.profiles), "meaning", "source"]
+    return "".join(f"{_folded(paragraph)}\n\n" for paragraph in paragraphs) + table(head, rows)
+
+
+def _folded(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _measured(protocol: EvalProtocol) -> str:
