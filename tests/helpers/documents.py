@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,9 @@ from dinobench.config import Setting, plain, settings_of
 from dinobench.data import known_layouts
 from dinobench.data.embedded import EMBEDDED
 from dinobench.data.layouts import KINDS
-from dinobench.registry import available, load, metrics_of
+from dinobench.pretrain.method import MethodConfig
+from dinobench.pretrain.run import load_method
+from dinobench.registry import GROUP, METHODS, available, load, metrics_of
 from dinobench.types import EvalProtocol, Metric
 
 DOCS = ROOT / "docs"
@@ -34,9 +36,9 @@ class Shown(NamedTuple):
     open: bool
 
 
-def built_in() -> list[str]:
-    """The protocols that come with the package, by name."""
-    return [name for name, entries in available().items() if entries[0].value.startswith("dinobench.protocols.")]
+def built_in(group: str = GROUP) -> list[str]:
+    """The protocols, or the methods, that come with the package, by name."""
+    return [name for name, entries in available(group).items() if entries[0].value.startswith("dinobench.")]
 
 
 def page_of(protocol: str) -> Path:
@@ -105,6 +107,23 @@ def code(text: str) -> str:
     return f"`{text}`"
 
 
+def methods() -> str:
+    """What all pretraining methods declare, then of each what it adds or has otherwise, in Markdown."""
+    shared = settings_of(MethodConfig())
+    tables = [f"Of every method:\n\n{_declared(shared.values())}"]
+    for name in built_in(METHODS):
+        method = load_method(name)
+        own = settings_of(method.config_type()).values()
+        others = [s for s in own if s.name not in shared or shared[s.name].value != s.value]
+        tables.append(f"`{name}`: {method.summary}. It adds, or has otherwise:\n\n{_declared(others)}")
+    return "\n".join(tables)
+
+
+def _declared(declared: Iterable[Setting]) -> str:
+    rows = [[code(s.name), value(s), cell(s.doc), cell(s.source)] for s in declared]
+    return table(["setting", "default", "meaning", "source"], rows)
+
+
 def layouts() -> str:
     """Every layout, under the first kind of data that takes it."""
     return table(["layout", "kind", "what it is"], [[code(n), cell(k), cell(s)] for k, n, s in known_layouts()])
@@ -112,7 +131,8 @@ def layouts() -> str:
 
 def made() -> list[tuple[Path, str, str]]:
     """What is made from the code: the page, the mark around it, and the text."""
-    return [(DOCS / "data.md", "layouts", layouts()), *((page_of(p), "settings", settings(p)) for p in built_in())]
+    pages = [(page_of(name), "settings", settings(name)) for name in built_in()]
+    return [(DOCS / "data.md", "layouts", layouts()), (DOCS / "pretraining.md", "settings", methods()), *pages]
 
 
 def put(text: str, mark: str, made: str) -> str:
