@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -43,10 +44,16 @@ def available(group: str = GROUP) -> dict[str, list[EntryPoint]]:
     return dict(sorted(entries.items()))
 
 
-def _entry_points(group: str) -> list[EntryPoint]:
+def _entry_points(group: str) -> tuple[EntryPoint, ...]:
     """Those of a group; where a distribution's cannot be read, those of all others."""
+    return _installed(group, tuple(sys.path))
+
+
+@functools.cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Of the distributions on Python's `path`: reading them all takes as long as importing what one names."""
     try:
-        return list(entry_points(group=group))
+        return tuple(entry_points(group=group))
     except Exception:  # whatever the parser makes of a damaged file
         found: list[EntryPoint] = []
         for distribution in distributions():
@@ -54,7 +61,7 @@ def _entry_points(group: str) -> list[EntryPoint]:
                 found += distribution.entry_points.select(group=group)
             except Exception as error:
                 _warn_once(f"{distribution.name}: left out, its entry points cannot be read: {said(error)}")
-        return found
+        return tuple(found)
 
 
 @functools.cache

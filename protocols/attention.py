@@ -11,21 +11,20 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from dinobench import lazy
-from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
-from dinobench.metrics.segmentation import sorted_mass
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
+    from PIL import Image
 
+    from dinobench.data.masks import MaskSet
     from dinobench.features.extraction import cut_to_multiple, forward_batches, lost_images, out_of_range
+    from dinobench.metrics.segmentation import sorted_mass
 
 FIGURE = "Caron et al. 2021 (arXiv 2104.14294), Figure 4"
 #: Images per forward pass on a CPU, which gains nothing from more, and elsewhere.

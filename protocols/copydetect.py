@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from PIL import Image
-
 from dinobench import lazy
-from dinobench.data.layouts.copydays import Copies, with_side
-from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
-from dinobench.metrics.retrieval import average_precision, micro_average_precision, micro_average_precision_interval
 from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
+    from PIL import Image
 
     from dinobench.algorithms.descriptors import Whitening, gem, unit_rows
     from dinobench.algorithms.nearest_neighbours import search
+    from dinobench.data.layouts.copydays import Copies, with_side
+    from dinobench.data.subsets import Subset
     from dinobench.features.extraction import cut_to_multiple, extract
+    from dinobench.metrics.retrieval import average_precision, micro_average_precision, micro_average_precision_interval
 
 DINO = "facebookresearch/dino, eval_copy_detection.py"
 

@@ -13,23 +13,22 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, product
 from typing import Any, Literal
 
-import numpy as np
-
 from dinobench import lazy
-from dinobench.data.pairs.keypoints import KeypointSet, PointPair, some_of_each
-from dinobench.data.pairs.square import SquareInput
 from dinobench.data.transforms import Input, for_backbone
 from dinobench.errors import UserError
-from dinobench.metrics.correspondence import correct, pck
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
 
     from dinobench.algorithms.keypoint_matching import match
+    from dinobench.data.pairs.keypoints import KeypointSet, PointPair, some_of_each
+    from dinobench.data.pairs.square import SquareInput
     from dinobench.features.extraction import centre_padded, forward_batches, lost_images, out_of_range
     from dinobench.features.maps import comes_normed, maps_of
+    from dinobench.metrics.correspondence import correct, pck
     from dinobench.stats.stratified import stratified_interval
 
 DIFT, SD_DINO, PROBE3D = "Tsingularity/dift, eval_spair.py", "Junyi42/sd-dino", "mbanani/probe3d"

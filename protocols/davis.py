@@ -14,23 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from dinobench import lazy
-from dinobench.data.video import Video, VideoSet, label_png, read_prediction
 from dinobench.errors import BrokenImage, UserError
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channels, input_of
-from dinobench.metrics.segmentation import frame_scores
 from dinobench.metrics.video import METRICS, STATISTICS, averages, object_statistics, object_table, scored_frames
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
 
     from dinobench.algorithms.label_propagation import propagate
     from dinobench.algorithms.soft_masks import first_masks, labels_of, nearest_labels_of
+    from dinobench.data.video import Video, VideoSet, label_png, read_prediction
     from dinobench.features.frames import FrameInput, frame_grids
+    from dinobench.metrics.segmentation import frame_scores
 
 DINO = "facebookresearch/dino, eval_video_segmentation.py"
 DINOV3 = "facebookresearch/dinov3, notebooks/segmentation_tracking.ipynb"

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dinobench import lazy
-from dinobench.data.depth_maps import DepthSet
 from dinobench.data.transforms import ImageTransform, Input
 from dinobench.errors import UserError
 from dinobench.metrics.depth import NAMES
@@ -24,6 +23,7 @@ with lazy.imports():
     import pandas as pd
 
     from dinobench.algorithms.depth_head import DepthBins, four_blocks
+    from dinobench.data.depth_maps import DepthSet
     from dinobench.dense.depth.augment import DepthView
     from dinobench.dense.depth.losses import DepthLoss
     from dinobench.dense.depth.probe import DepthProbe, ProbeConfig, TestTable

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from dinobench import lazy
 from dinobench.data.boxes import BOXES, BoxSet, BoxSplits
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
@@ -21,6 +19,7 @@ from dinobench.metrics.localization import FOUND, best_iou
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
     from torch.nn import functional as F

@@ -13,22 +13,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from dinobench import lazy
 from dinobench.data.label_maps import IGNORED, LabelMapSet, LabelMapSplit, read_pair
-from dinobench.data.transforms import ImageTransform, for_backbone
-from dinobench.data.video import label_png
 from dinobench.errors import UserError
 from dinobench.inputs import IMAGENET_MEAN, Channels, check_channels
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import torch
+    from PIL import Image
 
     from dinobench.algorithms.incontext import attend, class_map, drawn_patches, patch_counts
     from dinobench.algorithms.semantic_result import semantic_result
+    from dinobench.data.transforms import ImageTransform, for_backbone
+    from dinobench.data.video import label_png
     from dinobench.features.extraction import lost_images
     from dinobench.features.patches import unit_patches
     from dinobench.metrics.semantic import areas_of, confusion, matched_miou

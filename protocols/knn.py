@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from dinobench import lazy
 from dinobench.data.transforms import ImageTransform, Input
 from dinobench.types import (
@@ -26,6 +24,7 @@ from dinobench.types import (
 )
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
 

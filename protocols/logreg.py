@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from dinobench import lazy
-from dinobench.data.subsets import draw_digest, hold_out, low_shot
 from dinobench.data.transforms import ImageTransform, Input
 from dinobench.errors import UserError
 from dinobench.types import (
@@ -30,6 +27,7 @@ from dinobench.types import (
 )
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
     from torch.nn import functional as F
@@ -37,6 +35,7 @@ with lazy.imports():
     from dinobench.algorithms.chosen_strength import accuracy, choose_and_fit, mean_precision
     from dinobench.algorithms.logistic_regression import Fit
     from dinobench.algorithms.several_result import several_result
+    from dinobench.data.subsets import draw_digest, hold_out, low_shot
     from dinobench.metrics.classification import Truth
 
 DINOV2 = "facebookresearch/dinov2, dinov2/eval/log_regression.py"

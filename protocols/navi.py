@@ -9,20 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
-
 from dinobench import lazy
-from dinobench.data.pairs.views import Surface, ViewSet, surface
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError
 from dinobench.metrics.correspondence import ROTATION_BINS, relative_pose, rotation_degrees, space_errors
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
 
     from dinobench.algorithms.surface_matching import match_surfaces, partners
+    from dinobench.data.pairs.views import Surface, ViewSet, surface
     from dinobench.features.extraction import centre_padded, forward_batches, lost_images, out_of_range
     from dinobench.features.maps import comes_normed, maps_of
 

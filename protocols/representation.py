@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from dinobench import lazy
 from dinobench.data.layouts import ANY_IMAGES
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
@@ -20,6 +18,7 @@ from dinobench.errors import UserError
 from dinobench.types import Backbone, Context, FeatureRequest, ImageClassification, ImageSplit, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
     from sklearn.cluster import KMeans

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from PIL import Image
-
 from dinobench import lazy
-from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, LandmarkSets
-from dinobench.data.subsets import Subset
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
 from dinobench.errors import UserError, unknown_name
 from dinobench.metrics.retrieval import DIFFICULTIES, scores_of_places
 from dinobench.types import Backbone, Context, ImageSplit, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
+    from PIL import Image
     from torch.nn import functional as F
 
     from dinobench.algorithms.descriptors import unit_rows
     from dinobench.algorithms.ranking import Wanted, leave_one_out, nearest_and_places, similarities, tiles
+    from dinobench.data.layouts.landmarks import LabelledImages, Landmarks, LandmarkSets
+    from dinobench.data.subsets import Subset
     from dinobench.features.extraction import cut_to_multiple, extract
 
 DINO = "facebookresearch/dino, eval_image_retrieval.py"

@@ -10,24 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-from PIL import Image
-
 from dinobench import lazy
-from dinobench.data.masks import MaskSet
 from dinobench.data.transforms import ImageTransform, Input, for_backbone
-from dinobench.data.video import label_png
 from dinobench.errors import UserError
-from dinobench.metrics.saliency import THRESHOLDS, Saliency, saliency_scores, soft_scores
 from dinobench.types import Backbone, Context, Metric, Result, setting
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
     import torch
+    from PIL import Image
 
     from dinobench.algorithms.bilateral_solver import Bandwidths, bilateral_solver
     from dinobench.algorithms.object_discovery import tokencut
+    from dinobench.data.masks import MaskSet
+    from dinobench.data.video import label_png
     from dinobench.features.extraction import forward_batches, lost_images, out_of_range
+    from dinobench.metrics.saliency import Saliency, saliency_scores, soft_scores, thresholds
 
 TOKENCUT = "Wang et al. 2022 (arXiv 2202.11539)"
 SOLVER = "YangtaoWANG95/TokenCut, README and get_saliency.py"
@@ -131,8 +130,8 @@ def run(backbone: Backbone, data: MaskSet, config: Config, ctx: Context) -> Resu
     result = Result({score: 100 * float(items[score].mean()) for score in Saliency._fields}, items)
     if config.solver != "none":
         result.notes.append(
-            f"max_f is F of masks above {THRESHOLDS[best]:.3f}, the best threshold over all images; its interval is of "
-            "that threshold"
+            f"max_f is F of masks above {thresholds()[best]:.3f}, the best threshold over all images; its interval is "
+            "of that threshold"
         )
     return result
 

@@ -61,7 +61,8 @@ def _seconds(folder: Path, command: Sequence[str]) -> float:
 
 def _cpu(folder: Path, line: Sequence[str]) -> float:
     """CPU seconds of a process, and of those that it started. Raises UserError where it fails by its own fault."""
-    environment = {**os.environ, "DINOBENCH_CACHE": str(folder / "cache")}
+    environment = {**os.environ, "DINOBENCH_CACHE": str(folder / "cache"), "PYTHONPYCACHEPREFIX": str(folder / "pyc")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has its modules compiled
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from dinobench.data import fingerprint
+from dinobench import lazy
 from dinobench.errors import UserError, unknown_name
 from dinobench.hashing import digest
+
+with lazy.imports():
+    import numpy as np
+    from PIL import Image
+
+    from dinobench.data import fingerprint
 
 #: The file of the boxes that a run found.
 BOXES = "boxes.json"

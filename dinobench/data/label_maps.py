@@ -9,14 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
-import numpy as np
-from PIL import Image
-
-from dinobench.data import fingerprint, leaks
-from dinobench.data.decoding import decode
-from dinobench.data.masks import label_numbers
-from dinobench.data.video import different_size, read_labels
+from dinobench import lazy
 from dinobench.errors import UserError
+
+with lazy.imports():
+    import numpy as np
+    from PIL import Image
+
+    from dinobench.data import fingerprint, leaks
+    from dinobench.data.decoding import decode
+    from dinobench.data.masks import label_numbers
+    from dinobench.data.video import different_size, read_labels
 
 #: In a label map: belongs to no class and counts for nothing.
 IGNORED = 255

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from PIL import Image
-
 from dinobench import lazy
 from dinobench.errors import UserError
 from dinobench.inputs import IMAGENET_MEAN, IMAGENET_STD, Channels, check_channels, input_of
@@ -26,20 +23,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 with lazy.imports():
+    import numpy as np
     import torch
+    from PIL import Image
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
-
+#: Names of Pillow's resampling filters.
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 #: Pixels of a side: one image of this size takes 0.8 GB, and no backbone sees a hundredth of it.
 LARGEST_SIDE = 16_384
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Pillow's filter of this name, one of `INTERPOLATIONS`."""
+    return Image.Resampling[interpolation.upper()]
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class ImageTransform:
         if self.resize is not None:
             height, width = resized_size(image.height, image.width, self.resize)
             if (width, height) != image.size:
-                image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+                image = image.resize((width, height), resampling(self.interpolation))
         if self.crop is not None:
             left, top = _offset(image.width, self.crop), _offset(image.height, self.crop)
             image = image.crop((left, top, left + self.crop, top + self.crop))  # zeros where it reaches outside

@@ -10,7 +10,11 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import numpy as np
+from dinobench import lazy
+
+with lazy.imports():
+    import numpy as np
+
 
 #: Bounds in degrees of the bins of relative rotation that recall is told by.
 ROTATION_BINS = (0, 30, 60, 90, 120)

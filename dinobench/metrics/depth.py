@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import numpy as np
+from dinobench import lazy
+
+with lazy.imports():
+    import numpy as np
+
 
 Crop = Literal["none", "nyu", "garg", "eigen"]
 CROPS = get_args(Crop)

@@ -6,7 +6,11 @@ continuous coordinates, as in valeoai/LOST `datasets.py` and `main_lost.py` at f
 
 from __future__ import annotations
 
-import numpy as np
+from dinobench import lazy
+
+with lazy.imports():
+    import numpy as np
+
 
 #: Added to heights and to the union, so that empty boxes divide by something; valeoai/LOST `datasets.py`, `bbox_iou`.
 EPS = 1e-7

@@ -11,7 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
+from dinobench import lazy
+
+with lazy.imports():
+    import numpy as np
+
 
 #: Equal similarities in a row that are looked at one by one: float32 has a few among 30,000 by chance.
 FEW_TIES = 32

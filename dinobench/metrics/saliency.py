@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
+from dinobench import lazy
+
+with lazy.imports():
+    import numpy as np
+
 
 #: β² of F, which weighs precision more than recall.
 BETA2 = 0.3
-#: Values above which a soft mask is foreground, of which the one of most Fβ over all images counts (`metrics`).
-THRESHOLDS = np.arange(0.0, 1.0, 1 / 255)
+#: How many values a soft mask is cut at, of which the one of most Fβ over all images counts (`metrics`).
+CUTS = 255
 
 
 class Saliency(NamedTuple):
@@ -21,6 +25,11 @@ class Saliency(NamedTuple):
     iou: float
     accuracy: float
     max_f: float
+
+
+def thresholds() -> np.ndarray:
+    """(CUTS,) float64: 0, 1/255, ..., 254/255, above which soft masks are cut."""
+    return np.arange(0.0, 1.0, 1 / CUTS)
 
 
 def saliency_scores(mask: np.ndarray, truth: np.ndarray) -> Saliency:
@@ -47,16 +56,16 @@ def soft_scores(soft: np.ndarray, truth: np.ndarray) -> tuple[float, float, np.n
     Precision and recall as in `saliency_scores`.
     """
     hard = saliency_scores(soft > 0.5, truth)
-    passed = np.searchsorted(THRESHOLDS, soft.ravel())  # how many thresholds each pixel is above
+    passed = np.searchsorted(thresholds(), soft.ravel())  # how many thresholds each pixel is above
     inside = truth.ravel()
-    count = len(THRESHOLDS) + 1
+    count = CUTS + 1
     # of each threshold the pixels above it, those of them that are right
     predicted, shared = (
         np.bincount(part, minlength=count)[::-1].cumsum()[::-1][1:] for part in (passed, passed[inside])
     )
     annotated = int(inside.sum())
     precision = np.where(predicted > 0, shared / np.maximum(predicted, 1), 1.0)
-    recall = shared / annotated if annotated else np.ones(len(THRESHOLDS))
+    recall = shared / annotated if annotated else np.ones(CUTS)
     weighed = BETA2 * precision + recall
     f = np.where(weighed > 0, (1 + BETA2) * precision * recall / np.where(weighed > 0, weighed, 1), 0.0)
     return hard.iou, hard.accuracy, f

@@ -11,16 +11,14 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from dinobench import lazy
 
 with lazy.imports():
     import cv2
+    import numpy as np
 
 # Share of the image diagonal within which two boundaries match: `bound_th` of the DAVIS evaluation package.
 BOUNDARY_TOLERANCE = 0.008
-_TWO_BY_TWO = np.ones((2, 2), np.uint8)
 _Box = tuple[slice, slice]
 
 
@@ -155,8 +153,8 @@ def _rectangles(radius: int) -> tuple[np.ndarray, ...]:
 def _boundary(mask: np.ndarray) -> np.ndarray:
     """A pixel differs from one of its three neighbours exactly where the 2 x 2 maximum and minimum differ."""
     anchor, border = (0, 0), cv2.BORDER_REPLICATE
-    high = cv2.dilate(mask, _TWO_BY_TWO, anchor=anchor, borderType=border)
-    return cv2.subtract(high, cv2.erode(mask, _TWO_BY_TWO, anchor=anchor, borderType=border))
+    high = cv2.dilate(mask, np.ones((2, 2), np.uint8), anchor=anchor, borderType=border)
+    return cv2.subtract(high, cv2.erode(mask, np.ones((2, 2), np.uint8), anchor=anchor, borderType=border))
 
 
 def _box(a: np.ndarray, b: np.ndarray) -> _Box | None:

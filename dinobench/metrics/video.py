@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from dinobench import lazy
 from dinobench.metrics.segmentation import statistics
 from dinobench.types import Metric
 
 with lazy.imports():
+    import numpy as np
     import pandas as pd
 
 STATISTICS = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch.nn import functional as F
 
-from dinobench.data.transforms import INTERPOLATIONS, ImageTransform
+from dinobench.data.transforms import INTERPOLATIONS, ImageTransform, resampling
 from dinobench.errors import UserError
 from dinobench.inputs import Channels
 from dinobench.training.crop_box import crop_box
@@ -54,7 +54,7 @@ class CropAndFlip:
         left, top, width, height = crop_box(image.width, image.height, self.scale, self.ratio, rng)
         # Cut first: a resize with a box would let the filter see pixels outside of it.
         view = image.crop((left, top, left + width, top + height))
-        view = view.resize((self.size, self.size), INTERPOLATIONS[self.interpolation])
+        view = view.resize((self.size, self.size), resampling(self.interpolation))
         pixels = np.asarray(view)
         if rng.random() < self.flip:
             pixels = pixels[:, ::-1]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 
-from dinobench.data.transforms import INTERPOLATIONS
+from dinobench.data.transforms import resampling
 
 #: The highest magnitude, at which an operation does the most it can.
 TOP = 10.0
@@ -84,4 +84,4 @@ def apply(name: str, part: float, image: Image.Image, interpolation: str = "bicu
     arguments = OPERATIONS[name](part)
     if name == "PosterizeIncreasing" and arguments == (0,):  # no bits left: black, which newer Pillows refuse to do
         return Image.new("RGB", image.size)
-    return operation(image, *arguments, fillcolor=FILL, resample=INTERPOLATIONS[interpolation])
+    return operation(image, *arguments, fillcolor=FILL, resample=resampling(interpolation))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import fbeta_score, jaccard_score
 
-from dinobench.metrics.saliency import BETA2, THRESHOLDS, saliency_scores, soft_scores
+from dinobench.metrics.saliency import BETA2, saliency_scores, soft_scores, thresholds
 
 
 @settings(max_examples=50)
@@ -37,5 +37,5 @@ def test_soft_masks_are_scored_as_threshold_by_threshold(seed, share):
     soft = np.round(rng.random((6, 7)) * 255) / 255 * 1.1 - 0.05  # a little beyond 0..1, and on thresholds
     iou, accuracy, f = soft_scores(soft, truth)
     assert (iou, accuracy) == saliency_scores(soft > 0.5, truth)[:2]
-    wanted = [saliency_scores(soft > t, truth).max_f for t in THRESHOLDS]
+    wanted = [saliency_scores(soft > t, truth).max_f for t in thresholds()]
     assert f == pytest.approx(wanted) and len(f) == 255 and BETA2 == 0.3

@@ -21,7 +21,7 @@ from dinobench.context import LocalContext
 from dinobench.data import load_dataset
 from dinobench.data.video import label_png, read_labels
 from dinobench.errors import UserError
-from dinobench.metrics.saliency import THRESHOLDS, saliency_scores
+from dinobench.metrics.saliency import saliency_scores, thresholds
 from dinobench.protocols import saliency
 from dinobench.protocols.saliency import Config, profiles, run, upsampled
 from dinobench.runner import with_intervals
@@ -154,11 +154,11 @@ def test_the_solver_makes_masks_soft_and_the_best_threshold_counts(tiny, tmp_pat
         truth = data.masks(image, "classes").masks.any(axis=0)
         assert np.array_equal(read_labels(tmp_path / f"{image}.png"), soft > 0.5)
         assert iou == saliency_scores(soft > 0.5, truth).iou
-        wanted.append([saliency_scores(soft > t, truth).max_f for t in THRESHOLDS])
+        wanted.append([saliency_scores(soft > t, truth).max_f for t in thresholds()])
     best = np.mean(wanted, axis=0)
     assert result.metrics["max_f"] == pytest.approx(100 * best.max())
     assert result.items["max_f"].tolist() == pytest.approx([f[best.argmax()] for f in wanted])
-    assert f"above {THRESHOLDS[best.argmax()]:.3f}, the best threshold" in result.notes[0] and not plain.notes
+    assert f"above {thresholds()[best.argmax()]:.3f}, the best threshold" in result.notes[0] and not plain.notes
     for found in on_processes(2, lambda ctx: run(tiny, data, config, ctx)):
         assert found.metrics == result.metrics and found.items.equals(result.items)
 

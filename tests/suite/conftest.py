@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 from helpers.samples import INFO
 
-from dinobench import files, registry
+from dinobench import files
 from dinobench.results import known_runs
 from dinobench.suite.file import read
 from dinobench.types import LoadOptions
 
 ALL = ("features", "layers", "patches", "attention", "keys", "map")
-
-
-@pytest.fixture(autouse=True)
-def listed_once(monkeypatch):
-    """Entry points are read from the disk for every suite, and here there are hundreds."""
-    monkeypatch.setattr(registry, "_entry_points", functools.cache(registry._entry_points))
 
 
 @pytest.fixture

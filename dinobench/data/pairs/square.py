@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from dinobench.data.transforms import INTERPOLATIONS, ImageTransform
+from dinobench.data.transforms import ImageTransform, resampling
 from dinobench.inputs import Channels
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SquareInput:
             image = _padded(image, max(image.size), (0, 0), WHITE)
         if self.fit == "centre":
             inner, offset = self._centred(image.size)
-            image = _padded(image.resize(inner, INTERPOLATIONS[self.interpolation]), self.size, offset, 0)
+            image = _padded(image.resize(inner, resampling(self.interpolation)), self.size, offset, 0)
         return ImageTransform((self.size, self.size), None, self.interpolation)(image)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
