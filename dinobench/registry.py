@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -46,12 +47,20 @@ def available(group: str = GROUP) -> dict[str, list[EntryPoint]]:
 
 def _entry_points(group: str) -> tuple[EntryPoint, ...]:
     """Those of a group; where a distribution's cannot be read, those of all others."""
-    return _installed(group, tuple(sys.path))
+    return _installed(group, tuple((folder, _changed(folder)) for folder in sys.path))
+
+
+def _changed(folder: str) -> int:
+    """When something came into a folder or left it, in nanoseconds; 0 where it is none."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
 
 
 @functools.cache
-def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Of the distributions on Python's `path`: reading them all takes as long as importing what one names."""
+def _installed(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """Of the distributions on Python's `path` as it is: reading them takes as long as importing what one names."""
     try:
         return tuple(entry_points(group=group))
     except Exception:  # whatever the parser makes of a damaged file
