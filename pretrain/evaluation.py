@@ -20,7 +20,8 @@ from dinobench.types import ComputeOptions, LoadOptions, RunRecord
 #: An image is resized to so many times its crop before scoring, as 256 is to 224.
 RESIZE = 256 / 224
 
-#: (checkpoint file, epochs done) -> metrics by "protocol/network/metric", as in "knn/teacher/top1@k20".
+#: (checkpoint file, epochs done: 0 before the first step) -> metrics by "protocol/network/metric", as in
+#: "knn/teacher/top1@k20".
 Evaluate = Callable[[Path, int], dict[str, float]]
 #: dinobench.runner.run. The runner stands above this package, so that callers hand it in.
 Score = Callable[..., Sequence[RunRecord]]
@@ -59,30 +60,49 @@ def _settings(name: str, run: Run) -> dict[str, Any]:
 
 
 def evaluator(run: Run, name: str, score: Score, runtime: Runtime, compute: ComputeOptions) -> Evaluate:
-    """What scores the checkpoints of `run`: records like any other, called NAME-eEPOCH-NETWORK, and their metrics."""
+    """What scores the checkpoints of `run`: records like any other, called NAME-eEPOCH-NETWORK, and their metrics.
+
+    Before the first step teacher and student are the same: one record, called after the student, is of both.
+    """
     chosen = backbones.choose(run.arch, run.image_size, run.patch_size, run.depth)
     arch = None if chosen.recognisable else run.arch
 
     def evaluate(path: Path, epoch: int) -> dict[str, float]:
         state = checkpoints.read(path)
-        networks = [n for n in ("teacher", "student") if isinstance(state.get(n), Mapping)]
+        networks = _networks(state, epoch)
         tf32 = torch.backends.cudnn.allow_tf32
         scores: dict[str, float] = {}
         for protocol in run.evals:
-            for network in networks:
+            for network, alike in networks.items():
                 records = score(
                     protocol, f"{name}-e{epoch:03d}-{network}={path}", run.eval_data or run.data,
                     settings=_settings(protocol, run), out=run.results, seed=int(run.config["seed"]), compute=compute,
                     skip_broken=run.skip_broken,
                     loading=LoadOptions(key=network, arch=arch),
                 )  # fmt: skip
-                scores |= _by_key(protocol, network, records)
+                for one in alike:
+                    scores |= _by_key(protocol, one, records)
         # What a run changes for itself goes back to what the training has.
         torch.backends.cudnn.allow_tf32 = tf32
         console.silent = runtime.rank > 0
         return scores
 
     return evaluate
+
+
+def _networks(state: Mapping[str, Any], epoch: int) -> dict[str, tuple[str, ...]]:
+    """The networks of a checkpoint that are scored, each with all that have its scores."""
+    there = tuple(n for n in ("teacher", "student") if isinstance(state.get(n), Mapping))
+    if epoch == 0 and len(there) == 2:
+        teacher, student = (_backbone(state[n]) for n in there)
+        if teacher.keys() == student.keys() and all(torch.equal(teacher[n], student[n]) for n in teacher):
+            return {"student": there}
+    return {n: (n,) for n in there}
+
+
+def _backbone(network: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    plain = {name.removeprefix("module."): tensor for name, tensor in network.items()}
+    return {name: tensor for name, tensor in plain.items() if name.startswith("backbone.")}
 
 
 def _by_key(protocol: str, network: str, records: Sequence[RunRecord]) -> dict[str, float]:

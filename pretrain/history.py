@@ -1,4 +1,7 @@
-"""metrics.jsonl, the history of a training: a JSON object a line, a line an epoch. Nothing else reads or writes it."""
+"""metrics.jsonl, the history of a training: a JSON object a line, a line an epoch. Nothing else reads or writes it.
+
+A training that is scored has a line for epoch 0, with the scores before its first step and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -88,6 +88,7 @@ class Loop:
         self.saved_at = time.monotonic()
         self._warned = ""
         self._writer = runtime.run_on_first(lambda: history.MetricsWriter(folder, Path(run.results)))
+        self._curves = plots.CurvesWriter(folder / "curves.png", folder.name) if runtime.rank == 0 else None
 
     @property
     def latest(self) -> Path:
@@ -108,10 +109,13 @@ class Loop:
             if self.at.row and self.at.step % self.steps_per_epoch == 0:
                 self._keep(int(self.at.row["epoch"]))
                 self._close(self.at.row)  # what an interruption kept from being written after the checkpoint
+            elif self.evaluate is not None and self.at.step == 0 and not self.history:
+                self._save()  # what is scored is a file
+                self._close({"epoch": 0, "step": 0})
             for epoch in range(self.at.step // self.steps_per_epoch, self.config.epochs):
                 self._epoch(epoch)
-        if self.runtime.rank == 0 and self.history:
-            plots.write_curves(self.history, self.folder / "curves.png", self.folder.name)
+        if self._curves is not None:
+            self._curves.draw(self.history)
         if self._writer is not None:
             self._writer.close()
         return self.history
@@ -255,7 +259,10 @@ class Loop:
             raise UserError(f"{path}: cannot be written: {why}; free some space, then --resume") from error
 
     def _close(self, row: dict[str, Any]) -> None:
-        """What an epoch's end is for besides its weights: evaluations, metrics, a look at them."""
+        """What an epoch's end is for besides its weights: evaluations, metrics, a look at them.
+
+        Epoch 0 is what there is before the first step: its row has scores alone.
+        """
         epoch = int(row["epoch"])
         if self.history and self.history[-1]["epoch"] >= epoch:
             return
@@ -272,17 +279,23 @@ class Loop:
         if self._stopping and epoch < self.config.epochs:
             self._save()
             self._interrupted()
+        if self._curves is not None and epoch < self.config.epochs:
+            self._curves.follow(self.history, scored=self._evaluates(epoch))
 
     def _evaluates(self, epoch: int) -> bool:
         return bool(self.evaluate) and (epoch % self.run.every == 0 or epoch == self.config.epochs)
 
     def _report(self, row: dict[str, Any]) -> None:
         scores = evaluation.primary_scores(row)
+        if not row["epoch"]:
+            console.note(f"before the first step: {', '.join(scores) or 'nothing to score'}")
+            return
         if scores or time.monotonic() - self._reported >= REPORT_SECONDS or row["epoch"] == self.config.epochs:
             self._reported = time.monotonic()
             words = [f"loss {row.get('loss', math.nan):.4f}", f"{row['images_per_s']:.1f} images/s", *scores]
             console.note(f"epoch {row['epoch']}/{self.config.epochs}: {', '.join(words)}")
-        verdict = collapse.verdict(self.history, getattr(self.config, "out_dim", None)) or ""
+        trained = [one for one in self.history if one["epoch"]]
+        verdict = collapse.verdict(trained, getattr(self.config, "out_dim", None)) or ""
         if verdict and verdict.partition(":")[0] != self._warned:
             console.warn(f"epoch {row['epoch']}: {verdict}")
         self._warned = verdict.partition(":")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -40,10 +41,16 @@ def test_the_command(command, tmp_path):
     code, _, err = command(*new, "--eval", "knn", "--every", 1)
     assert code == 0, err
     assert "epoch 2/2: loss" in err and "knn/teacher/top1@k20" in err
+    assert err.count("before the first step: knn/teacher/top1@k20 ") == 1
     records, broken = read_all(tmp_path / "results")
     assert not broken and {(r.checkpoint.name, r.checkpoint.epoch) for r in records} == {
-        (f"tiny-e00{e}-{n}", e) for e in (1, 2) for n in ("teacher", "student")
+        (f"tiny-e00{e}-{n}", e) for e in (0, 1, 2) for n in ("teacher", "student") if (e, n) != (0, "teacher")
     }
+    first = json.loads((tmp_path / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["epoch"] == first["step"] == 0 and first["knn/teacher/top1@k20"] == first["knn/student/top1@k20"] > 0
+    assert (tmp_path / "runs" / "tiny" / "curves.png").exists()
+    code, _, err = command("visualize", "collapse", "runs/tiny", "-o", "collapse.png")
+    assert code == 0, err
     assert {(r.checkpoint.method, r.checkpoint.arch) for r in records} == {("dino", "vit_w192_d1_patch8")}
     assert all((r.config["resize"], r.config["crop"]) == (18, 16) for r in records)
 
@@ -113,7 +120,7 @@ def test_scoring_needs_a_labelled_set(command, tmp_path):
     code, _, err = command(*NEW, "--data", "in", "--out", "run", *scored)
     assert code == 0 and "knn/teacher/top1@k1" in err, err
     records, _ = read_all(tmp_path / "results")
-    assert {r.dataset for r in records} == {"set"} and len(records) == 2
+    assert {r.dataset for r in records} == {"set"} and len(records) == 3  # one of them before the first step
 
 
 def test_damaged_images_are_found_first_and_may_be_left_out(command, tmp_path):

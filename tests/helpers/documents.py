@@ -149,9 +149,9 @@ def commands(page: Path) -> Iterator[Shown]:
     name, text = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8")
     parts = re.split(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
     for prose, language, block in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
-        for inline in re.findall(r"`([^`]+)`", prose):
+        for inline in (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)):
             if inline.startswith("dinobench ") and not re.search(r"[|\[…]", inline):
-                yield from _parts(name, " ".join(inline.split()), always_open=True)
+                yield from _parts(name, inline, always_open=True)
         lines = "" if language else block.replace("\\\n", " ")
         for line in lines.splitlines():
             yield from _parts(name, line.removeprefix("$ "))

@@ -1,6 +1,26 @@
-"""What every command as typed is held to."""
+"""Commands as typed, in this process, and what every one is held to."""
 
 from __future__ import annotations
+
+import sys
+
+import pytest
+
+from dinobench import console
+from dinobench.cli import main
+
+
+def typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    """`dinobench ARGUMENTS` -> (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["dinobench", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    assert not console.silent
+    return int(stopped.value.code or 0), out, err
 
 
 def assert_one_line(code: int, out: str, err: str, words: str) -> None:

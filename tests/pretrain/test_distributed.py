@@ -35,7 +35,7 @@ def trained(folder: Path, *command: str) -> tuple[dict, dict]:
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("written: ") == 1
-    row = json.loads((folder / "run" / "metrics.jsonl").read_text())
+    row = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["step"] == 3
     return checkpoints.read(folder / "run" / "checkpoint.pth"), row
 
@@ -69,7 +69,9 @@ def test_two_processes_equal_one(launch, extra, alone, tmp_path):
 def test_two_processes_are_scored_and_resumed(tmp_path):
     folder = tmp_path / "two"
     trained(folder, *TORCHRUN, *TRAIN, "--eval", "knn", "--every", "1", "--eval-set", "k=1")
-    assert len(list((folder / "results" / "runs").glob("*.json"))) == 2
+    assert len(list((folder / "results" / "runs").glob("*.json"))) == 3  # one of them before the first step
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1] and (folder / "run" / "curves.png").exists()
     again = subprocess.run(
         [*TORCHRUN, "pretrain", "--resume", "run", "--device", "cpu"], cwd=folder, capture_output=True, text=True,
         timeout=300, check=False,

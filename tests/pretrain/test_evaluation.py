@@ -54,3 +54,26 @@ def test_teacher_and_student_are_scored_at_the_size_of_the_training_unless_set(g
         "knn/teacher/top1@k20 5.00",
         "knn/student/top1@k20 5.00",
     ]
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_before_the_first_step_networks_that_are_alike_are_scored_once(alike, tmp_path):
+    """They are not where a training begins with the weights of another one."""
+    calls = []
+
+    def score(protocol, ckpt, data, **options):
+        calls.append((ckpt, options["loading"].key))
+        return [SimpleNamespace(metrics={"top1": SimpleNamespace(value=4.0)}, primary="top1")]
+
+    method, *others = make()
+    method.teacher.backbone.load_state_dict(method.student.backbone.state_dict())
+    if not alike:
+        method.teacher.backbone.cls_token.add_(1)
+    path = save(tmp_path / "checkpoint.pth", method, *others, step=0)
+    evaluate = evaluation.evaluator(RUN, "tiny", score, runtime.start("cpu"), ComputeOptions(device="cpu", cache=False))
+    assert list(evaluate(path, 0)) == ["knn/teacher/top1", "knn/student/top1"]
+    networks = ["student"] if alike else ["teacher", "student"]
+    assert calls == [(f"tiny-e000-{network}={path}", network) for network in networks]
+    calls.clear()
+    evaluate(path, 1)
+    assert [network for _, network in calls] == ["teacher", "student"]

@@ -22,6 +22,7 @@ from dinobench.data.subsets import Subset
 from dinobench.errors import UserError
 from dinobench.pretrain import checkpoints, loop
 from dinobench.pretrain import run as runs
+from dinobench.pretrain.history import named_history
 from dinobench.pretrain.method import MethodOutput
 from dinobench.pretrain.methods.dino import Dino
 from dinobench.signals import ENDING, Interrupted
@@ -252,20 +253,78 @@ def test_evaluation_sees_the_checkpoint_and_disturbs_nothing(whole, started, dig
         return {"knn/teacher/top1@k20": 10.0 * epoch}
 
     history = a_loop(tmp_path / "run", started, digits, evaluate, every=1).train()
-    assert seen == [(1, 1), (2, 2)] and [r["knn/teacher/top1@k20"] for r in history] == [10.0, 20.0]
+    assert seen == [(0, 0), (1, 1), (2, 2)] and [r["knn/teacher/top1@k20"] for r in history] == [0.0, 10.0, 20.0]
+    assert history[0] == {"epoch": 0, "step": 0, "knn/teacher/top1@k20": 0.0}
+    unscored = [{k: v for k, v in row.items() if "/" not in k} for row in history[1:]]
+    assert untimed(unscored) == untimed(whole[1])
     assert same(whole[0] / "checkpoint.pth", tmp_path / "run" / "checkpoint.pth")
+
+
+def test_what_has_not_trained_is_scored_once(started, digits, tmp_path, monkeypatch):
+    """Whatever a run that is resumed was stopped in: its first scoring, or its first epoch."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WRITING", 0.0)
+    a_run(tmp_path / "run", every=2)
+    seen = []
+
+    def evaluate(path, epoch):
+        seen.append((epoch, checkpoints.read(path)["dinobench"]["step"]))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return {"a/b/c": float(epoch)}
+
+    def going(split=digits):
+        return loop.Loop(
+            runs.read(tmp_path / "run"), tmp_path / "run", started, split, workers=0, ram_bytes=0, evaluate=evaluate
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        going().train()
+    with pytest.raises(Interrupted):
+        going(dataclasses.replace(digits, train=Interrupting(digits.train, 0))).train()
+    history = going().train()
+    assert seen == [(0, 0), (0, 0), (2, 6)]
+    assert [(r["epoch"], r.get("a/b/c")) for r in history] == [(0, 0.0), (1, None), (2, 2.0)]
+    written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert written == history and going().train() == history and len(seen) == 3
+    assert named_history(str(tmp_path / "run")) == ("run", history)
+
+
+def test_a_first_epoch_is_not_judged_for_the_scores_before_it(started, digits, tmp_path, monkeypatch):
+    judged = []
+    monkeypatch.setattr(loop.collapse, "verdict", lambda rows, outputs: judged.append([r["epoch"] for r in rows]))
+    a_loop(tmp_path / "run", started, digits, lambda path, epoch: {"a/b/c": 1.0}, every=1).train()
+    assert judged == [[1], [1, 2]]
+
+
+def test_curves_are_there_while_training_goes_on_and_a_failing_one_stops_nothing(
+    started, digits, tmp_path, monkeypatch
+):
+    drawn = []
+
+    def write(history, path, title):
+        drawn.append([row["epoch"] for row in history])
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(loop.plots, "write_curves", write)
+    monkeypatch.setattr(loop.plots, "FIRST", 0.0)
+    monkeypatch.setattr(loop.plots, "SHARE", 1e9)
+    history = a_loop(tmp_path / "run", started, digits, lambda path, epoch: {}, epochs="3", every=2).train()
+    assert drawn == [[0], [0, 1, 2], [0, 1, 2, 3]] and len(history) == 4
 
 
 def test_an_interruption_during_an_evaluation_costs_no_score(started, digits, tmp_path):
     def broken(path, epoch):
-        raise KeyboardInterrupt
+        if epoch:
+            raise KeyboardInterrupt
+        return {"a/b/c": 0}
 
     with pytest.raises(KeyboardInterrupt):
         a_loop(tmp_path / "run", started, digits, broken, every=1).train()
     resumed = loop.Loop(
         runs.read(tmp_path / "run"), tmp_path / "run", started, digits, evaluate=lambda p, e: {"a/b/c": e}
     )
-    assert [(r["epoch"], r["a/b/c"]) for r in resumed.train()] == [(1, 1), (2, 2)]
+    assert [(r["epoch"], r["a/b/c"]) for r in resumed.train()] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_numbered_checkpoints_are_kept(started, digits, tmp_path):
