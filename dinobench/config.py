@@ -108,9 +108,14 @@ class Resolved:
     profile: str
     config: Any
 
+    @functools.cached_property
+    def flat(self) -> dict[str, Any]:
+        """The values as `flat` has them."""
+        return flat(self.config)
+
     def hash(self, protocol: EvalProtocol) -> str:
         """The identity of the resolved values: rows whose hashes differ are never ranked against each other."""
-        return digest(protocol.name, self.version(protocol), flat(self.config))
+        return digest(protocol.name, self.version(protocol), self.flat)
 
     def version(self, protocol: EvalProtocol) -> int:
         """The version of the protocol's numbers as configured: `version_of(config)` where the protocol has it."""

@@ -98,7 +98,8 @@ def run(
     follow, kept = (_rebuild, Kept()) if kept is None else (kept.follow, kept)
     names = [protocol] if isinstance(protocol, str) else protocol
     protocols = [kept.once("protocol", p, partial(registry.load, p)) for p in names]
-    pairs = list(zip(protocols, resolve_configs(protocols, profile, settings or {}), strict=True))
+    resolve = partial(resolve_configs, protocols, profile, settings or {})
+    pairs = list(zip(protocols, kept.once("config", repr((names, profile, settings)), resolve), strict=True))
     for one, its in pairs:
         registry.metrics_of(one, its.config)  # what fails here would fail after hours of work
     if not 0 <= seed < 2**63:
@@ -144,7 +145,8 @@ def run(
         places()
         check_tests(tests)
         tracking.check(tracks)
-        if folder is not None and compute.cache and not force and save is None and compute.precision != "auto":
+        unasked = compute.cache and not force and save is None and compute.precision != "auto"
+        if folder is not None and unasked and not kept.has("runtime"):  # with it, what is done is found below
             infos = [known_runs.recalled(spec, name=name, seed=seed, **vars(loading)) for name, spec in named]
             if earlier := known_runs.all_of(
                 [p.name for p in protocols if places()[0][p.data]], infos, folder, skip_broken,

@@ -265,7 +265,15 @@ def device_name(device: torch.device) -> str:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators, of every device."""
+    """Seed Python's, numpy's and torch's global generators, of every device that is there.
+
+    `torch.manual_seed` keeps a call with its stack for each kind of device that is not, should it come: in a process of
+    many runs that is felt, and never forgotten.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)

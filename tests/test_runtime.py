@@ -134,6 +134,14 @@ def test_seeds_reach_every_global_generator():
     assert draws() == first
 
 
+def test_seeds_are_those_of_torch_and_leave_nothing_behind_for_devices_that_are_not_there():
+    torch.manual_seed(7)
+    expected, waiting = torch.rand(3), len(torch.cuda._queued_calls)
+    seed_everything(7)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.cuda.is_available() or len(torch.cuda._queued_calls) == waiting
+
+
 def test_published_numbers_are_float32():
     assert runtime.PRECISIONS["32"] == "32-true"
     start("cpu")

@@ -62,6 +62,10 @@ class Kept:
         _refuse_doubles(found)
         return found
 
+    def has(self, what: str) -> bool:
+        """Whether anything of this kind is kept."""
+        return bool(self._made.get(what))
+
     def forget(self, what: str) -> None:
         self._made.pop(what, None)
 

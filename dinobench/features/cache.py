@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +46,7 @@ class Entry:
     label: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
 
-    @property
+    @cached_property
     def key(self) -> str:
         return digest(self.identity)
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def look(spec: str, **how: Any) -> Sight | None:
     None where nothing on this disk says whether it is the same: pretrained weights by name. Take it before reading.
     Raises UserError where there is no such file.
     """
+    how = _decisive(spec, how)
     if which := kind(spec):
         return Sight(digest(spec, how, _software()), {}) if which in DRAWN else None
     path = weights_of(spec)
@@ -65,9 +66,16 @@ def look_again(spec: str, **how: Any) -> Sight | None:
     That a name on a hub still leads to what it led to is for a plan to assume: whoever runs it reads the weights.
     """
     which, rest = kind(spec), spec.partition(":")[2]
+    how = _decisive(spec, how)
     if which in BY_NAME and not rest.startswith("local-dir:") and not user_path(rest).exists():
         return Sight(digest("by name", spec, how, _software()), {})
     return look(spec, **how)
+
+
+def _decisive(spec: str, how: Mapping[str, Any]) -> dict[str, Any]:
+    """`how` with the seed of all others where none is drawn from: a checkpoint is the same by any, and known by all."""
+    drawn = kind(spec) == "random" or how.get("allow_partial")
+    return dict(how) if drawn else {**how, "seed": 0}
 
 
 def recalled(spec: str, **how: Any) -> CheckpointInfo | None:

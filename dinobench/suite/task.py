@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -105,6 +105,7 @@ def run_task(
     device: str = "auto",
     *,
     devices: int = 1,
+    visible: Sequence[str] = (),
     told: Told = lambda event: None,
     kept: Kept | None = None,
 ) -> int:
@@ -112,7 +113,8 @@ def run_task(
 
     Each is begun and ended with an event to `told`: a mapping with `event` ("begun", "progress", "done", "failed" or
     "not applicable"), `cell` and what there is to tell. What a cell writes for people is in its log. `kept` is shared
-    with the tasks before. Each of several `devices` has a process of its own.
+    with the tasks before. Each of several `devices` has a process of its own; `visible` are their names, where they are
+    not those that this process sees.
     """
     task = read_task(Path(path))
     folders = task.folders
@@ -128,7 +130,7 @@ def run_task(
         with contextlib.chdir(task.folder), Running(folders.running(task.group), task.group, told) as running:
             console.watcher = running.progress
             try:
-                return _Cells(task, device, devices, told, running, kept).run()
+                return _Cells(task, device, devices, visible, told, running, kept).run()
             finally:
                 console.watcher = None
                 if (folders.out / "runs").is_dir():
@@ -143,8 +145,10 @@ def run_task(
 class _Cells:
     """The cells of a task, tried in turn, and what came of them."""
 
-    def __init__(self, task: Task, device: str, devices: int, told: Told, running: Running, kept: Kept) -> None:
-        self.task, self.device, self.devices = task, device, devices
+    def __init__(
+        self, task: Task, device: str, devices: int, visible: Sequence[str], told: Told, running: Running, kept: Kept
+    ) -> None:
+        self.task, self.device, self.devices, self.visible = task, device, devices, visible
         self.told, self.running, self.kept = told, running, kept
         self.folders = task.folders
         self.kinds: dict[str, Kind] = {}  # of the cells that failed
@@ -227,7 +231,7 @@ class _Cells:
     def _records(self, cell: Cell, batch_size: int | None) -> list[RunRecord]:
         compute = ComputeOptions(device=self.device, devices=self.devices, batch_size=batch_size)
         if self.devices > 1:
-            return run_apart(self.folders.task(self.task.group), cell, self.folders.out, compute)
+            return run_apart(self.folders.task(self.task.group), cell, self.folders.out, compute, self.visible)
         return records_of(cell, self.folders.out, compute, self.kept)
 
 

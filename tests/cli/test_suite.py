@@ -47,6 +47,14 @@ def test_a_plan_is_a_table_of_cells(command, text):
     assert code == 0 and out == PLAN, err
 
 
+def test_a_plan_says_which_tasks_ask_for_several_devices(command, text, tmp_path):
+    (tmp_path / "s.toml").write_text(text + "[resources]\nknn = { devices = 2 }\n")
+    code, out, err = command("suite", "plan", "s.toml")
+    assert code == 0 and out.startswith(PLAN), err
+    said = " ".join(out.removeprefix(PLAN).split())
+    assert said.startswith("2 of the tasks ask for 2 devices at once: here `suite run` gives them as many as there are")
+
+
 def test_a_plan_for_programs(command, text, tmp_path):
     code, out, _ = command("suite", "plan", "s.toml", "--json", "--out", "elsewhere")
     told = json.loads(out)

@@ -29,6 +29,14 @@ def test_runs_that_share_give_the_same_as_runs_of_their_own(tmp_path, monkeypatc
     assert (tmp_path / "together/leaderboard.csv").read_text() == (tmp_path / "apart/leaderboard.csv").read_text()
 
 
+def test_what_is_done_is_found_by_a_process_that_has_begun_with_others(tmp_path, monkeypatch):
+    kept, compute = Kept(), ComputeOptions(device="cpu")
+    asked = {"settings": SMALL, "out": tmp_path, "compute": compute, "kept": kept}
+    made = [runner.run("knn", "pixels:8", "digits", seed=seed, **asked) for seed in (0, 1)]
+    monkeypatch.setattr(runner, "score", None)
+    assert [runner.run("knn", "pixels:8", "digits", seed=seed, **asked) for seed in (0, 1)] == made
+
+
 def test_only_the_last_ones_are_kept():
     kept, made = Kept(), []
     for key in "abcab":

@@ -39,12 +39,22 @@ def test_a_checkpoint_is_known_again_as_what_it_was(tmp_path):
     assert known(path) == info
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"key": "student"}, {"name": "b"}, {"allow_partial": True}])
+@pytest.mark.parametrize("changes", [{"key": "student"}, {"name": "b"}, {"allow_partial": True}])
 def test_read_in_another_way_it_is_another(tmp_path, changes):
     path = tmp_path / "a.pth"
     path.write_bytes(b"weights")
     read(path)
     assert known(path, **changes) is None
+
+
+def test_a_seed_counts_where_something_is_drawn_by_it(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    for spec, partly in ((path, False), ("pixels:8", False), (path, True), ("random:vit_tiny", False)):
+        read(spec, seed=1, allow_partial=partly)
+        assert known(spec, seed=1, allow_partial=partly) == INFO
+    assert known(path, seed=2) == known("pixels:8", seed=2) == INFO
+    assert known(path, seed=2, allow_partial=True) is known("random:vit_tiny", seed=2) is None
 
 
 def test_a_file_that_was_replaced_or_touched_is_read_again(tmp_path):

@@ -32,6 +32,16 @@ def plan(found: Plan) -> None:
     layout.table("", columns, rows, right=["seed", "time"])
     console.text("")
     console.text(layout.prose(summary(found)))
+    if several := [group.resources.devices for group in found.groups if group.resources.devices > 1]:
+        console.text(layout.prose(
+            f"{len(several):,} of the tasks ask for {_range(several)} devices at once: here `suite run` gives them as "
+            "many as there are, a CPU one process, and --launcher slurm all"
+        ))  # fmt: skip
+
+
+def _range(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def summary(found: Plan) -> str:

@@ -29,18 +29,27 @@ from dinobench.suite.work import failures
 from dinobench.suite.work.failures import Kind
 from dinobench.types import ComputeOptions, RunRecord
 
+#: The variable that says which accelerators a process sees, by their names with commas between.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-def run_apart(task: Path, cell: Cell, out: Path, compute: ComputeOptions) -> list[RunRecord]:
-    """The cell's records, made by `compute.devices` processes. What they raise is raised here, as it counts for others:
-    UserError, MemoryError, Interrupted where a signal came to this process, else RuntimeError.
+
+def run_apart(
+    task: Path, cell: Cell, out: Path, compute: ComputeOptions, visible: Sequence[str] = ()
+) -> list[RunRecord]:
+    """The cell's records, made by `compute.devices` processes, which see the devices called `visible` where any are.
+
+    What they raise is raised here, as it counts for others: UserError, MemoryError, Interrupted where a signal came to
+    this process, else RuntimeError.
     """
     came: list[int] = []
+    environment = {**os.environ, **({VISIBLE: ",".join(visible)} if visible else {})}
     with tempfile.TemporaryDirectory(prefix="dinobench-") as folder:
         outcome = Path(folder) / "outcome.json"
         arguments = [task, cell.key, compute.device, compute.devices, compute.batch_size or 0, outcome]
         running = subprocess.Popen(
-            [sys.executable, "-m", __name__, *map(str, arguments)], stdin=subprocess.DEVNULL, start_new_session=True
-        )
+            [sys.executable, "-m", __name__, *map(str, arguments)], stdin=subprocess.DEVNULL, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
 
         def pass_on(number: int) -> None:
             came.append(number)

@@ -1,5 +1,8 @@
 """A suite on this machine: persistent processes, one a device, that take the groups in turn.
 
+A group that asks for several devices gets them at once, as many as there are, when it is its turn; meanwhile the
+processes that they are of wait.
+
 What is done is on the disk as soon as it is, so that whatever ends a process, or all of them, costs what was being
 computed and no more, and the same call goes on from there. Two calls at once share the work: a group belongs to
 whoever holds its lock.
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,7 @@ from dinobench.signals import StopRequest
 from dinobench.suite.cells import Plan
 from dinobench.suite.task import AGAIN, BUSY, Told, read_task, write_tasks
 from dinobench.suite.work import failures
+from dinobench.suite.work.apart import VISIBLE
 from dinobench.suite.work.failures import Kind
 from dinobench.suite.work.folders import Folders
 
@@ -48,6 +52,7 @@ class _Worker:
     task: Path | None = None
     cell: str | None = None  # that it has begun and not ended
     ready: bool = False
+    holds: tuple[int, ...] = ()  # the devices that its task has
 
 
 def run_locally(
@@ -70,11 +75,12 @@ def run_locally(
     launcher = _Launcher(plan, device, processes, told)
     try:
         launcher.run(tick)
+        launcher.dismiss()
+        if (launcher.folders.out / "runs").is_dir():
+            for path, reason in leaderboard.rebuild(launcher.folders.out)[1]:
+                console.warn(f"{path}: left out of the leaderboard: {reason}")
     finally:
         launcher.end()
-    if (launcher.folders.out / "runs").is_dir():
-        for path, reason in leaderboard.rebuild(launcher.folders.out)[1]:
-            console.warn(f"{path}: left out of the leaderboard: {reason}")
 
 
 class _Launcher:
@@ -83,14 +89,17 @@ class _Launcher:
         self.retries = plan.suite.retries
         self.folders = Folders(Path(os.path.abspath(plan.suite.out)), plan.suite.name)
         self.waiting = [(0.0, number, path) for number, path in enumerate(write_tasks(plan))]  # a heap, by when
+        asked = [group.resources.devices for group in plan.groups]
+        self.asked = {path: devices for (_, _, path), devices in zip(self.waiting, asked, strict=True)}
         self.events: queue.SimpleQueue[tuple[_Worker, Mapping[str, Any] | None]] = queue.SimpleQueue()
         self.workers: list[_Worker] = []
         self.devices = 0  # besides the CPU, once the first process has told
+        self.counted = False  # whether it has
         self.stillborn = 0  # processes that ended before they were ready, since the last one that was
         self.stop = StopRequest()
 
     def run(self, tick: Callable[[], None]) -> None:
-        passed_on = False
+        passed_on, due = False, 0.0
         with self.stop.listening():
             while self.waiting or any(w.task for w in self.workers):
                 if self.stop.asked and not passed_on:
@@ -105,14 +114,21 @@ class _Launcher:
                     self._heard(*self.events.get(timeout=TICK))
                     while True:
                         self._heard(*self.events.get_nowait())
-                tick()
+                if time.monotonic() >= due:  # events may come faster than anybody can look
+                    tick()
+                    due = time.monotonic() + TICK
         if passed_on:
             raise self.stop.interrupted()
 
+    def dismiss(self) -> None:
+        """Those that wait for a task begin to end, which takes them a moment."""
+        for worker in self.workers:
+            if worker.task is None:
+                _say(worker, None)
+
     def end(self) -> None:
         """All processes end: those that wait for a task in order, the others at once."""
-        for worker in self.workers:
-            _say(worker, None)
+        self.dismiss()
         deadline = time.monotonic() + GRACE
         for worker in self.workers:
             try:
@@ -142,9 +158,7 @@ class _Launcher:
     def _worker(self, number: int, most: int) -> _Worker:
         environment = dict(os.environ)
         if self.devices > 1 and number:
-            visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            names = visible if len(visible) >= self.devices else [str(i) for i in range(self.devices)]
-            environment["CUDA_VISIBLE_DEVICES"] = names[number % self.devices]
+            environment[VISIBLE] = self._names()[number % self.devices]
         if most > 1 and self.devices <= 1:
             share = str(max(1, len(os.sched_getaffinity(0)) // most if hasattr(os, "sched_getaffinity") else 1))
             environment.update({name: share for name in THREADS if name not in environment})
@@ -166,18 +180,53 @@ class _Launcher:
                 self.events.put((worker, json.loads(line)))
         self.events.put((worker, None))
 
+    def _names(self) -> list[str]:
+        """What the devices are called by whoever may see them all."""
+        visible = os.environ.get(VISIBLE, "").split(",")
+        return visible if len(visible) >= self.devices else [str(i) for i in range(self.devices)]
+
     def _hand_out(self) -> None:
         for worker in self.workers:
             if worker.task is None and self.waiting and self.waiting[0][0] <= time.monotonic():
-                worker.task = heapq.heappop(self.waiting)[2]
-                _say(worker, str(worker.task))
+                if (holds := self._free(worker, self.asked[self.waiting[0][2]])) is None:
+                    continue  # and what waits behind it waits too, or it would wait for ever
+                worker.task, worker.holds = heapq.heappop(self.waiting)[2], holds
+                _say(worker, {"file": str(worker.task), "devices": self._several(holds)})
+
+    def _several(self, holds: Sequence[int]) -> list[str]:
+        return [self._names()[i] for i in holds] if len(holds) > 1 else []
+
+    def _free(self, worker: _Worker, asked: int) -> tuple[int, ...] | None:
+        """The devices on which a process may begin a task that asks for so many; None where it has to wait for them."""
+        if asked > 1 and not self.counted:
+            return None
+        there = max(1, self.devices)
+        own, busy = worker.number % there, [other.holds for other in self.workers if other.task is not None]
+        if (asked := min(asked, there)) <= 1:
+            return None if any(own in holds for holds in busy if len(holds) > 1) else (own,)
+        taken = {device for holds in busy for device in holds}
+        free = [device for device in range(there) if device not in taken]
+        if own not in free or len(free) < asked:
+            return None
+        return tuple(sorted([own, *(device for device in free if device != own)][:asked]))
+
+    def _counted(self, devices: int) -> None:
+        """How many devices there are; where some task asks for more, that is said once."""
+        self.devices = max(self.devices, devices)
+        if not self.counted and (most := max(self.asked.values(), default=1)) > max(1, self.devices):
+            here = f"{self.devices} of them" if self.devices > 1 else "one device" if self.devices else "the CPU alone"
+            console.note(
+                f"[resources] asks for up to {most} devices a task, and here is {here}, which decides no number: what "
+                "asks for more gets what there is; --launcher slurm gives all"
+            )
+        self.counted = True
 
     def _heard(self, worker: _Worker, event: Mapping[str, Any] | None) -> None:
         if event is None:
             return self._gone(worker)
         if event["event"] == "ready":
             worker.ready, self.stillborn = True, 0
-            self.devices = max(self.devices, event["devices"])
+            self._counted(event["devices"])
         elif event["event"] == "ended":
             task, worker.task = worker.task, None
             if task is not None and event["code"] in (BUSY, AGAIN):
@@ -231,7 +280,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _say(worker: _Worker, task: str | None) -> None:
+def _say(worker: _Worker, task: Mapping[str, Any] | None) -> None:
     """A line to a process, which may be gone: that is heard elsewhere."""
     assert worker.process.stdin is not None
     with suppress(OSError):

@@ -101,14 +101,13 @@ class Status:
         """
         total = 0.0
         for row in self.rows.values():
-            taken = [s.seconds for s in row if s.now is Now.DONE and s.seconds is not None]
-            for standing in row:
-                if standing.now in SETTLED:
-                    continue
-                seconds = standing.seconds if standing.seconds is not None else median(taken) if taken else None
-                if seconds is None:
+            left = [s.seconds for s in row if s.now not in SETTLED]
+            total += sum(seconds for seconds in left if seconds is not None)
+            if unknown := left.count(None):
+                taken = [s.seconds for s in row if s.now is Now.DONE and s.seconds is not None]
+                if not taken:
                     return None
-                total += seconds
+                total += unknown * median(taken)
         return total / max(1, self.processes)
 
     def best(self, row: Sequence[Standing]) -> Standing | None:

@@ -1,7 +1,8 @@
 """One process of a suite on this machine: it takes tasks line by line, and says line by line what comes of them.
 
-Started by `local` as `python -m dinobench.suite.work.worker DEVICE`. Each line in is a JSON text: a task's file, or
-null for the end; each line out a JSON object, an event. Where the lines end without a null, whoever started it is gone:
+Started by `local` as `python -m dinobench.suite.work.worker DEVICE`. Each line in is a JSON text: an object with a
+task's file and the names of its devices, where it has several, or null for the end; each line out a JSON object, an
+event. Where the lines end without a null, whoever started it is gone:
 what runs is then stopped, as by a signal.
 """
 
@@ -34,14 +35,17 @@ def main(device: str) -> int:
     def tell(event: Mapping[str, Any]) -> None:
         events.write(json.dumps(event) + "\n")
 
-    asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    asked: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin, asked), daemon=True).start()
     kept = Kept()
     try:
         with signals.handled_by(signals.interrupt, heed=[signal.SIGINT]):
             tell({"event": "ready", "devices": accelerators(device)})
             while (task := asked.get()) is not None:
-                code = run_task(Path(task), device, told=tell, kept=kept)
+                several = task["devices"]
+                code = run_task(
+                    Path(task["file"]), device, devices=max(1, len(several)), visible=several, told=tell, kept=kept
+                )
                 tell({"event": "ended", "code": code})
                 if code == AGAIN or code > 128:
                     return code
@@ -60,7 +64,7 @@ def accelerators(device: str) -> int:
     return int(device in ("auto", "mps") and torch.backends.mps.is_available())
 
 
-def _listen(lines: TextIO, asked: queue.SimpleQueue[str | None]) -> None:
+def _listen(lines: TextIO, asked: queue.SimpleQueue[dict[str, Any] | None]) -> None:
     for line in lines:
         task = json.loads(line)
         asked.put(task)
