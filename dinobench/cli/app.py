@@ -20,20 +20,9 @@ from dinobench.cli import arguments, bench, check, compare, score, suite, suite_
 from dinobench.cli import pretrain as cli_pretrain
 from dinobench.cli import run as cli_run
 from dinobench.cli.display import runs
-from dinobench.cli.options import (
-    Arch,
-    Device,
-    Grid,
-    Heads,
-    Json,
-    Key,
-    Out,
-    Pool,
-    Results,
-    TrustRepo,
-    finite,
-)
+from dinobench.cli.options import Device, Json, Out, Results, finite, with_loading
 from dinobench.errors import PluginFault, UserError
+from dinobench.types import LoadOptions
 
 #: Exit code of a fault in dinobench itself or a plug-in (EX_SOFTWARE of sysexits.h): CI can tell it from bad input.
 INTERNAL = 70
@@ -101,14 +90,10 @@ for command in (compare.compare, compare.gate, compare.report, compare.explain, 
 
 
 @app.command()
+@with_loading("allow_partial")  # it tells what is missing either way
 def inspect(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint file, or any other reference that --ckpt takes.")],
-    arch: Arch = None,
-    key: Key = None,
-    heads: Heads = None,
-    pool: Pool = None,
-    grid: Grid = None,
-    trust_repo: TrustRepo = False,
+    loading: LoadOptions = LoadOptions(),
     json: Json = False,
 ) -> None:
     """What a checkpoint holds: format, architecture, what matched, what did not, digest."""
@@ -118,9 +103,8 @@ def inspect(
     check(reference)  # before seconds go into importing what reads it
     from dinobench.models.loading import inspect_checkpoint
 
-    inspection = inspect_checkpoint(
-        reference, arch=arch, key=key, heads=heads, pool=pool, grid=grid, trust_repo=trust_repo, name=name
-    )
+    how = {option: value for option, value in vars(loading).items() if option != "allow_partial"}
+    inspection = inspect_checkpoint(reference, name=name, **how)
     console.text(runs.inspection_json(inspection)) if json else runs.inspection(inspection)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from dinobench.types import LoadOptions
 
 
 def finite(value: float | None) -> float | None:
@@ -36,6 +41,42 @@ AllowPartial = Annotated[
 TrustRepo = Annotated[
     bool, typer.Option("--trust-repo", help="Let torchhub: references run the Python code of their repositories.")
 ]
+
+#: An option for each field of LoadOptions.
+LOADING: dict[str, Any] = {
+    "arch": Arch, "key": Key, "heads": Heads, "pool": Pool, "grid": Grid, "allow_partial": AllowPartial,
+    "trust_repo": TrustRepo,
+}  # fmt: skip
+
+
+def with_loading(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with an option for each field of LoadOptions, `without` some, in the place of its parameter `loading`.
+
+    One list for all commands: what one of them can say of a checkpoint, the others can too.
+    """
+    options = [
+        inspect.Parameter(
+            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=getattr(LoadOptions(), name), annotation=kind
+        )
+        for name, kind in LOADING.items() if name not in without
+    ]  # fmt: skip
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            loading = LoadOptions(**{o.name: given.pop(o.name, o.default) for o in options})
+            return command(**given, loading=loading)
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters = []
+        for parameter in signature.parameters.values():
+            parameters += options if parameter.name == "loading" else [parameter]
+        wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
 
 # Settings
 Settings = Annotated[list[str] | None, typer.Option("--set", help="name=value changes a setting; may be repeated.")]

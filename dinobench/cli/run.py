@@ -10,22 +10,16 @@ import typer
 from dinobench import console
 from dinobench.cli.display import runs
 from dinobench.cli.options import (
-    AllowPartial,
-    Arch,
     Device,
     Devices,
-    Grid,
-    Heads,
     Json,
-    Key,
     Out,
-    Pool,
     RamCache,
     Track,
-    TrustRepo,
+    with_loading,
 )
 from dinobench.errors import UserError
-from dinobench.types import RunRecord
+from dinobench.types import LoadOptions, RunRecord
 
 #: The embedded set that is scored where no data are named.
 DIGITS = "digits"
@@ -38,6 +32,7 @@ def protocols() -> list[str]:
     return [*available()]
 
 
+@with_loading()
 def run(
     ckpt: Annotated[
         list[str],
@@ -93,13 +88,7 @@ def run(
     json: Json = False,
     track: Track = None,
     force: Annotated[bool, typer.Option("--force", help="Run again what has a finished record.")] = False,
-    arch: Arch = None,
-    key: Key = None,
-    heads: Heads = None,
-    pool: Pool = None,
-    grid: Grid = None,
-    allow_partial: AllowPartial = False,
-    trust_repo: TrustRepo = False,
+    loading: LoadOptions = LoadOptions(),
     device: Device = "auto",
     devices: Devices = 1,
     precision: Annotated[
@@ -126,7 +115,7 @@ def run(
     from dinobench import runner
     from dinobench.config import parse_settings
     from dinobench.evaluations.asked import parse_profiles
-    from dinobench.types import ComputeOptions, LoadOptions
+    from dinobench.types import ComputeOptions
 
     shown: set[str] = set()
 
@@ -142,9 +131,7 @@ def run(
         out=out, save=save,
         force=force, skip_broken=skip_broken, finished=show,
         track=track or (),
-        loading=LoadOptions(
-            arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
-        ),
+        loading=loading,
         compute=ComputeOptions(
             device=device, devices=devices, precision=precision, batch_size=batch_size, workers=workers,
             ram_gb=ram_cache, cache=not no_cache,

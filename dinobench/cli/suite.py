@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dinobench import console
-from dinobench.cli.options import Device, Json, finite
+from dinobench.cli.options import Device, Json, TrustRepo, finite
 
 if TYPE_CHECKING:
     from dinobench.suite.file import Suite
@@ -35,12 +35,12 @@ MaxHours = Annotated[
 ]
 
 
-def opened(reference: str, ckpt: list[str] | None, out: Path | None, limit: int | None) -> Suite:
+def opened(reference: str, ckpt: list[str] | None, out: Path | None, limit: int | None, trust_repo: bool) -> Suite:
     """The suite, checked. Each mistake in its file is a line, and then the command ends with code 2."""
     from dinobench.suite import Mistakes, read
 
     try:
-        return read(reference, ckpt=ckpt or (), out=out, limit=limit)
+        return read(reference, ckpt=ckpt or (), out=out, limit=limit, trust_repo=trust_repo)
     except Mistakes as mistakes:
         for line in mistakes.lines:
             console.error(line)
@@ -53,6 +53,7 @@ def plan_(
     ckpt: Models = None,
     limit: Limit = None,
     out: SuiteOut = None,
+    trust_repo: TrustRepo = False,
     max_hours: MaxHours = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time here, on a few images, what no earlier run tells the duration of.")
@@ -67,7 +68,7 @@ def plan_(
     from dinobench.cli.display import suites
     from dinobench.suite.plan import plan
 
-    found = plan(opened(suite, ckpt, out, limit), measure=device if measure else None)
+    found = plan(opened(suite, ckpt, out, limit, trust_repo), measure=device if measure else None)
     console.text(suites.plan_json(found)) if json else suites.plan(found)
     for line in found.missing():
         console.error(line)

@@ -10,20 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from dinobench import console, lazy
-from dinobench.cli.options import (
-    AllowPartial,
-    Arch,
-    Ckpt,
-    Film,
-    Grid,
-    Heads,
-    Key,
-    Picture,
-    Pool,
-    Settings,
-    TrustRepo,
-    finite,
-)
+from dinobench.cli.options import Ckpt, Film, Picture, Settings, finite, with_loading
 from dinobench.cli.output import write
 from dinobench.errors import UserError
 from dinobench.types import LoadOptions
@@ -42,6 +29,7 @@ visualize_app = typer.Typer(
 
 
 @visualize_app.command("attention")
+@with_loading()
 def visualize_attention(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     ckpt: Ckpt,
@@ -50,13 +38,7 @@ def visualize_attention(
         float, typer.Option(min=0.01, max=1.0, callback=finite, help="Share of the attention that a mask keeps.")
     ] = 0.6,
     size: Annotated[int, typer.Option(min=16, help="Shorter side in pixels that the image is resized to.")] = 480,
-    arch: Arch = None,
-    key: Key = None,
-    heads: Heads = None,
-    pool: Pool = None,
-    grid: Grid = None,
-    allow_partial: AllowPartial = False,
-    trust_repo: TrustRepo = False,
+    loading: LoadOptions = LoadOptions(),
 ) -> None:
     """Each head's attention of the last block, and over the image the patches that hold most of it."""
     import torch
@@ -68,9 +50,6 @@ def visualize_attention(
     from dinobench.report import figures
 
     kind = _format(output, figures.FIGURES)
-    loading = LoadOptions(
-        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
-    )
     backbone = _loaded(ckpt, loading)
     try:
         original = decode(image)
@@ -88,6 +67,7 @@ def visualize_attention(
 
 
 @visualize_app.command("davis")
+@with_loading()
 def visualize_davis(
     video: Annotated[str, typer.Option(help="The name of a video.")],
     ckpt: Ckpt,
@@ -95,13 +75,7 @@ def visualize_davis(
     data: Annotated[str, typer.Option(help="A data set in DAVIS's layout, or shapes.")] = "shapes",
     set_: Settings = None,
     fps: Annotated[float, typer.Option(min=0.5, max=50, callback=finite, help="Frames per second.")] = 10,
-    arch: Arch = None,
-    key: Key = None,
-    heads: Heads = None,
-    pool: Pool = None,
-    grid: Grid = None,
-    allow_partial: AllowPartial = False,
-    trust_repo: TrustRepo = False,
+    loading: LoadOptions = LoadOptions(),
 ) -> None:
     """The first frame's mask carried through a video, beside the annotation, as GIF or MP4."""
     from dinobench.data import load_dataset
@@ -110,9 +84,6 @@ def visualize_davis(
     kind = _format(output, figures.VIDEOS)
     protocol, config = _configured("davis", None, set_)
     [chosen] = load_dataset(data, "videos", progress=console.progress).select([video])
-    loading = LoadOptions(
-        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
-    )
     backbone, ctx = _ready(ckpt, loading, protocol, "propagate masks")
     maps = protocol.label_maps(backbone, chosen, config, ctx)
     predictions = list(console.progress(maps, f"Propagating {video}", len(chosen)))
@@ -210,6 +181,7 @@ def visualize_discovery(
 
 
 @visualize_app.command("correspondence")
+@with_loading()
 def visualize_correspondence(
     ckpt: Ckpt,
     output: Picture,
@@ -219,13 +191,7 @@ def visualize_correspondence(
     ] = None,
     profile: Annotated[str | None, typer.Option(help="How points are looked for: a profile of correspondence.")] = None,
     set_: Settings = None,
-    arch: Arch = None,
-    key: Key = None,
-    heads: Heads = None,
-    pool: Pool = None,
-    grid: Grid = None,
-    allow_partial: AllowPartial = False,
-    trust_repo: TrustRepo = False,
+    loading: LoadOptions = LoadOptions(),
 ) -> None:
     """Keypoints of one image and where a backbone finds them in another: right ones green, the truth ringed."""
     from dinobench.data import load_dataset
@@ -235,9 +201,6 @@ def visualize_correspondence(
     protocol, config = _configured("correspondence", profile, set_)
     dataset = load_dataset(data, "keypoints", progress=console.progress)
     chosen = points.chosen_pairs(dataset, pair or [])
-    loading = LoadOptions(
-        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
-    )
     backbone, ctx = _ready(ckpt, loading, protocol, "find points")
     found = protocol.matches(backbone, dataset, chosen, config, ctx)
     images = [(np.asarray(dataset.load(one.source)), np.asarray(dataset.load(one.target))) for one in chosen]
@@ -273,6 +236,7 @@ def visualize_depth(
 
 
 @visualize_app.command("features")
+@with_loading()
 def visualize_features(
     images: Annotated[list[Path], typer.Argument(help="Image files, which share one basis of colours.")],
     ckpt: Annotated[list[str], typer.Option(help="A model, optionally as name=...; repeat for several columns.")],
@@ -285,13 +249,7 @@ def visualize_features(
         float, typer.Option(callback=finite, help="Where the foreground begins, in standard deviations from the mean.")
     ] = 0.0,
     size: Annotated[int, typer.Option(min=16, help="Shorter side in pixels that images are resized to.")] = 448,
-    arch: Arch = None,
-    key: Key = None,
-    heads: Heads = None,
-    pool: Pool = None,
-    grid: Grid = None,
-    allow_partial: AllowPartial = False,
-    trust_repo: TrustRepo = False,
+    loading: LoadOptions = LoadOptions(),
 ) -> None:
     """Patches of several images in the colours of their first three principal components, on one basis."""
     from dinobench import runtime
@@ -302,9 +260,6 @@ def visualize_features(
     kind = _format(output, figures.FIGURES)
     if foreground not in features.SIDES:
         raise UserError(f"--foreground {foreground}: give {', '.join(features.SIDES)}")
-    loading = LoadOptions(
-        arch=arch, key=key, heads=heads, pool=pool, grid=grid, allow_partial=allow_partial, trust_repo=trust_repo
-    )
     ctx = LocalContext(runtime.start().device)
     columns: dict[str, list[np.ndarray]] = {}
     for spec in ckpt:

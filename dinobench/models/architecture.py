@@ -14,6 +14,7 @@ from torch import nn
 
 from dinobench.errors import UserError
 from dinobench.models.key_mapping import Mapped
+from dinobench.models.spec import POOLS
 
 #: Attention heads by width, of every plain ViT released under one of timm's names (its `vision_transformer.py`).
 HEADS = {192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 576: 9, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16, 1152: 16}
@@ -76,9 +77,6 @@ def vit_name(width: int, depth: int, patch: int, registers: int) -> str:
 def usual_heads(width: int, table: Mapping[int, int] = HEADS) -> int | None:
     """Heads by width: the released models' table, else 64 per head where that divides."""
     return table.get(width) or (width // 64 if width % 64 == 0 else None)
-
-
-POOLS = ("cls", "mean", "cls+mean", "map")
 
 
 def repool(architecture: Architecture, pool: str | None, path: str) -> Architecture:

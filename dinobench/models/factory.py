@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from dinobench.models.families import resnet
 from dinobench.models.families.family import activation_name, settings_of
 from dinobench.models.key_mapping import Mapped, flatten_convnext, weights_digest
 from dinobench.models.sources.hub import cache_only_if_offline, one_line
+from dinobench.models.sources.names import check_name
 from dinobench.models.spec import ModelSpec
 from dinobench.types import CheckpointInfo, ModelInput
 
@@ -237,23 +237,28 @@ def parse_arch(arch: str, origin: str, image_size: tuple[int, int] | None = None
     return RequestedArch(arch, architecture, True, origin, (names[-1], names[0]))
 
 
+def check_arch(arch: str) -> None:
+    """Raises UserError where `--arch` knows no architecture of that name; none is built."""
+    base, _, stem = arch.partition("_cifar")
+    if arch not in ALIASES:
+        name = base if f"cifar{stem}" in resnet.STEMS else arch
+        check_name(name.partition(".")[0], f"--arch {arch}", pretrained=False)
+
+
 def create(model: str, spec: str, seed: int, pretrained: bool, image_size: tuple[int, int] | None = None) -> nn.Module:
     """A timm model without classifier, or a torchvision one; random weights come from `seed` alone.
 
     `image_size` (height, width) is for models whose tensors depend on it.
     """
     base = model.partition(".")[0]
+    check_name(base, spec, pretrained)
     if timm.is_model(base):
         options = _any_size(base) | ({"img_size": image_size} if image_size else {})
         make: Callable[[], nn.Module] = functools.partial(
             timm.create_model, model if pretrained else base, pretrained=pretrained, num_classes=0, **options
         )
-    elif base in torchvision.models.list_models(module=torchvision.models) and not pretrained:
-        make = functools.partial(_torchvision, base)
     else:
-        known = timm.list_models() + ([] if pretrained else torchvision.models.list_models(module=torchvision.models))
-        near = difflib.get_close_matches(base, known, n=3) or known[:3]
-        raise UserError(f"{spec}: there is no model of that name; near it: {', '.join(near)}")
+        make = functools.partial(_torchvision, base)
     with torch.random.fork_rng(devices=[]), cache_only_if_offline() if pretrained else contextlib.nullcontext():
         torch.manual_seed(seed)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,11 +21,10 @@ from dinobench.models.families.family import grid_of
 from dinobench.models.formats import Candidate, choose, find_candidates, infer_method, under
 from dinobench.models.key_mapping import Mapped, Tensors, map_keys, unfold_positions
 from dinobench.models.sources.references import Weights
-from dinobench.models.spec import ModelSpec
+from dinobench.models.spec import ModelSpec, parse_grid
 from dinobench.types import LoadOptions
 
 MAX_CANDIDATES = 100  # backbones in one file
-GRID = re.compile(r"(\d{1,5})x(\d{1,5})")  # --grid
 WEAK = ("unknown", "supervised")  # labels that what a family sees in the tensors goes before
 
 
@@ -104,12 +102,9 @@ def _named(arch: str | None, spec: ModelSpec) -> RequestedArch | None:
 
 def _told_by_user(options: LoadOptions) -> dict[str, Any]:
     """What the options say of the model. Raises UserError for a grid that is none."""
-    grid = GRID.fullmatch(options.grid) if options.grid else None
-    if options.grid and not (grid and int(grid[1]) and int(grid[2])):
-        raise UserError(f"--grid {options.grid}: must be height x width in patches, as in --grid 14x28")
     return {
         "--heads": {"heads": options.heads},
-        "--grid": {"grid": (int(grid[1]), int(grid[2])) if grid else None},
+        "--grid": {"grid": parse_grid(options.grid) if options.grid else None},
         "--pool": {"pool": options.pool},
     }
 

@@ -7,9 +7,16 @@ are told in that order, and the first to tell a fact is believed; `inspect` prin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from dinobench.errors import UserError
+
+#: What a feature may be made of: `--pool`.
+POOLS = ("cls", "mean", "cls+mean", "map")
+GRID = re.compile(r"(\d{1,5})x(\d{1,5})")  # --grid
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class ModelSpec:
 
     Those that families ask for: `arch` (the name that the file gives itself), `heads`, `activation` (a key of
     `families.family.ACTIVATIONS`), `eps` (of the norms), `grid` ((h, w) in patches), `image_size` ((h, w) in pixels),
-    `rope_theta`, `pool` (one of `architecture.POOLS`), `mean` and `std` (of the input, per RGB channel on the scale
+    `rope_theta`, `pool` (one of `POOLS`), `mean` and `std` (of the input, per RGB channel on the scale
     0..1), `method`, `model_type` (Hugging Face's name of a family).
     """
 
@@ -54,3 +61,15 @@ class ModelSpec:
 
     def __iter__(self) -> Iterator[tuple[str, Told]]:
         return iter(self._facts.items())
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """Height and width in patches, as `--grid` takes them. Raises UserError for what is no grid.
+
+    >>> parse_grid("14x28")
+    (14, 28)
+    """
+    grid = GRID.fullmatch(text)
+    if not (grid and int(grid[1]) and int(grid[2])):
+        raise UserError(f"--grid {text}: must be height x width in patches, as in --grid 14x28")
+    return int(grid[1]), int(grid[2])

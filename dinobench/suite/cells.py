@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from dinobench.errors import UserError
-from dinobench.suite.file import Resources, Suite
+from dinobench.suite.file import Compute, Resources, Suite
+from dinobench.types import LoadOptions
 
 
 class State(StrEnum):
@@ -34,6 +35,7 @@ class Cell:
     `label` is the profile as records call it, with what was changed. `run_ids` are empty where the weights or data
     that decide them couldn't be read, and several where there are several `tests`. `seconds` is how long it may take,
     None where nothing tells, and `basis` where that is known from. `reason` is, of a missing input, a line for each.
+    `loading` says how the model is read, and `compute` how the cell is computed.
     """
 
     key: str
@@ -52,6 +54,21 @@ class Cell:
     reason: str = ""
     seconds: float | None = None
     basis: str = "unknown"
+    loading: LoadOptions = field(default_factory=LoadOptions)
+    compute: Compute = field(default_factory=Compute)
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What of `loading` and `compute` decides the model or a number, where it isn't the usual.
+
+        >>> how = Compute(precision="bf16", workers=2)
+        >>> Cell("", "knn", None, {}, 0, "a", "a.pth", "digits", (), None, "", compute=how).decisive
+        {'precision': 'bf16'}
+        """
+        read = {name: value for name, value in vars(self.loading).items() if name != "trust_repo"}
+        given = {**read, "precision": self.compute.precision, "skip_broken": self.compute.skip_broken}
+        usual = {**vars(LoadOptions()), **vars(Compute())}
+        return {name: value for name, value in given.items() if value != usual[name]}
 
     @property
     def ckpt(self) -> str:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from dinobench.files import file_name, user_path
+from dinobench.models.spec import POOLS, parse_grid
 from dinobench.registry import available
 from dinobench.suite import names
-from dinobench.suite.file import DEFAULT, RETRIES, Resources, Suite
+from dinobench.suite.file import DEFAULT, RETRIES, Compute, Resources, Suite
+from dinobench.suite.inputs import check_arch
 from dinobench.suite.mistakes import CKPT, Source
 from dinobench.suite.places import Place
 from dinobench.suite.resources import MEMORY
-from dinobench.suite.run_table import run_of
+from dinobench.suite.run_table import compute_of, run_of
 from dinobench.suite.table import Table, said
+from dinobench.types import LoadOptions
 
 #: What a name in [models] or [data] can't hold: it stands before an equals sign in `--ckpt` and `--data`.
 FORBIDDEN = re.compile(r"[/\\=:\s\x00-\x1f]")
-TOP = ("name", "out", "limit", "retries", "models", "data", "run", "resources", "slurm")
+TOP = ("name", "out", "limit", "retries", "models", "data", "run", "compute", "resources", "slurm")
+#: What an entry of [models] that is a table may say: where the model is, and how it is read.
+MODEL = ("path", *(field.name for field in fields(LoadOptions)))
 RESOURCES = ("devices", "cpus", "memory", "hours")
 #: What [slurm] may say: sbatch's options by submitit's names, `at_once` array tasks, `setup` lines of shell before
 #: each, and in `options` whatever else sbatch takes.
@@ -37,17 +43,18 @@ def suite_of(document: Mapping[str, Any], source: Source, name: str, path: Path 
     """
     top = Table(document, (), source)
     top.check(TOP)
-    models, groups = _models(top.table("models"), source)
+    models, groups, loading = _models(top.table("models"), source)
     data = _data(top.table("data"), source)
     if document.get("models", {}) == {}:
         source.wrong(("models",), "names no model: write name = 'reference' below it, or give --ckpt")
     if document.get("run", []) == []:
         source.wrong(("run",), "no [[run]]: write [[run]] and below it protocol = 'knn'")
+    compute = compute_of(top.table("compute"), Compute())
     runs = []
     for index, given in enumerate(top.value("run", list, [])):
         if not isinstance(given, dict):
             source.wrong(("run", index), f"a table is needed, not {said(given)}: write [[run]] above its keys")
-        elif run := run_of(Table(given, ("run", index), source), {} if CKPT in groups else groups, data):
+        elif run := run_of(Table(given, ("run", index), source), {} if CKPT in groups else groups, data, compute):
             runs.append(run)
     retries = top.whole("retries", 0)
     return Suite(
@@ -61,6 +68,7 @@ def suite_of(document: Mapping[str, Any], source: Source, name: str, path: Path 
         slurm=_slurm(top.table("slurm")),
         limit=top.whole("limit", 1),
         retries=RETRIES if retries is None else retries,
+        loading=loading,
         source=source,
     )
 
@@ -72,26 +80,52 @@ def _file_name(top: Table, default: str) -> str:
     return name
 
 
-def _models(table: Table, source: Source) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """(references by model, models by entry)."""
+def _models(table: Table, source: Source) -> tuple[dict[str, str], dict[str, tuple[str, ...]], dict[str, LoadOptions]]:
+    """(references by model, models by entry, how models are read of which that is said)."""
     models: dict[str, str] = {}
     groups: dict[str, tuple[str, ...]] = {}
+    loading: dict[str, LoadOptions] = {}
     for entry, given in table.given.items():
         place = (*table.place, entry)
-        values = [value for _, value in table.several(entry, str)]
+        holder, key = (table.table(entry), "path") if isinstance(given, dict) else (table, entry)
+        how = _loading(holder) if holder is not table else LoadOptions()
+        values = [value for _, value in holder.several(key, str)]
         if not _fits(entry, place, source) or not values:
             continue
         found: list[tuple[str, str]] = []
-        with source.noting(place):
-            found = names.models_of("" if entry == CKPT else entry, values[0] if isinstance(given, str) else values)
+        with source.noting((*holder.place, key)):
+            single = isinstance(holder.given[key], str)
+            found = names.models_of("" if entry == CKPT else entry, values[0] if single else values)
         for name, reference in found:
             if (other := models.get(name)) is not None:
                 both = f"{other} twice" if other == reference else f"{other}, {reference}"
                 source.wrong(place, f"two models called {name!r} ({both}): give each a name of its own")
             models[name] = reference
             source.where["model", name] = place
+            if how != LoadOptions():
+                loading[name] = how
         groups[entry] = tuple(name for name, _ in found)
-    return models, groups
+    return models, groups, loading
+
+
+def _loading(table: Table) -> LoadOptions:
+    """How the models of an entry are read, as `dinobench run` takes it."""
+    table.check(MODEL)
+    if "path" not in table.given and all(key in MODEL for key in table.given):
+        table.wrong("path", "is missing: write path = 'x.pth', or another reference to a model")
+    if "trust_repo" in table.given:
+        table.wrong("trust_repo", "lets others' code run, which a file can't allow: give --trust-repo to the command")
+    table.whole("heads", 1)
+    found = table.options(LoadOptions())
+    if found.pool and found.pool not in POOLS:
+        table.source.unknown((*table.place, "pool"), "pool", found.pool, POOLS)
+    if found.grid:
+        with table.source.noting((*table.place, "grid")):
+            parse_grid(found.grid)
+    if found.arch:
+        with table.source.noting((*table.place, "arch")):
+            check_arch(found.arch)
+    return found
 
 
 def _data(table: Table, source: Source) -> dict[str, str]:

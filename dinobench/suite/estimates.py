@@ -15,8 +15,8 @@ from dinobench.features import pace
 from dinobench.types import ImageSplit, RunRecord
 
 UNKNOWN = "unknown"
-#: What makes two runs last alike: protocol, its configuration, images, architecture.
-_Alike = tuple[str, str, str, str]
+#: What makes two runs last alike: protocol, its configuration, images, architecture, precision.
+_Alike = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Estimates:
         self._counted: set[str] = set()
         self._hashes: dict[tuple[str, str], str] = {}
         for r in records:
-            alike = r.protocol, r.config_hash, r.dataset_fingerprint, r.checkpoint.arch
+            alike = r.protocol, r.config_hash, r.dataset_fingerprint, r.checkpoint.arch, r.precision
             self._known.setdefault(alike, []).append(r)
 
     def of(self, evaluations: Sequence[Evaluation], lacking: Sequence[Wanted]) -> tuple[float | None, str]:
@@ -64,7 +64,8 @@ class Estimates:
         named = evaluation.protocol.name, evaluation.resolved.profile
         if named not in self._hashes:
             self._hashes[named] = evaluation.resolved.hash(evaluation.protocol)
-        alike = named[0], self._hashes[named], evaluation.data.fingerprint, evaluation.backbone.info.arch
+        images, arch = evaluation.data.fingerprint, evaluation.backbone.info.arch
+        alike = named[0], self._hashes[named], images, arch, evaluation.precision
         records = self._known.get(alike, [])
         if not records:
             return []

@@ -19,6 +19,7 @@ from dinobench.files import read_regular, user_path
 from dinobench.suite import builtin
 from dinobench.suite.mistakes import CKPT, Mistakes, Source
 from dinobench.suite.places import places
+from dinobench.types import ComputeOptions, LoadOptions
 
 #: Bytes of a suite's file at most.
 LIMIT = 1 << 20
@@ -29,11 +30,34 @@ RETRIES = 2
 
 
 @dataclass(frozen=True)
+class Compute:
+    """How cells are computed, under the names that `dinobench run` has for it.
+
+    `precision` and `skip_broken` alone can move a number. On which devices it is, whoever runs the suite says.
+    """
+
+    precision: str = "32"
+    skip_broken: bool = False
+    batch_size: int | None = None
+    workers: int | None = None
+    ram_cache: float | None = None
+    no_cache: bool = False
+
+    def on(self, where: ComputeOptions) -> ComputeOptions:
+        """The options of a run there, whose own batch size goes before this one."""
+        return dataclasses.replace(
+            where, precision=self.precision, batch_size=where.batch_size or self.batch_size, workers=self.workers,
+            ram_gb=self.ram_cache, cache=where.cache and not self.no_cache,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """A table of [[run]]: one protocol, with every profile, seed, model and data set that it names.
 
     A profile None is the protocol's first. `models` are names of `Suite.models`, and `data` names of `Suite.data`,
-    embedded sets or paths; empty stands for all of them. `limit` overrides the suite's.
+    embedded sets or paths; empty stands for all of them. `limit` overrides the suite's, and `compute` has what the
+    suite says wherever the run says nothing.
     """
 
     protocol: str
@@ -44,6 +68,7 @@ class RunSpec:
     models: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     limit: int | None = None
+    compute: Compute = field(default_factory=Compute)
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,7 @@ class Resources:
 class Suite:
     """What a file asks for. `models` and `data` are references by name; `resources` by protocol, and "default".
 
+    `loading` is how models are read, by name, of those that the file says it of.
     `path` is None for a built-in suite, `out` the results folder, `limit` the images of every split at most, `retries`
     how often what failed is tried again. `source` says where in the file things stand.
     """
@@ -74,6 +100,7 @@ class Suite:
     slurm: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     retries: int = RETRIES
+    loading: Mapping[str, LoadOptions] = field(default_factory=dict)
     source: Source = field(default_factory=lambda: Source("suite", {}), compare=False, repr=False)
 
     def resources_of(self, protocol: str) -> Resources:
@@ -83,6 +110,10 @@ class Suite:
     def models_of(self, run: RunSpec) -> dict[str, str]:
         """The models of a run, by name."""
         return {name: self.models[name] for name in run.models or self.models}
+
+    def loading_of(self, model: str) -> LoadOptions:
+        """How the model of that name is read."""
+        return self.loading.get(model, LoadOptions())
 
     def data_of(self, run: RunSpec) -> list[str]:
         """The data sets of a run as `--data` takes them."""
@@ -105,12 +136,17 @@ class Suite:
 
 
 def read(
-    reference: str | Path, *, ckpt: Sequence[str] = (), out: str | Path | None = None, limit: int | None = None
+    reference: str | Path,
+    *,
+    ckpt: Sequence[str] = (),
+    out: str | Path | None = None,
+    limit: int | None = None,
+    trust_repo: bool = False,
 ) -> Suite:
     """The suite in a file, or the built-in one of that name, checked as far as can be without reading weights or data.
 
     `ckpt` are references, as `--ckpt` takes them, in the place of all of the file's models; `out` and `limit` go
-    before what the file says.
+    before what the file says. `trust_repo` lets `torchhub:` run the code of repositories, which a file can't allow.
 
     Raises UserError where there is no such file, and Mistakes, a line each, for all that is wrong in it.
     """
@@ -134,6 +170,8 @@ def read(
             raise UserError(f"--limit {limit}: 1 image or more")
         changes["limit"] = limit
         changes["runs"] = tuple(dataclasses.replace(run, limit=None) for run in suite.runs)
+    if trust_repo:
+        changes["loading"] = {m: dataclasses.replace(suite.loading_of(m), trust_repo=True) for m in suite.models}
     return dataclasses.replace(suite, **changes)
 
 

@@ -34,7 +34,7 @@ class Stopwatch:
 
     def __call__(self, cell: Cell, evaluation: Evaluation) -> tuple[float | None, str]:
         """(seconds, what they were timed on); None where the cell can't be run on a few items."""
-        alike = cell.protocol, cell.label, cell.data, cell.tests, evaluation.backbone.info.arch
+        alike = cell.protocol, cell.label, cell.data, cell.tests, evaluation.backbone.info.arch, cell.compute
         if alike not in self._timed:
             console.note(f"timing {cell.protocol} {cell.label} with {cell.model} on a few items of {cell.dataset}")
             try:
@@ -54,7 +54,8 @@ class Stopwatch:
             began = time.monotonic()
             if not run(
                 cell.protocol, cell.ckpt, cell.data, test=cell.tests, profile=cell.profile, settings=cell.settings,
-                limit=limit, seed=cell.seed, out=None, compute=ComputeOptions(device=self.device, cache=False),
+                limit=limit, seed=cell.seed, out=None, skip_broken=cell.compute.skip_broken, loading=cell.loading,
+                compute=cell.compute.on(ComputeOptions(device=self.device, cache=False)),
             ):  # fmt: skip
                 return None, UNKNOWN
             points.append((kept, time.monotonic() - began))

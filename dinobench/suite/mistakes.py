@@ -11,7 +11,7 @@ from dinobench.suite.places import Place
 #: The entry of [models] that models of the command line are under.
 CKPT = "--ckpt"
 #: What is written between brackets at the top of a suite's file.
-TABLES = ("models", "data", "resources", "slurm")
+TABLES = ("models", "data", "compute", "resources", "slurm")
 
 
 class Mistakes(UserError):
@@ -46,8 +46,10 @@ class Source:
         return f"{self.shown}:{self.line(place)}: {where}{where and ': '}{message}"
 
     def told(self, what: tuple[str, str], message: object) -> str:
-        """`message` about a model or a data set, with the place that names it."""
-        return self.said(self.where.get(what, ()), message)
+        """`message` about a model or a data set, with the place that names it, or that of the option it is about."""
+        place = self.where.get(what, ())
+        options = [p for p in self.lines if place and p[:-1] == place and f"--{p[-1]}" in str(message)]
+        return self.said(min(options, default=place, key=self.line), message)
 
     def wrong(self, place: Place, message: object) -> None:
         """Keep a mistake; the same one of several values counts once."""

@@ -5,6 +5,7 @@ Nothing is computed for it but digests of weights and data: once, and then remem
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from dinobench.config import resolve_config, with_limit
@@ -12,13 +13,13 @@ from dinobench.data import plain_folder
 from dinobench.data.embedded import EMBEDDED
 from dinobench.errors import UserError
 from dinobench.hashing import digest
-from dinobench.models.sources import references
 from dinobench.registry import load
 from dinobench.suite import standing
 from dinobench.suite.cells import PENDING, Cell, Group, Plan, State
 from dinobench.suite.file import RunSpec, Suite
-from dinobench.suite.inputs import SEEDED
+from dinobench.suite.inputs import seed_of
 from dinobench.suite.resources import together
+from dinobench.types import LoadOptions
 
 __all__ = ["PENDING", "Cell", "Group", "Plan", "State", "cells_of", "groups_of", "plan"]
 
@@ -54,11 +55,13 @@ def _cells(suite: Suite, run: RunSpec) -> Iterator[Cell]:
             state, reason = (State.TODO, "") if run.data else _of_the_kind(suite, name, protocol.data)
             for seed in run.seeds:
                 for model, reference in suite.models_of(run).items():
-                    asked = protocol.name, label, seed, model, reference, spec, run.tests
-                    yield Cell(
-                        digest(*asked)[:KEY], protocol.name, profile, run.settings, seed, model, reference, spec,
-                        run.tests, limit, label, state, reason=reason,
+                    cell = Cell(
+                        "", protocol.name, profile, run.settings, seed, model, reference, spec, run.tests, limit,
+                        label, state, reason=reason, loading=suite.loading_of(model), compute=run.compute,
                     )  # fmt: skip
+                    asked = protocol.name, label, seed, model, reference, spec, run.tests
+                    key = digest(*asked, *filter(None, [cell.decisive]))[:KEY]
+                    yield dataclasses.replace(cell, key=key)
 
 
 def _of_the_kind(suite: Suite, name: str, kind: str) -> tuple[State, str]:
@@ -80,10 +83,11 @@ def groups_of(suite: Suite, cells: Sequence[Cell]) -> Iterator[Group]:
     kinds = {name: load(name).data for name in {cell.protocol for cell in cells}}
     for cell in cells:
         if cell.state in PENDING:
-            seed = cell.seed if references.kind(cell.reference) in SEEDED else 0
+            seed = seed_of(cell.reference, cell.loading, cell.seed)
             devices = suite.resources_of(cell.protocol).devices
             alike = cell.model, cell.reference, seed, cell.data, kinds[cell.protocol], devices
-            shared.setdefault(alike, []).append(cell)
+            read = () if cell.loading == LoadOptions() else (cell.loading,)
+            shared.setdefault((*alike, *read), []).append(cell)
     for key, members in shared.items():
         asked = [suite.resources_of(cell.protocol) for cell in members]
         yield Group(digest(*key)[:KEY], tuple(members), together(asked))

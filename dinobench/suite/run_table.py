@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from dinobench.config import resolve_config, settings_of
@@ -11,22 +13,25 @@ from dinobench.data import check_place
 from dinobench.data.embedded import EMBEDDED
 from dinobench.errors import UserError, unknown_name
 from dinobench.registry import load
-from dinobench.suite.file import RunSpec
+from dinobench.runtime import PRECISIONS
+from dinobench.suite.file import Compute, RunSpec
 from dinobench.suite.places import Place
 from dinobench.suite.table import Table, said
 from dinobench.types import EvalProtocol
 
-KEYS = ("protocol", "profile", "set", "seeds", "data", "models", "tests", "limit")
+KEYS = ("protocol", "profile", "set", "seeds", "data", "models", "tests", "limit", "compute")
 #: What is surely meant as a path, so that it may lie on another machine's disk.
 PATH = re.compile(r"[/\\~]|^\.")
 LARGEST_SEED = 2**63 - 1
 
 
-def run_of(table: Table, groups: Mapping[str, Sequence[str]], data: Mapping[str, str]) -> RunSpec | None:
+def run_of(
+    table: Table, groups: Mapping[str, Sequence[str]], data: Mapping[str, str], compute: Compute
+) -> RunSpec | None:
     """What a table asks for; None where its protocol isn't known, and the rest of it can't be looked at.
 
     `groups`: the models of each entry of [models]; a run that names some may name an entry or one of its models.
-    `data`: the references of [data].
+    `data`: the references of [data]. `compute`: what the suite says of it.
     """
     table.check(KEYS)
     name = table.value("protocol", str, "")
@@ -49,7 +54,23 @@ def run_of(table: Table, groups: Mapping[str, Sequence[str]], data: Mapping[str,
         models=_models(table, groups),
         tests=_tests(table, protocol),
         limit=table.whole("limit", 1),
+        compute=compute_of(table.table("compute"), compute),
     )
+
+
+def compute_of(table: Table, base: Compute) -> Compute:
+    """What a table says of how to compute, and `base` where it says nothing."""
+    table.check(field.name for field in fields(Compute))
+    for name in ("batch_size", "workers"):
+        table.whole(name, 1)
+    found = table.options(base)
+    if "precision" in table.given and found.precision == "auto":
+        table.wrong("precision", "auto is what a machine is faster in, and a cell is the same on all: say which it is")
+    elif "precision" in table.given and found.precision not in PRECISIONS:
+        table.source.unknown((*table.place, "precision"), "precision", found.precision, PRECISIONS)
+    if "ram_cache" in table.given and not 0 <= (found.ram_cache or 0.0) < math.inf:
+        table.wrong("ram_cache", f"{found.ram_cache}: a number of GB from 0 on is needed")
+    return found
 
 
 def _known_profiles(table: Table, protocol: EvalProtocol) -> Iterator[tuple[Place, str]]:

@@ -26,9 +26,6 @@ from dinobench.types import RunRecord
 
 #: The folder of failures in the results, and what is said there where a model turned out to lack something.
 FAILED, LACKS = "failed", "not applicable"
-#: That of published numbers; a suite has no other.
-PRECISION = "32"
-
 #: (seconds or None, where that is known from) of a cell, of which one of its evaluations is given.
 Measure = Callable[[Cell, Evaluation], tuple[float | None, str]]
 #: What a cell evaluates, by run id, or what is missing for it.
@@ -51,7 +48,7 @@ def _placed(suite: Suite, cell: Cell, found: Found, records: _Records) -> Cell:
         return dataclasses.replace(cell, state=State.MISSING, reason=found)
     ids = tuple(found)
     cell = dataclasses.replace(cell, run_ids=ids)
-    done = [records.done[run_id] for run_id in ids if run_id in records.done]
+    done = [r for run_id in ids if (r := records.done(run_id, cell.compute.skip_broken)) is not None]
     if len(done) == len(ids):
         taken = sum(r.duration_s for r in done)
         return dataclasses.replace(cell, state=State.DONE, seconds=taken, basis="its own record")
@@ -60,8 +57,9 @@ def _placed(suite: Suite, cell: Cell, found: Found, records: _Records) -> Cell:
     failure = _failure(suite, cell)
     if failure and failure[0] == LACKS:
         return dataclasses.replace(cell, state=State.NOT_APPLICABLE, reason=failure[1])
-    pending = [e for run_id, e in found.items() if run_id not in records.done]
-    wanted = {w.key: w for e in pending for w in _wanted(e)}
+    finished = {record.run_id for record in done}
+    pending = [e for run_id, e in found.items() if run_id not in finished]
+    wanted = {w.key: w for e in pending for w in _wanted(e, cell.compute.no_cache)}
     lacking = [w for w in wanted.values() if not w.complete]
     seconds, basis = records.estimates.of(pending, lacking)
     if failure:
@@ -79,13 +77,14 @@ def _measured(cell: Cell, found: Found | None, measure: Measure) -> Cell:
     return dataclasses.replace(cell, seconds=seconds, basis=basis)
 
 
-def _wanted(evaluation: Evaluation) -> Iterator[Wanted]:
-    """The features that an evaluation says it will ask for."""
+def _wanted(evaluation: Evaluation, no_cache: bool = False) -> Iterator[Wanted]:
+    """The features that an evaluation says it will ask for; with `no_cache` none of them is there."""
     root, backbone = cache_root() / "features", evaluation.backbone
     for split, request in evaluation.requests():
-        folder = entry_of(root, PRECISION, backbone, split, request).folder
+        folder = entry_of(root, evaluation.precision, backbone, split, request).folder
         transform = fitted(request, backbone, split).transform
-        yield Wanted(folder.name, (folder / "complete.json").exists(), backbone.info.arch, split, transform)
+        complete = not no_cache and (folder / "complete.json").exists()
+        yield Wanted(folder.name, complete, backbone.info.arch, split, transform)
 
 
 def _failure(suite: Suite, cell: Cell) -> tuple[str, str] | None:
@@ -108,13 +107,17 @@ class _Records:
         sound, contradicted = checked(suite.out, [by_id[run_id] for run_id in dict.fromkeys(wanted) if run_id in by_id])
         for path, reason in (*broken, *contradicted):
             console.warn(f"{path}: not taken for a finished run: {reason}")
-        self.done: dict[str, RunRecord] = {r.run_id: r for r in sound if not r.broken_images}
-        self._partial = {r.run_id: r.broken_images for r in sound if r.broken_images}
+        self._sound: dict[str, RunRecord] = {r.run_id: r for r in sound}
         self.estimates = Estimates(every)
+
+    def done(self, run_id: str, skip_broken: bool) -> RunRecord | None:
+        """The record of a run that is finished; one that leaves out images is that for who allows it."""
+        record = self._sound.get(run_id)
+        return record if record is not None and (skip_broken or not record.broken_images) else None
 
     def why(self, ids: Sequence[str]) -> str:
         """Why a record that there is doesn't count: a number without some images is no answer to who allowed none."""
-        left_out = sum(self._partial.get(run_id, 0) for run_id in ids)
+        left_out = sum(r.broken_images for run_id in ids if (r := self._sound.get(run_id)) is not None)
         return f"its record leaves out {left_out} broken images" if left_out else ""
 
 
@@ -126,14 +129,14 @@ class _Lookup:
         self._sharing: dict[tuple[Any, ...], list[Cell]] = {}
         self._protocols = {name: load(name) for name in {cell.protocol for cell in cells}}
         for cell in cells:
-            shared = cell.protocol, cell.label, cell.data, cell.tests, cell.seed
+            shared = cell.protocol, cell.label, cell.data, cell.tests, cell.seed, cell.compute.precision
             self._sharing.setdefault(shared, []).append(cell)
 
     def evaluations(self) -> dict[str, Found]:
         """What each cell evaluates, by its key, or what it misses: lines with their places in the file."""
         found: dict[str, Found] = {}
         for cells in console.progress(self._sharing.values(), "Looking up data and models"):
-            models = {cell.key: self._inputs.model(cell.model, cell.reference, cell.seed) for cell in cells}
+            models = {c.key: self._inputs.model(c.model, c.reference, c.loading, c.seed) for c in cells}
             lacking = {key: error for key, error in models.items() if isinstance(error, UserError)}
             lines = {c.key: [self._missing(c, "model", lacking[c.key])] for c in cells if c.key in lacking}
             wanted: list[Evaluation] = []
@@ -159,4 +162,5 @@ class _Lookup:
         sets = self._inputs.data(cell.data, protocol.data, cell.tests)
         if isinstance(sets, UserError):
             raise sets
-        return evaluations([(protocol, resolved)], {protocol.data: sets}, models, cell.seed, PRECISION, cell.limit)
+        precision = cell.compute.precision
+        return evaluations([(protocol, resolved)], {protocol.data: sets}, models, cell.seed, precision, cell.limit)

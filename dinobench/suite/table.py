@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from dinobench.suite.mistakes import Source
 from dinobench.suite.places import Place
+
+D = TypeVar("D")
 
 #: What messages call the types that TOML has.
 KINDS = {
@@ -68,6 +71,17 @@ class Table:
     def table(self, key: str) -> Table:
         """The table under a key, empty where there is none."""
         return Table(self.value(key, dict, {}), (*self.place, key), self.source)
+
+    def options(self, base: D) -> D:
+        """`base`, a dataclass, with the fields that the table has keys for, of each field's type."""
+        changes: dict[str, Any] = {}
+        for name, hint in get_type_hints(type(base)).items():
+            if name in self.given:
+                kind = next(k for k in (*get_args(hint), hint) if k is not NoneType)
+                changes[name] = self.value(name, kind, getattr(base, name))
+                if changes[name] == "":
+                    self.wrong(name, "an empty text: say something, or leave the key out")
+        return replace(base, **changes)  # type: ignore[type-var]
 
     def several(self, key: str, kind: type, single: bool = True) -> list[tuple[Place, Any]]:
         """The values of a list, each with its place, or the one value where `single` allows that."""

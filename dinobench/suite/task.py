@@ -29,12 +29,13 @@ from dinobench.files import atomic_path, read_regular, writable_folder
 from dinobench.registry import said
 from dinobench.signals import Interrupted
 from dinobench.suite.cells import Cell, Plan, State
+from dinobench.suite.file import Compute
 from dinobench.suite.work import failures
 from dinobench.suite.work.apart import run_apart
 from dinobench.suite.work.failures import Failure, Kind
 from dinobench.suite.work.folders import Folders
 from dinobench.suite.work.running import Running
-from dinobench.types import ComputeOptions, RunRecord
+from dinobench.types import ComputeOptions, LoadOptions, RunRecord
 
 with lazy.imports():
     import torch
@@ -91,13 +92,19 @@ def read_task(path: Path) -> Task:
     """The task in a file. Raises UserError where it holds none."""
     try:
         found = json.loads(read_regular(path, LIMIT))
-        cells = [
-            Cell(**{**c, "state": State(c["state"]), "tests": tuple(c["tests"]), "run_ids": tuple(c["run_ids"])})
-            for c in found.pop("cells")
-        ]
-        return Task(**found, cells=tuple(cells))
+        cells = tuple(map(_cell, found.pop("cells")))
+        return Task(**found, cells=cells)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a task of `dinobench suite`: {error}") from error
+
+
+def _cell(given: Mapping[str, Any]) -> Cell:
+    """A cell from what JSON makes of it; a task that was written before there was `loading` and `compute` has none."""
+    parts: dict[str, Any] = {
+        "state": State(given["state"]), "tests": tuple(given["tests"]), "run_ids": tuple(given["run_ids"]),
+        "loading": LoadOptions(**given.get("loading", {})), "compute": Compute(**given.get("compute", {})),
+    }  # fmt: skip
+    return Cell(**{**given, **parts})
 
 
 def run_task(
@@ -206,7 +213,7 @@ class _Cells:
         log = self.folders.log(cell.key)
         with written_to(log) as file:
             error = None
-            for batch_size in (None, LESS[self.device != "cpu" and torch.cuda.is_available()]):
+            for batch_size in (None, self._less(cell)):
                 if error is not None:
                     console.note(f"out of memory: once more with {batch_size} images in a pass")
                 try:
@@ -228,6 +235,12 @@ class _Cells:
         counted = attempts + (kind not in (Kind.STOPPED, Kind.LACKS))
         return failures.failure(dataclasses.asdict(cell), kind, message, log, counted)
 
+    def _less(self, cell: Cell) -> int:
+        """Images in one pass after memory ran out: half of what the file asks for, where that is less."""
+        less = LESS[self.device != "cpu" and torch.cuda.is_available()]
+        asked = cell.compute.batch_size
+        return less if asked is None else min(less, max(1, asked // 2))
+
     def _records(self, cell: Cell, batch_size: int | None) -> list[RunRecord]:
         compute = ComputeOptions(device=self.device, devices=self.devices, batch_size=batch_size)
         if self.devices > 1:
@@ -236,10 +249,11 @@ class _Cells:
 
 
 def records_of(cell: Cell, out: Path, compute: ComputeOptions, kept: Kept | None = None) -> list[RunRecord]:
-    """The cell's records in `out`, made or found there."""
+    """The cell's records in `out`, made or found there. `compute` says where; the rest the cell says itself."""
     return runner.run(
         cell.protocol, cell.ckpt, cell.data, test=cell.tests, profile=cell.profile, settings=cell.settings,
-        seed=cell.seed, out=out, compute=compute, kept=kept, limit=cell.limit,
+        seed=cell.seed, out=out, skip_broken=cell.compute.skip_broken, loading=cell.loading,
+        compute=cell.compute.on(compute), kept=kept, limit=cell.limit,
     )  # fmt: skip
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+import typer.main
 from helpers.samples import record
 from helpers.typed import assert_one_line
 
+from dinobench.cli.app import app
+from dinobench.cli.options import LOADING
 from dinobench.results import records
 from dinobench.suite import builtin
+from dinobench.suite.checking import MODEL, TOP
+from dinobench.suite.file import Compute
+from dinobench.suite.run_table import KEYS
+from dinobench.types import LoadOptions
 
 TEXT = """\
 [models]
@@ -53,6 +62,36 @@ def test_a_plan_says_which_tasks_ask_for_several_devices(command, text, tmp_path
     assert code == 0 and out.startswith(PLAN), err
     said = " ".join(out.removeprefix(PLAN).split())
     assert said.startswith("2 of the tasks ask for 2 devices at once: here `suite run` gives them as many as there are")
+def test_a_plan_says_which_precision_where_it_is_not_the_usual(command, text, tmp_path):
+    (tmp_path / "s.toml").write_text(text + '[[run]]\nprotocol = "knn"\ncompute = { precision = "bf16" }\n')
+    code, out, _ = command("suite", "plan", "s.toml", "--ckpt", "tiny=pixels:2")
+    told = [line.partition("s  ")[2].split()[:2] for line in out.splitlines()[1:4]]
+    assert code == 0 and told == [["32", "tiny"], ["32", "tiny"], ["bf16", "tiny"]] and " precision " in out
+
+
+#: What `dinobench run` takes and a suite says under another name, or leaves to whoever runs it.
+NAMED = {"ckpt": "models", "protocol": "protocol", "data": "data", "test": "tests", "profile": "profile", "set_": "set",
+         "limit": "limit", "out": "out", "seed": "seeds"}  # fmt: skip
+LEFT = {"json", "track", "force", "save", "device", "devices"}
+
+
+def test_a_suite_can_say_what_a_run_can():
+    options = {parameter.name for parameter in typer.main.get_command(app).commands["run"].params}
+    assert options == {*NAMED, *LEFT, *LOADING, *(field.name for field in dataclasses.fields(Compute))}
+    assert {*LOADING} == {field.name for field in dataclasses.fields(LoadOptions)}
+    assert {*MODEL} == {"path", *LOADING} and {*NAMED.values()} <= {*KEYS, *TOP}
+
+
+def test_only_who_types_lets_strangers_code_run(command, text, monkeypatch):
+    def load(*args, **options):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(torch.hub, "load", load)
+    line = ("suite", "plan", "s.toml", "--ckpt", "torchhub:a/b:c")
+    code, _, err = command(*line)
+    assert code == 2 and "say --trust-repo" in err
+    code, _, err = command(*line, "--trust-repo")
+    assert code == 2 and "could not be made" in err
 
 
 def test_a_plan_for_programs(command, text, tmp_path):

@@ -10,7 +10,7 @@ from helpers.weights import golden_input, prefixed, save
 
 from dinobench.errors import UserError
 from dinobench.models.adapters import ViTBackbone
-from dinobench.models.factory import describe
+from dinobench.models.factory import check_arch, describe
 from dinobench.models.loading import load_backbone
 from dinobench.types import ModelInput
 
@@ -119,3 +119,14 @@ def test_every_input_that_timm_states_is_one():
     for tag in timm.list_pretrained():
         stated = timm.get_pretrained_cfg(tag)
         assert ModelInput(stated.mean, stated.std).mean == stated.mean
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny", "deit_small", "vit_small_patch16_224.dino", "resnet18_cifar", "vit_b_16"])
+def test_a_known_architecture_is_known_without_building_it(arch):
+    check_arch(arch)
+
+
+@pytest.mark.parametrize("arch", ["vit_tinny", "resnet81_cifar", "resnet18_cifar10000", "", "no_cifar"])
+def test_an_unknown_architecture_is_told_with_what_is_near(arch):
+    with pytest.raises(UserError, match=f"^--arch {arch}: there is no model of that name; near it: "):
+        check_arch(arch)

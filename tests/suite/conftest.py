@@ -21,12 +21,12 @@ def remembered(tmp_path, monkeypatch, own_cache):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "SETTLED_NS", -(10**12))
 
-    def make(name, path, capabilities=ALL, seeds=(0,), arch="vit_fake"):
+    def make(name, path, capabilities=ALL, seeds=(0,), arch="vit_fake", loading=LoadOptions()):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(name.encode())
         info = dataclasses.replace(INFO, name=name, path=path, arch=arch, weights_digest=f"{name:f<64}")
         for seed in seeds:
-            sight = known_runs.look_again(path, name=name, seed=seed, **vars(LoadOptions()))
+            sight = known_runs.look_again(path, name=name, seed=seed, **vars(loading))
             known_runs.remember(sight, info, capabilities)
         return info
 

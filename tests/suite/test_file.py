@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dinobench.errors import UserError
-from dinobench.suite.file import Resources, RunSpec, read
+from dinobench.suite.file import Compute, Resources, RunSpec, read
 from dinobench.suite.mistakes import Mistakes
+from dinobench.types import ComputeOptions, LoadOptions
 
 GOOD = """\
 name = "paper"
@@ -37,6 +38,20 @@ default = { devices = 1, cpus = 8, memory = "32GB", hours = 4 }
 davis = { hours = 0.5 }
 [slurm]
 partition = "gpu"
+[compute]
+precision = "bf16"
+batch_size = 8
+[[run]]
+protocol = "logreg"
+compute = { precision = "32", skip_broken = true, workers = 2, ram_cache = 0.5, no_cache = true }
+[models.teacher]
+path = "runs/*.pth"
+arch = "vit_small_patch16_224"
+key = "teacher"
+heads = 6
+pool = "cls"
+grid = "14x14"
+allow_partial = true
 """
 
 
@@ -62,12 +77,19 @@ def test_all_of_a_file(here):
     assert suite.models == {
         "ours-a": "runs/a.pth", "ours-b": "runs/b.pth", "pixels": "pixels",
         "random_vit_tiny_patch16_224": "random:vit_tiny_patch16_224", "dino": "timm:vit_small_patch16_224.dino",
+        "teacher-a": "runs/a.pth", "teacher-b": "runs/b.pth",
     }  # fmt: skip
+    read_so = LoadOptions(
+        arch="vit_small_patch16_224", key="teacher", heads=6, pool="cls", grid="14x14", allow_partial=True
+    )
+    assert suite.loading == {"teacher-a": read_so, "teacher-b": read_so}
+    assert suite.loading_of("teacher-b") == read_so and suite.loading_of("ours-b") == LoadOptions()
     assert suite.runs[0] == RunSpec(
         "knn", ("dino2021", "dinov2"), {"k": [10, 20], "temperature": 0.1}, (0, 1), ("photos", "digits"),
-        ("ours-a", "ours-b", "pixels"), (), 10,
+        ("ours-a", "ours-b", "pixels"), (), 10, Compute(precision="bf16", batch_size=8),
     )  # fmt: skip
-    assert suite.runs[1] == RunSpec("davis", data=("shapes",))
+    assert suite.runs[1] == RunSpec("davis", data=("shapes",), compute=suite.runs[0].compute)
+    assert suite.runs[2].compute == Compute("32", True, 8, 2, 0.5, True)
     assert suite.data_of(suite.runs[0]) == ["photos=digits", "digits"]
     assert suite.resources_of("davis") == Resources(1, 8, "32GB", 0.5) and suite.slurm == {"partition": "gpu"}
     assert list(suite.models_of(suite.runs[1])) == list(suite.models)
@@ -117,6 +139,36 @@ TYPOS = {
     "quotes": ('"davis"\n', '"davis\n', 18, ["not TOML"]),
     "a key twice": ('out = "results"', 'name = "x"', 2, ["not TOML", "overwrite"]),
     "tests": ('data = "shapes"', 'data = "shapes"\ntests = ["imagenet-a"]', 20, ["[[run]] 2 tests", "davis"]),
+    "compute": ("[compute]", "[computee]", 25, ["unknown key 'computee'", "did you mean 'compute'"]),
+    "key of compute": ("batch_size", "batchsize", 27, ["[compute] batchsize", "did you mean 'batch_size'"]),
+    "precision": ('"bf16"', '"bf61"', 26, ["[compute] precision", "did you mean 'bf16'"]),
+    "a precision that is none": ('"bf16"', '"auto"', 26, ["[compute] precision", "say which it is"]),
+    "precision's type": ('"bf16"', "16", 26, ["[compute] precision", "a text is needed, not the whole number 16"]),
+    "batch": ("batch_size = 8", "batch_size = 0", 27, ["[compute] batch_size", "below 1"]),
+    "a table for a number": ("batch_size = 8", "batch_size = {}", 27, ["[compute] batch_size", "not a table"]),
+    "a run's compute": ("compute = {", "comput = {", 30, ["[[run]] 3 comput", "did you mean 'compute'"]),
+    "compute's type": ("compute = {", "compute = 3 #", 30, ["[[run]] 3 compute", "a table is needed"]),
+    "key of a run's compute": ("workers", "worker", 30, ["[[run]] 3 compute.worker", "did you mean 'workers'"]),
+    "a run's precision": ('"32"', '"bf32"', 30, ["[[run]] 3 compute.precision", "available: 32, bf16, 16"]),
+    "workers": ("workers = 2", "workers = -2", 30, ["[[run]] 3 compute.workers", "below 1"]),
+    "skip_broken": ("broken = true", 'broken = "yes"', 30, ["compute.skip_broken", "true or false is needed"]),
+    "ram_cache": ("0.5, no", "-0.5, no", 30, ["[[run]] 3 compute.ram_cache", "from 0 on"]),
+    "ram_cache's type": ("0.5, no", "true, no", 30, ["compute.ram_cache", "a number is needed, not true"]),
+    "no_cache": ("no_cache = true", "no_cache = 1", 30, ["compute.no_cache", "true or false is needed"]),
+    "a model's key": ("path =", "pth =", 32, ["[models] teacher.pth", "did you mean 'path'"]),
+    "no path": ('path = "runs/*.pth"\n', "", 31, ["[models] teacher.path", "is missing"]),
+    "path": ('path = "runs', 'path = "run', 32, ["[models] teacher.path", "no file fits"]),
+    "path's type": ('path = "runs/*.pth"', "path = 3", 32, ["[models] teacher.path", "a text or a list of them"]),
+    "arch": ('"vit_small_', '"vit_smal_', 33, ["[models] teacher.arch", "near it: vit_small_patch16_224"]),
+    "an empty arch": ('"vit_small_patch16_224"', '""', 33, ["[models] teacher.arch", "an empty text"]),
+    "option": ("key = ", "kye = ", 34, ["[models] teacher.kye", "did you mean 'key'"]),
+    "key's type": ('key = "teacher"', "key = true", 34, ["[models] teacher.key", "a text is needed, not true"]),
+    "heads": ("heads = 6", "heads = 0", 35, ["[models] teacher.heads", "below 1"]),
+    "heads' type": ("heads = 6", 'heads = "6"', 35, ["[models] teacher.heads", "a whole number is needed"]),
+    "pool": ('"cls"', '"clss"', 36, ["[models] teacher.pool", "did you mean 'cls'"]),
+    "grid": ('"14x14"', '"14 by 14"', 37, ["[models] teacher.grid", "height x width"]),
+    "allow_partial": ("partial = true", "partial = 1", 38, ["teacher.allow_partial", "true or false is needed"]),
+    "trust": ("allow_partial", "trust_repo", 38, ["[models] teacher.trust_repo", "give --trust-repo to the command"]),
     "test": ("limit = 10", 'tests = ["imagenet-b"]', 16, ["[[run]] 1 tests", "unknown test set 'imagenet-b'"]),
 }  # fmt: skip
 #: Typos that make something else wrong too: nothing is known of the data sets any more.
@@ -136,10 +188,32 @@ def test_a_typo_is_one_line_with_its_place(here, name):
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(here):
-    text = GOOD.replace("cpus", "cpu").replace('"knn"', '"kmn"').replace("out =", "outt =")
+    text = GOOD.replace("cpus", "cpu").replace('"knn"', '"kmn"').replace("out =", "outt =").replace("heads", "head")
     with pytest.raises(Mistakes) as told:
-        here(text)
-    assert [line.split(":")[1] for line in told.value.lines] == ["2", "10", "21"]
+        here(text.replace('"bf16"', '"bf61"'))
+    assert [line.split(":")[1] for line in told.value.lines] == ["2", "10", "21", "26", "35"]
+
+
+def test_every_place_of_the_file_has_a_typo(here):
+    """Of every key that is in it, one line at least is tried with a mistake."""
+    tried = {line for _, _, line, _ in TYPOS.values()}
+    assert {n for n, text in enumerate(GOOD.splitlines(), 1) if "=" in text} - tried <= {1, 5, 8, 29}
+
+
+def test_what_the_computing_is_asked_for_becomes_options_of_a_run(here):
+    suite = here(GOOD)
+    where = ComputeOptions(device="cpu", devices=2)
+    expected = ComputeOptions(device="cpu", devices=2, precision="32", batch_size=8, workers=2, ram_gb=0.5, cache=False)
+    assert suite.runs[2].compute.on(where) == expected
+    assert suite.runs[2].compute.on(ComputeOptions(batch_size=4)).batch_size == 4
+    assert Compute().on(where) == where and not Compute().on(ComputeOptions(cache=False)).cache
+
+
+def test_a_stranger_s_code_is_for_the_command_line_to_allow(here):
+    suite = here(GOOD, trust_repo=True)
+    assert all(suite.loading_of(model).trust_repo for model in suite.models)
+    assert suite.loading_of("teacher-a").key == "teacher"
+    assert here(GOOD, ckpt=["torchhub:a/b:c"], trust_repo=True).loading_of("c").trust_repo
 
 
 @pytest.mark.parametrize("text, words", [("", "[[run]]"), ("models = 3\nrun = 4", "a table is needed"),

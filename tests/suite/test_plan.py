@@ -7,6 +7,7 @@ import json
 
 import pytest
 from helpers.samples import record
+from helpers.weights import save, shifted, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from dinobench.results import records
 from dinobench.suite.cells import State
 from dinobench.suite.file import Resources, RunSpec, Suite, read
 from dinobench.suite.plan import cells_of, plan
+from dinobench.types import LoadOptions
 
 TEXT = """\
 [models]
@@ -63,6 +65,81 @@ def test_every_cell_has_its_state_and_its_run(suite, models):
     assert [[c.protocol for c in g.cells] for g in found.groups] == [
         ["knn", "knn"], ["knn", "knn"], ["knn", "knn"], ["attention"], ["attention"],
     ]  # fmt: skip
+
+
+def test_cells_and_tasks_of_a_file_that_says_no_more_are_called_as_ever(suite, models):
+    found = plan(suite(TEXT))
+    assert (found.cells[0].key, found.cells[7].key, found.groups[0].key) == ("f1788766d6", "d48e87256e", "cbec0b2917")
+
+
+HOW = """\
+[models]
+a = { path = "a.pth", key = "teacher" }
+b = "b.pth"
+[[run]]
+protocol = "knn"
+[[run]]
+protocol = "knn"
+compute = { batch_size = 4, workers = 1, ram_cache = 1, no_cache = true }
+[[run]]
+protocol = "knn"
+compute = { precision = "bf16" }
+[[run]]
+protocol = "knn"
+compute = { skip_broken = true }
+"""
+
+
+def test_what_decides_a_model_or_a_number_makes_another_cell(suite, remembered, tmp_path):
+    remembered("a", "a.pth", loading=LoadOptions(key="teacher")), remembered("b", "b.pth")
+    found = plan(suite(HOW))
+    assert [(c.model, *c.decisive.items()) for c in found.cells] == [
+        ("a", ("key", "teacher")), ("b",),
+        ("a", ("key", "teacher"), ("precision", "bf16")), ("b", ("precision", "bf16")),
+        ("a", ("key", "teacher"), ("skip_broken", True)), ("b", ("skip_broken", True)),
+    ]  # fmt: skip
+    assert len({c.key for c in found.cells}) == 6 and len({c.run_ids for c in found.cells}) == 4
+    assert [[c.model for c in g.cells] for g in found.groups] == [["a"] * 3, ["b"] * 3]
+    assert len({g.key for g in found.groups}) == 2
+    done(tmp_path / "results", found.cells[1], broken_images=3)
+    done(tmp_path / "results", found.cells[2], precision="bf16")
+    states = [c.state.value for c in plan(suite(HOW)).cells]
+    assert states == ["to do", "to do", "done", "to do", "to do", "done"]  # broken images are left out where allowed
+
+
+def test_features_are_there_in_their_precision_and_for_who_reads_the_cache(suite, remembered):
+    from dinobench.suite import standing
+
+    remembered("a", "a.pth")
+    run = '[[run]]\nprotocol = "knn"\ncompute = {{ {} }}\n'
+    text = '[models]\na = "a.pth"\n' + run.format("precision = 'bf16'")
+    (cell,) = cells_of(spec := suite(text))
+    (evaluation,) = standing._Lookup(spec, [cell]).evaluations()[cell.key].values()
+    for wanted in standing._wanted(evaluation):
+        folder = cache_root() / "features" / wanted.key[:2] / wanted.key
+        folder.mkdir(parents=True)
+        (folder / "complete.json").write_text("{}")
+    assert [c.state for c in plan(spec).cells] == [State.CACHED]
+    for other in ("precision = '32'", "precision = 'bf16', no_cache = true"):
+        assert [c.state for c in plan(suite(text.split("[[")[0] + run.format(other))).cells] == [State.TODO]
+
+
+def test_what_a_file_cannot_be_read_with_is_told_with_the_place_of_the_option(suite, tmp_path, own_cache):
+    network = vit(width=64, depth=1, patch=8, image=16)
+    save({"student": network, "teacher": shifted(network)}, tmp_path / "x.pth")
+    text = '[models.a]\npath = "x.pth"\nkey = "teachr"\n[models.b]\npath = "x.pth"\nheads = 5\n'
+    lines = plan(suite(text + '[[run]]\nprotocol = "knn"\n')).missing()
+    assert [line.partition(": x.pth")[0] for line in lines] == [
+        "s.toml:3: [models] a.key",
+        "s.toml:6: [models] b.heads",
+    ]
+    assert lines[0].endswith("no backbone under --key teachr; there is: teacher, student")
+
+
+def test_weights_that_are_drawn_beside_a_part_of_a_file_are_others_with_every_seed(suite, remembered):
+    remembered("a", "a.pth", seeds=(0, 1), loading=LoadOptions(allow_partial=True))
+    text = '[models]\na = { path = "a.pth", allow_partial = true }\n[[run]]\nprotocol = "knn"\nseeds = [0, 1]\n'
+    assert [len(g.cells) for g in plan(suite(text)).groups] == [1, 1]
 
 
 def test_a_cell_is_done_if_and_only_if_its_record_is_there(suite, models, tmp_path):
@@ -145,6 +222,7 @@ def test_durations_are_those_of_earlier_runs_alike_or_unknown(suite, models, tmp
     }  # fmt: skip
     for i, seconds in enumerate((10.0, 30.0, 20.0)):
         records.write(tmp_path / "results", record(f"knn-earlier-{i}", duration_s=seconds, **alike), None)
+    records.write(tmp_path / "results", record("knn-earlier-bf16", duration_s=900.0, precision="bf16", **alike), None)
     assert plan(spec).unknown == 8  # nothing tells how long the extraction takes
     for wanted in standing._wanted(e):
         pace.remember("vit_fake", wanted.split, wanted.transform, len(wanted.split), 100.0, "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -11,15 +12,20 @@ import threading
 import pytest
 import torch
 from helpers.suites import Heard, killed_tasks, marks, outcome, plug_in, quick, unsound
+from helpers.weights import save, shifted, vit
+from PIL import Image
 
 from dinobench import signals
 from dinobench.errors import UserError
 from dinobench.evaluations.kept import Kept
+from dinobench.results import records
 from dinobench.suite import task as tasks
+from dinobench.suite.file import Compute, read
 from dinobench.suite.plan import plan
 from dinobench.suite.task import AGAIN, BUSY, DONE, FAILED, REFUSED, read_task, run_task, write_tasks
 from dinobench.suite.work import failures
 from dinobench.suite.work.failures import Kind
+from dinobench.types import ComputeOptions
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +158,72 @@ def test_what_is_no_task_is_one_line(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(UserError, match=r"t\.json: not a task"):
         read_task(tmp_path / "t.json")
+
+
+def test_models_are_read_and_cells_computed_as_the_file_says(tmp_path, monkeypatch):
+    network, seen = vit(width=64, depth=1, patch=8, image=16), []
+    save({"student": network, "teacher": shifted(network)}, tmp_path / "x.pth")
+    text = """
+    models.student = { path = "x.pth", key = "student", pool = "mean" }
+    models.teacher = { path = "x.pth", key = "teacher" }
+    compute = { precision = "bf16", batch_size = 50, workers = 1, no_cache = true }
+    [[run]]
+    protocol = "knn"
+    set = { resize = 16, crop = 16, k = 5 }
+    limit = 100
+    """
+    (tmp_path / "s.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    real = tasks.runner.run
+
+    def watched(*args, compute, **options):
+        seen.append(compute)
+        return real(*args, compute=compute, **options)
+
+    monkeypatch.setattr(tasks.runner, "run", watched)
+    suite = read("s.toml")
+    assert run(suite) == [DONE] * 2
+    assert seen == [ComputeOptions(device="cpu", precision="bf16", batch_size=50, workers=1, cache=False)] * 2
+    found = plan(suite)
+    assert [c.state.value for c in found.cells] == ["done"] * 2
+    made = [records.read(suite.out, *cell.run_ids) for cell in found.cells]
+    assert [(r.checkpoint.key, r.checkpoint.pool, r.precision) for r in made] == [
+        ("student", "mean", "bf16"), ("teacher", None, "bf16"),
+    ]  # fmt: skip
+
+
+def test_half_of_what_the_file_asks_for_is_tried_without_memory(tmp_path):
+    suite = unsound(tmp_path, "memory")
+    suite = dataclasses.replace(
+        suite, runs=tuple(dataclasses.replace(r, compute=Compute(batch_size=6)) for r in suite.runs)
+    )
+    assert run(suite) == [FAILED] and marks(tmp_path) == ["memory-0-6", "memory-1-3"]
+
+
+def test_broken_images_are_left_out_where_the_file_says_so(tmp_path, monkeypatch):
+    for i, name in enumerate(f"{split}/{c}/{n}.png" for split in ("train", "val") for c in "ab" for n in range(3)):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (9 * i, 0, 0)).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "val" / "a" / "0.png").write_bytes(b"broken")
+    text = '[models]\nm = "pixels:2"\n[[run]]\nprotocol = "knn"\ndata = "photos"\nset = { k = 1 }\n'
+    (tmp_path / "s.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert run(read("s.toml")) == [REFUSED]
+    (tmp_path / "s.toml").write_text(text + "compute = { skip_broken = true }\n")
+    suite = read("s.toml")
+    assert run(suite) == [DONE]
+    assert [c.state.value for c in plan(suite).cells] == ["done"]
+    (record,) = records.read_all(suite.out)[0]
+    assert record.broken_images == 1
+
+
+def test_a_task_of_before_is_read(tmp_path):
+    (path, *_) = write_tasks(plan(unsound(tmp_path, "not")))
+    held = json.loads(path.read_text())
+    before = {**held, "cells": [{k: v for k, v in c.items() if k not in ("loading", "compute")} for c in held["cells"]]}
+    found = read_task(path)
+    path.write_text(json.dumps(before))
+    assert read_task(path) == found
 
 
 def test_a_folder_that_cannot_be_written_is_told_first(tmp_path):

@@ -11,6 +11,7 @@ from dinobench import console
 from dinobench.cli.display import layout
 from dinobench.suite import builtin
 from dinobench.suite.cells import PENDING, Cell, Plan, State
+from dinobench.suite.file import Compute
 
 if TYPE_CHECKING:
     from dinobench.suite.cells import Group
@@ -21,11 +22,14 @@ UNKNOWN = "unknown"
 def plan(found: Plan) -> None:
     """A row for every cell, and how much of it there is to do."""
     several = {c.seed for c in found.cells} - {0}
-    columns = ["state", "protocol", "profile", "data", *(["seed"] if several else []), "model", "time", "why"]
+    precisions = {c.compute.precision for c in found.cells} - {Compute.precision}
+    more = [*(["seed"] if several else []), *(["precision"] if precisions else [])]
+    columns = ["state", "protocol", "profile", "data", *more, "model", "time", "why"]
     rows = [
         [
             cell.state, cell.protocol, cell.label, " ".join((cell.dataset, *cell.tests)),
-            *([str(cell.seed)] if several else []), cell.model, _time(cell), _why(cell),
+            *([str(cell.seed)] if several else []), *([cell.compute.precision] if precisions else []), cell.model,
+            _time(cell), _why(cell),
         ]
         for cell in found.cells
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from dinobench.errors import UserError
 from dinobench.results import records
 from dinobench.suite.cells import Cell, Plan, State
-from dinobench.suite.file import Suite
+from dinobench.suite.file import Compute, Suite
 from dinobench.suite.plan import plan
 from dinobench.suite.slurm import queue
 from dinobench.suite.work import failures, running
@@ -86,12 +86,13 @@ class Status:
 
     @cached_property
     def rows(self) -> dict[tuple[str, ...], list[Standing]]:
-        """The cells by protocol, profile, data and test images: what can be compared is together."""
+        """The cells by protocol, profile, data, test images and precision: what can be compared is together."""
         rows: dict[tuple[str, ...], list[Standing]] = {}
         for standing in self.cells:
             cell = standing.cell
             tests = [test.partition("=")[0] for test in cell.tests]
-            rows.setdefault((cell.protocol, cell.label, cell.dataset, *tests), []).append(standing)
+            precision = [] if cell.compute.precision == Compute.precision else [cell.compute.precision]
+            rows.setdefault((cell.protocol, cell.label, cell.dataset, *tests, *precision), []).append(standing)
         return rows
 
     def seconds_left(self) -> float | None:

@@ -14,7 +14,7 @@ from helpers.samples import record
 
 from dinobench.results import records
 from dinobench.suite.cells import Cell, Plan, State
-from dinobench.suite.file import Suite
+from dinobench.suite.file import Compute, Suite
 from dinobench.suite.work import failures
 from dinobench.suite.work.again import of_failed
 from dinobench.suite.work.failures import Failure, Kind
@@ -54,6 +54,12 @@ def test_records_and_states_of_the_plan(tmp_path):
                            Now.NOT_APPLICABLE: 1}  # fmt: skip
     (row,) = now.rows.values()
     assert now.best(row).cell.model == "b" and now.seconds_left() == 6.0
+
+
+def test_other_precisions_are_rows_of_their_own(tmp_path):
+    states = [cell("1", "a"), cell("2", "b", compute=Compute(precision="bf16", workers=2)), cell("3", "b")]
+    rows = of_plan(planned(tmp_path, *states)).rows
+    assert [(key[2:], len(row)) for key, row in rows.items()] == [(("digits",), 2), (("digits", "bf16"), 1)]
 
 
 def test_the_best_may_be_the_least(tmp_path):
