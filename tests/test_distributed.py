@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.forked import two_processes, typed
 from helpers.gathering import gather
 from helpers.summing import sums
 from hypothesis import given
@@ -42,9 +43,9 @@ def command(folder, *arguments):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    done = command(folder, "-m", "dinobench", *KNN)
-    assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout)
+    code, out, err = typed(folder, *KNN, DINOBENCH_CACHE=str(folder / "cache"))
+    assert code == 0, err
+    return folder, json.loads(out)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_sums_over_processes(monkeypatch):
 
 def test_sums_begun_in_backward_are_those_of_one_reduction(tmp_path):
     """Bit for bit, with parts, a parameter that nobody uses, and a process without images."""
-    torch.multiprocessing.spawn(sums, (str(tmp_path),), nprocs=2)
+    two_processes(sums, str(tmp_path))
 
 
 def test_one_process_sums_nothing():
@@ -137,7 +138,7 @@ def test_one_process_sums_nothing():
 
 
 def test_rows_of_any_number_and_type_are_gathered(tmp_path):
-    torch.multiprocessing.spawn(gather, (str(tmp_path),), nprocs=2)
+    two_processes(gather, str(tmp_path))
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), st.integers(1, 6))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import os
 import random
@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 from helpers import families_dino_eva
 from helpers.command_lines import command_line
+from helpers.forked import Command, typed
 from helpers.hub import go_online, serving
 from helpers.pickles import START, archive
 from helpers.runs import run
@@ -470,23 +470,21 @@ def test_an_interrupt_says_how_to_go_on(command, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_real_interrupt_keeps_what_was_done(number, tmp_path):
     """Ctrl-C, or a scheduler's end of time, in the middle of an extraction; the same command then goes on."""
-    arguments = [sys.executable, "-m", "dinobench", "run", "--protocol", "knn", "--ckpt", "random:vit_tiny_patch16_224",
-                 "--set", "resize=64", "--set", "crop=64", "--device", "cpu", "--json"]  # fmt: skip
-    environ = {**os.environ, "DINOBENCH_CACHE": str(tmp_path / "cache")}
-    # Where the tests themselves run in the background, the shell lets their processes ignore Ctrl-C.
-    heeding = functools.partial(signal.signal, number, signal.SIG_DFL)
-    options = {"cwd": tmp_path, "env": environ, "text": True}
-    began = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=heeding, **options)
-    state = None
-    while began.poll() is None and state is None:
-        state = next((tmp_path / "cache").glob("features/*/*/state.npy"), None)
-    assert began.poll() is None
-    time.sleep(1.5)  # a few batches of the 43
-    began.send_signal(number)
-    _, err = began.communicate(timeout=60)
-    assert began.returncode == 128 + number and "goes on from there" in err and "Traceback" not in err
-    done = subprocess.run(arguments, capture_output=True, check=True, **options)
-    assert len(json.loads(done.stdout)) == 1 and "images were done before; going on" in done.stderr
+    line = ["run", "--protocol", "knn", "--ckpt", "random:vit_tiny_patch16_224", "--set", "resize=32", "--set",
+            "crop=32", "--device", "cpu", "--json"]  # fmt: skip
+    cache = tmp_path / "cache"
+
+    def has_rows(file):
+        with contextlib.suppress(ValueError, EOFError):  # as it is while the file is being made
+            return np.load(file, mmap_mode="r").any()
+
+    with Command(tmp_path, *line, DINOBENCH_CACHE=str(cache)) as began:
+        began.wait_for(lambda: any(map(has_rows, cache.glob("features/*/*/cls.npy"))))
+        began.send(number)
+        code, err = began.wait(), began.err
+    assert code == 128 + number and "goes on from there" in err and "Traceback" not in err
+    code, out, err = typed(tmp_path, *line, DINOBENCH_CACHE=str(cache))
+    assert code == 0 and len(json.loads(out)) == 1 and "images were done before; going on" in err
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

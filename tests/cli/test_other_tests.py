@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
+from helpers.forked import typed_by_two
 from helpers.other_tests import WNIDS, make_corrupted, make_folders, make_imagenet, make_objectnet, make_v2
 from helpers.typed import assert_one_line
 
@@ -107,11 +107,9 @@ def test_two_processes_come_to_the_same(run, tmp_path):
     (tmp_path / "real.json").write_text(json.dumps([[n, 6] for n in WNIDS.values() for _ in (1, 2)]))
     words = ["--protocol", "knn", "--test", "c=c", "--test", "real=real.json", *SMALL, "--set", "k=1,3"]
     alone = records(run, *words)
-    line = [sys.executable, "-m", "dinobench", "run", "--ckpt", "pixels:8", "--data", "imagenet", "--device", "cpu"]
-    done = subprocess.run(
-        [*line, "--devices", "2", "--out", "two", "--json", *words], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    both = json.loads(done.stdout)
+    line = ["run", "--ckpt", "pixels:8", "--data", "imagenet", "--device", "cpu", "--out", "two", "--json"]
+    code, out, err = typed_by_two(tmp_path, *line, *words)
+    assert code == 0, err
+    both = json.loads(out)
     assert [r["processes"] for r in both] == [2, 2] and [r["metrics"] for r in both] == [r["metrics"] for r in alone]
     assert [r["run_id"] for r in both] == [r["run_id"] for r in alone]

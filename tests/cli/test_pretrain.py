@@ -6,10 +6,9 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
+from helpers.forked import Command
 from helpers.images import damage, write_images
 from helpers.pretraining import TINY
 
@@ -141,19 +140,13 @@ def test_damaged_images_are_found_first_and_may_be_left_out(command, tmp_path):
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"])
 def test_signals_to_all_processes_save(number, workers, tmp_path):
     """As a terminal or a scheduler sends them: to the training and its workers alike."""
-    arguments = [sys.executable, "-m", "dinobench", "pretrain", "--method", "dino", "--data", "digits", "--out", "run",
-                 *LIKE, *TYPED, "--epochs", "500", "--batch", "32",
-                 *(("--workers", "1") if workers else ())]  # fmt: skip
-    heeding = functools.partial(signal.signal, signal.Signals[number], signal.SIG_DFL)
-    started = subprocess.Popen(
-        arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heeding
-    )
-    for line in started.stderr:
-        if line.startswith("epoch "):
-            break
-    os.killpg(started.pid, signal.Signals[number])
-    err = started.stderr.read()
-    assert started.wait() == 128 + signal.Signals[number], err
+    line = ["pretrain", "--method", "dino", "--data", "digits", "--out", "run", *LIKE, *TYPED, "--epochs", "500",
+            "--batch", "32", *(("--workers", "1") if workers else ())]  # fmt: skip
+    with Command(tmp_path, *line) as started:
+        started.wait_for(lambda: "epoch " in started.err)
+        os.killpg(started.pid, signal.Signals[number])
+        code, err = started.wait(), started.err
+    assert code == 128 + signal.Signals[number], err
     assert "`dinobench pretrain --resume run` goes on" in err
     assert checkpoints.read(tmp_path / "run" / "checkpoint.pth")["dinobench"]["step"] > 0
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from helpers.forked import typed_by_two
 from helpers.typed import assert_one_line
 
 from dinobench import console
@@ -141,14 +140,11 @@ def test_an_unknown_tracker_is_one_line(command):
 @pytest.mark.slow
 def test_two_processes_see_the_same_part_of_the_same_data(command, tmp_path):
     arguments = [*RUN, "--limit", "40", "--json", "--no-cache"]
-    done = subprocess.run(
-        [sys.executable, "-m", "dinobench", *arguments, "--devices", "2", "--out", "two"], capture_output=True,
-        text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stderr.count("attention is not run on digits") == 1, done.stderr
+    code, both, err = typed_by_two(tmp_path, *arguments, "--out", "two")
+    assert code == 0 and err.count("attention is not run on digits") == 1, err
     code, out, err = command(*arguments)
     assert code == 0, err
-    one, two = ({r["run_id"]: r["metrics"] for r in json.loads(text)} for text in (out, done.stdout))
+    one, two = ({r["run_id"]: r["metrics"] for r in json.loads(text)} for text in (out, both))
     assert one.keys() == two.keys() and len(one) == 3
     for run_id, metrics in one.items():
         for name, measured in metrics.items():

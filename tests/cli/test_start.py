@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,35 @@ def heavy(*arguments: str, code: int = 0) -> list[str]:
     return done.stdout.rstrip().splitlines()[-1].split()[1:]
 
 
+#: Of many commands one after another, [exit code, heavy modules that it is the first to import], to a file.
+IN_TURN = """
+import json, sys
+lines, heavy, found = json.load(open(sys.argv[1])), set(sys.argv[2].split()), []
+from dinobench.cli import main
+for line in lines:
+    before, code, sys.argv = heavy & set(sys.modules), 0, ["dinobench", *line]
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    found.append([code, sorted(heavy & set(sys.modules) - before)])
+json.dump(found, open({found!r}, "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory):
+    """`light(*arguments)`: (exit code, heavy modules imported) of each of LIGHT, all of them typed in one process."""
+    folder = tmp_path_factory.mktemp("light")
+    (folder / "lines").write_text(json.dumps(LIGHT))
+    code = IN_TURN.replace("{found!r}", repr(str(folder / "found.json")))
+    line = [sys.executable, "-c", code, str(folder / "lines"), " ".join(HEAVY)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    found = dict(zip(LIGHT, json.loads((folder / "found.json").read_text()), strict=True))
+    return lambda *arguments: tuple(found[arguments])
+
+
 @pytest.fixture
 def results(tmp_path):
     for model, right in (("dino", [1.0, 1.0, 0.0, 1.0]), ("byol", [1.0, 0.0, 0.0, 1.0])):
@@ -47,21 +77,8 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("run", "--help"), ("cache", "ls")])
-def test_help_imports_nothing_heavy(arguments):
-    assert heavy(*arguments) == []
-
-
-@pytest.mark.parametrize("what", ["protocols", "profiles", "layouts", *available()])
-def test_listings_import_nothing_heavy(what):
-    assert heavy("list", what) == []
-
-
-@pytest.mark.parametrize("what", ["methods", "dino"])
-def test_methods_are_listed_without_what_makes_backbones(what):
-    assert not {"timm", "torchvision", "sklearn", "pandas", "lightning_fabric"} & set(heavy("list", what))
-
-
+HELP = (("--help",), ("--version",), ("run", "--help"), ("cache", "ls"))
+LISTINGS = ("protocols", "profiles", "layouts", *available())
 REFUSED = {
     "protocol": ("run", "--protocol", "knnn", "--ckpt", "pixels"),
     "setting": ("run", "--protocol", "knn", "--ckpt", "pixels", "--set", "kk=1"),
@@ -79,11 +96,27 @@ REFUSED = {
     "bench": ("bench", "nothing"),
     "results": ("compare", "nowhere"),
 }
+LIGHT = (*HELP, *(("list", what) for what in LISTINGS), *REFUSED.values())
+
+
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_imports_nothing_heavy(light, arguments):
+    assert light(*arguments) == (0, [])
+
+
+@pytest.mark.parametrize("what", LISTINGS)
+def test_listings_import_nothing_heavy(light, what):
+    assert light("list", what) == (0, [])
 
 
 @pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED)
-def test_typos_and_missing_files_are_told_before_anything_heavy_is_imported(arguments):
-    assert heavy(*arguments, code=2) == []
+def test_typos_and_missing_files_are_told_before_anything_heavy_is_imported(light, arguments):
+    assert light(*arguments) == (2, [])
+
+
+@pytest.mark.parametrize("what", ["methods", "dino"])
+def test_methods_are_listed_without_what_makes_backbones(what):
+    assert not {"timm", "torchvision", "sklearn", "pandas", "lightning_fabric"} & set(heavy("list", what))
 
 
 def test_records_are_listed_without_torch_and_again_without_reading_items(results, tmp_path):

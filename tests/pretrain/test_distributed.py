@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.forked import typed, typed_by_two
 
 from dinobench.pretrain import checkpoints
 
@@ -28,13 +29,8 @@ ALONE = (sys.executable, "-m", "dinobench")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dinobench")
 
 
-def trained(folder: Path, *command: str) -> tuple[dict, dict]:
+def trained(folder: Path) -> tuple[dict, dict]:
     """What the first three steps gave: the checkpoint and the row of metrics."""
-    folder.mkdir()
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("written: ") == 1
     row = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["step"] == 3
     return checkpoints.read(folder / "run" / "checkpoint.pth"), row
@@ -42,9 +38,13 @@ def trained(folder: Path, *command: str) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return {
-        extra: trained(tmp_path_factory.mktemp("alone") / "one", *ALONE, *TRAIN, *extra) for extra in (LINEAR, NORMED)
-    }
+    found = {}
+    for extra in (LINEAR, NORMED):
+        folder = tmp_path_factory.mktemp("alone")
+        code, _, err = typed(folder, *TRAIN, *extra)
+        assert code == 0, err
+        found[extra] = trained(folder)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,12 @@ def alone(tmp_path_factory):
     ids=["torchrun", "devices, batch norm and Sinkhorn"],
 )
 def test_two_processes_equal_one(launch, extra, alone, tmp_path):
-    state, row = trained(tmp_path / "two", *launch, *extra)
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *extra], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0 and done.stderr.count("written: ") == 1, done.stderr
+    state, row = trained(tmp_path)
     expected, expected_row = alone[extra]
     for name in ("loss", "teacher_entropy", "kl", "grad_norm", "lr"):
         assert row[name] == pytest.approx(expected_row[name], rel=1e-4, abs=1e-4), name
@@ -67,13 +72,11 @@ def test_two_processes_equal_one(launch, extra, alone, tmp_path):
 
 
 def test_two_processes_are_scored_and_resumed(tmp_path):
-    folder = tmp_path / "two"
-    trained(folder, *TORCHRUN, *TRAIN, "--eval", "knn", "--every", "1", "--eval-set", "k=1")
-    assert len(list((folder / "results" / "runs").glob("*.json"))) == 3  # one of them before the first step
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [0, 1] and (folder / "run" / "curves.png").exists()
-    again = subprocess.run(
-        [*TORCHRUN, "pretrain", "--resume", "run", "--device", "cpu"], cwd=folder, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+    scored = ("--eval", "knn", "--every", "1", "--eval-set", "k=1")
+    code, _, err = typed_by_two(tmp_path, *TRAIN, *scored)
+    assert code == 0 and err.count("written: ") == 1, err
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 3  # one of them before the first step
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1] and (tmp_path / "run" / "curves.png").exists()
+    code, _, err = typed_by_two(tmp_path, "pretrain", "--resume", "run", "--device", "cpu")
+    assert code == 0, err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from helpers.forked import two_processes
 from helpers.synced import network, objective, together
 from torch import nn
 
@@ -58,7 +58,7 @@ def test_nothing_is_synced_in_one_process():
 def test_two_processes_equal_one(tmp_path):
     x = torch.randn(3, 10, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     torch.save(x, tmp_path / "x.pt")
-    mp.spawn(together, (tmp_path,), nprocs=2)
+    two_processes(together, tmp_path)
     module = network()
     for step in x:
         y = module(step)

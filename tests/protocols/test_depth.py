@@ -6,12 +6,12 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers import forked
 from helpers.contexts import WatchedContext
 from helpers.depth import make_kitti, make_nyu
 from helpers.typed import assert_one_line
@@ -219,17 +219,18 @@ def test_a_list_at_fault_is_one_line(command, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    folder = make_nyu(tmp_path)
-    values = []
-    for devices in "12":
-        out = tmp_path / devices
-        command = [sys.executable, "-m", "dinobench", "run", "--protocol", "depth", "--data", str(folder), "--profile",
-            "dinov3", "--ckpt", "random:vit_tiny_patch16_224", "--out", str(out), "--set", "iterations=4", "--set",
-            "batch=4", "--set", "train_crop=64,96", "--device", "cpu", "--devices", devices]  # fmt: skip
-        environment = {**os.environ, "DINOBENCH_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
+    folder, model, values = make_nyu(tmp_path), save(vit(), tmp_path / "vit.pth"), []
+    for ask in (forked.typed, forked.typed_by_two):
+        out = tmp_path / ask.__name__
+        code, _, err = ask(
+            tmp_path, "run", "--protocol", "depth", "--data", folder, "--profile", "dinov3", "--ckpt", model, "--out",
+            out, "--set", "iterations=4", "--set", "batch=4", "--set", "train_crop=64,96", "--device", "cpu",
+            DINOBENCH_CACHE=str(out / "cache"),
+        )  # fmt: skip
+        assert code == 0, err
         (record,) = (out / "runs").glob("*.json")
         values.append({n: m["value"] for n, m in json.loads(record.read_text())["metrics"].items()})
+    assert json.loads(record.read_text())["processes"] == 2
     assert values[0] == pytest.approx(values[1], abs=1e-3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -47,7 +48,30 @@ def boxes_of(result) -> dict[str, list[int]]:
     return dict(zip(result.items["id"], result.items[["x1", "y1", "x2", "y2"]].to_numpy().tolist(), strict=True))
 
 
+class Remembering:
+    """A backbone that sees an image once, whatever number of methods asks for it."""
+
+    def __init__(self, backbone):
+        self.backbone, self.seen = backbone, {}
+
+    def __getattr__(self, name):
+        return getattr(self.backbone, name)
+
+    def ask(self, name, x):
+        key = (name, x.shape, hashlib.sha256(x.numpy()).digest())
+        if key not in self.seen:
+            self.seen[key] = getattr(self.backbone, name)(x)
+        return self.seen[key]
+
+    def keys(self, x):
+        return self.ask("keys", x)
+
+    def cls_attention(self, x):
+        return self.ask("cls_attention", x)
+
+
 def check_golden(backbone, data, want, methods):
+    backbone = Remembering(backbone)
     for method, config in methods.items():
         result = run(backbone, data, config, LocalContext())
         found = boxes_of(result)

@@ -3,9 +3,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,8 +12,10 @@ import pytest
 import torch
 from helpers.contexts import WatchedContext
 from helpers.fakes import FakeSplit
+from helpers.forked import Command, typed, typed_by_two
 from helpers.weights import save, vit
 
+import dinobench
 from dinobench.config import replace_settings, settings_of
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
@@ -28,6 +29,7 @@ from dinobench.runner import with_intervals
 from dinobench.signals import ENDING, Interrupted
 from dinobench.training import resume
 from dinobench.training.finetuning import FineTuning
+from dinobench.types import ComputeOptions
 
 SIDE = {"resize": 16, "crop": 16}
 #: Everything of the recipe at once. Adam divides by the gradient's size: a large eps keeps rounding from growing in it.
@@ -255,56 +257,55 @@ def test_broken_images_stop_the_run_or_are_left_out(backbone, tmp_path):
     assert ctx.broken == {"test/images/3.png", "test/images/4.png", "test/images/5.png"}
 
 
-PROGRAM = """
-import dinobench
-from dinobench.types import ComputeOptions
-if __name__ == "__main__":
-    dinobench.run("finetune", "random:vit_tiny_patch16_224", "digits", profile="deit", out={out!r}, save={out!r},
-                  settings=dict(epochs=2, warmup_epochs=1, batch=600, crop=16, resize=16, repeats=1,
-                                lr=0.001, eps=0.001, ema=0.5, schedule="step"),
-                  compute=ComputeOptions(device="cpu", devices={devices}))
-"""
+#: Of a run in one process and in two.
+TWO = dict(epochs=2, warmup_epochs=1, batch=600, crop=16, resize=16, repeats=1, lr=0.001, eps=0.001, ema=0.5,
+           schedule="step")  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file of a small ViT."""
+    return str(save(vit(width=64, depth=2, patch=8, image=32), tmp_path / "small.pth"))
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
-    for devices in (1, 2):
-        out = tmp_path / str(devices)
-        script = tmp_path / f"run{devices}.py"
-        script.write_text(PROGRAM.format(devices=devices, out=str(out)))
-        environment = {**os.environ, "DINOBENCH_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, script], check=True, env=environment, timeout=300)
-    one, two = (weights_of(tmp_path / d / "model.pth") for d in "12")
-    start = load_backbone("random:vit_tiny_patch16_224").module.state_dict()
-    assert (one["blocks.5.mlp.fc1.weight"] - start["blocks.5.mlp.fc1.weight"]).abs().max() > 1e-4
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=0)
+def test_two_processes_equal_one(small, own_cache, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    compute = ComputeOptions(device="cpu")
+    dinobench.run("finetune", small, "digits", profile="deit", out=one, save=one, settings=TWO, compute=compute)
+    line = ["run", "--protocol", "finetune", "--ckpt", small, "--profile", "deit", "--device", "cpu", "--out", two,
+            "--save", two, *(f"--set={n}={v}" for n, v in TWO.items())]  # fmt: skip
+    code, _, err = typed_by_two(tmp_path, *line, DINOBENCH_CACHE=str(two / "cache"))
+    assert code == 0, err
+    start = load_backbone(small).module.state_dict()
+    alone, shared = (weights_of(folder / "model.pth") for folder in (one, two))
+    assert (alone["blocks.1.mlp.fc1.weight"] - start["blocks.1.mlp.fc1.weight"]).abs().max() > 1e-4
+    for name, tensor in alone.items():
+        torch.testing.assert_close(shared[name], tensor, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was(tmp_path):
-    command = [
-        sys.executable, "-m", "dinobench", "run", "--ckpt", "random:vit_tiny_patch16_224", "--protocol", "finetune",
-        "--profile", "small", "--device", "cpu", "--set", "crop=16", "--set", "resize=16", "--set", "epochs=3",
-    ]  # fmt: skip
+def test_a_killed_command_goes_on_where_it_was(small, tmp_path):
+    command = (
+        "run", "--ckpt", small, "--protocol", "finetune", "--profile", "small", "--device", "cpu", "--set", "crop=16",
+        "--set", "resize=16", "--set", "epochs=3", "--out",
+    )  # fmt: skip
 
-    def environment(name):
-        return {**os.environ, "DINOBENCH_CACHE": str(tmp_path / name), "OMP_NUM_THREADS": "1"}
+    def run(name):
+        code, _, err = typed(tmp_path, *command, tmp_path / name, DINOBENCH_CACHE=str(tmp_path / name))
+        assert code == 0, err
+        (path,) = (tmp_path / name / "runs").glob("*.json")
+        (images,) = re.findall(r"Fine-tuning small: ([\d,]+) in", err)
+        return json.loads(path.read_text())["metrics"], int(images.replace(",", ""))
 
-    def record(out):
-        (path,) = (out / "runs").glob("*.json")
-        return json.loads(path.read_text())
-
-    again = [*command, "--out", str(tmp_path / "b")]
-    process = subprocess.Popen(again, env=environment("b"), stderr=subprocess.DEVNULL)
+    a, b = tmp_path / "a", tmp_path / "b"
     deadline = time.monotonic() + 200
-    while not list((tmp_path / "b").rglob("finetune-*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list((tmp_path / "b").rglob("finetune-*.pt")) and not list((tmp_path / "b" / "runs").glob("*.json"))
-    for name in "ab":
-        subprocess.run([*command, "--out", str(tmp_path / name)], env=environment(name), check=True, timeout=300)
-    a, b = record(tmp_path / "a"), record(tmp_path / "b")
-    assert a["metrics"] == b["metrics"] and b["duration_s"] < a["duration_s"]
-    assert not list((tmp_path / "b").rglob("finetune-*.pt"))
+    with Command(tmp_path, *command, b, DINOBENCH_CACHE=str(b)) as process:
+        while not list(b.rglob("finetune-*.pt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.err
+    assert list(b.rglob("finetune-*.pt")) and not list((b / "runs").glob("*.json"))
+    (whole, every), (resumed, rest) = run("a"), run("b")
+    assert whole == resumed and 0 < rest < every
+    assert not list(b.rglob("finetune-*.pt")) and not list(a.rglob("finetune-*.pt"))

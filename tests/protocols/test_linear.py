@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import torch
 from helpers import heads
 from helpers.contexts import WatchedContext
 from helpers.fakes import FakeBackbone
+from helpers.forked import two_processes, typed_by_two
 from helpers.paths import GOLDEN
 from helpers.weights import save, vit
 from hypothesis import given, settings
@@ -28,7 +27,7 @@ from dinobench.results.items import read_items
 from dinobench.results.records import read_file
 from dinobench.signals import Interrupted
 from dinobench.training.linear_classifiers import FeatureLayout
-from dinobench.types import Features
+from dinobench.types import ComputeOptions, Features
 
 SIDE = {"resize": 8, "crop": 8}
 CACHED = dataclasses.replace(
@@ -265,37 +264,37 @@ def test_beats_chance_on_digits_with_every_profile(own_cache, tmp_path):
         assert record.profile.startswith(profile + "+") and value.n == 450
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("profile", ["dinov2", "cached"])
-def test_two_processes_equal_one(own_cache, tmp_path, profile):
-    def run_with(devices, out):
-        steps = "steps_per_epoch" if profile == "dinov2" else "minimum_steps"
-        settings = {"crop": 16, "resize": 16, "blocks": "1,2", "epochs": 2, "batch": 100, steps: 3}
-        program = (
-            "import dinobench\n"
-            "from dinobench.types import ComputeOptions\n"
-            "if __name__ == '__main__':\n"
-            f"    dinobench.run('linear', 'random:vit_tiny_patch16_224', 'digits', profile={profile!r},\n"
-            f"                  settings={settings}, out={str(out)!r},\n"
-            f"                  compute=ComputeOptions(device='cpu', devices={devices}))\n"
-        )
-        script = tmp_path / f"run{devices}.py"
-        script.write_text(program)
-        environment = {**os.environ, "DINOBENCH_CACHE": str(tmp_path / f"cache{devices}"), "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, script], check=True, env=environment, timeout=300)
+#: Settings of each profile's run, in one process and in two.
+SHORT = {
+    profile: {"crop": 16, "resize": 16, "blocks": "1,2", "epochs": 2, "batch": 100, steps: 3}
+    for profile, steps in (("dinov2", "steps_per_epoch"), ("cached", "minimum_steps"))
+}
 
-    run_with(1, tmp_path / "one")
-    run_with(2, tmp_path / "two")
-    (one,), (two,) = (list((tmp_path / n / "runs").glob("*.json")) for n in ("one", "two"))
-    assert one.name == two.name
-    first, second = (read_items(p.parent.parent, read_file(p)) for p in (one, two))
-    assert first is not None and first.equals(second)
+
+@pytest.mark.slow
+def test_two_processes_equal_one(own_cache, tmp_path):
+    model = str(save(vit(width=64, depth=2, patch=8, image=32), tmp_path / "small.pth"))
+    with heads.one_thread():
+        alone = [
+            dinobench.run("linear", model, "digits", profile=profile, settings=short, out=tmp_path / "one",
+                          compute=ComputeOptions(device="cpu"))[0]
+            for profile, short in SHORT.items()
+        ]  # fmt: skip
+    for profile, short in SHORT.items():
+        line = ["run", "--protocol", "linear", "--ckpt", model, "--data", "digits", "--profile", profile, "--device",
+                "cpu", "--out", tmp_path / "two", *(f"--set={n}={v}" for n, v in short.items())]  # fmt: skip
+        code, _, err = typed_by_two(tmp_path, *line, DINOBENCH_CACHE=str(tmp_path / "cache2"))
+        assert code == 0, err
+    for record in alone:
+        second = read_file(tmp_path / "two" / "runs" / f"{record.run_id}.json")
+        first, items = (read_items(tmp_path / name, r) for name, r in (("one", record), ("two", second)))
+        assert second.processes == 2 and first is not None and first.equals(items), record.profile
 
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
     folder = tmp_path_factory.mktemp("twice")
-    torch.multiprocessing.spawn(heads.run_twice, (str(folder),), nprocs=2)
+    two_processes(heads.run_twice, str(folder))
     return folder
 
 

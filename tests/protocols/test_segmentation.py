@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers import forked
 from helpers.contexts import WatchedContext
 from helpers.segmentation import ColourBackbone, Pictures
 from helpers.typed import assert_one_line
@@ -151,24 +151,17 @@ def test_whole_windows_are_needed_for_features_that_are_kept():
         replace_settings(CACHED, side=16)
 
 
-PROGRAM = """
-import dinobench
-from dinobench.types import ComputeOptions
-if __name__ == "__main__":
-    settings = dict(side=32, crop=32, stride=16, iterations=4, batch=6)
-    for profile in ("cached", "dinov3"):
-        dinobench.run("segmentation", "random:vit_tiny_patch16_224", "shapes", profile=profile, settings=settings,
-                      out={out!r}, compute=ComputeOptions(device="cpu", devices={devices}))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one(own_cache, tmp_path):
+    model = save(vit(), tmp_path / "vit.pth")
+    line = ["run", "--protocol", "segmentation", "--ckpt", model, "--data", "shapes", "--device", "cpu",
+            "--set=side=32", "--set=crop=32", "--set=stride=16", "--set=iterations=4", "--set=batch=6"]  # fmt: skip
     records = []
-    for devices in (1, 2):
-        out, script = tmp_path / str(devices), tmp_path / f"run{devices}.py"
-        script.write_text(PROGRAM.format(devices=devices, out=str(out)))
-        subprocess.run([sys.executable, script], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600)
+    for ask in (forked.typed, forked.typed_by_two):
+        out = tmp_path / ask.__name__
+        for profile in ("cached", "dinov3"):
+            code, _, err = ask(tmp_path, *line, "--profile", profile, "--out", out)
+            assert code == 0, err
         found = [read_file(path) for path in (out / "runs").glob("*.json")]
         records.append({record.profile: record for record in found})
     one, two = records

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contexts import clusters
+from helpers.forked import two_processes
 from helpers.heads import SPECS, one_thread, train_apart, trained
 from torch import nn
 
@@ -152,5 +153,5 @@ def test_heads_are_split_over_processes(split, name, own):
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     folder = tmp_path_factory.mktemp("split")
-    torch.multiprocessing.spawn(train_apart, (str(folder),), nprocs=2)
+    two_processes(train_apart, str(folder))
     return folder

@@ -9,7 +9,7 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from helpers.forked import two_processes
 from helpers.methods import CASES, SETTINGS, VIEWS, batch, convnet, fit, make, now, together, trained, vit
 from torch import nn
 
@@ -104,7 +104,7 @@ def test_teacher_is_without_stochastic_depth(name):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    mp.spawn(together, (tmp_path,), nprocs=2)
+    two_processes(together, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for case, *ranks in zip(CASES, *results, strict=True):
         expected = trained(*case)
