@@ -126,7 +126,7 @@ def test_mean_per_class_is_balanced_accuracy(pairs):
     pred, y = np.array(pairs).T
     if set(pred) <= set(y) and len(set(y)) > 1:
         assert mean_per_class(pred, y) == pytest.approx(balanced_accuracy_score(y, pred)) == macro_accuracy(pred, y)
-    assert macro_accuracy(pred, y) <= mean_per_class(pred, y)
+    assert macro_accuracy(pred, y) <= mean_per_class(pred, y) + 1e-12  # sums in two orders
 
 
 def test_mean_per_class_needs_images():
