@@ -163,7 +163,7 @@ def run(
     tell_left_out()
     runtime.seed_everything(seed)
     if folder is not None:
-        started.run_on_first(lambda: records.prepare(folder))
+        started.run_on_first(lambda: kept.once("folder", folder, lambda: records.prepare(folder)))
     if save is not None and any(getattr(p, "saves", "") for p in protocols):
         started.run_on_first(lambda: writable_folder(Path(save)))
     # Hashing a large data set is done once by the first process; the others find the sums remembered.

@@ -36,9 +36,9 @@ def plan(found: Plan) -> None:
     layout.table("", columns, rows, right=["seed", "time"])
     console.text("")
     console.text(layout.prose(summary(found)))
-    if several := [group.resources.devices for group in found.groups if group.resources.devices > 1]:
+    if devices := [group.resources.devices for group in found.groups if group.resources.devices > 1]:
         console.text(layout.prose(
-            f"{len(several):,} of the tasks ask for {_range(several)} devices at once: here `suite run` gives them as "
+            f"{len(devices):,} of the tasks ask for {_range(devices)} devices at once: here `suite run` gives them as "
             "many as there are, a CPU one process, and --launcher slurm all"
         ))  # fmt: skip
 
