@@ -199,7 +199,7 @@ def test_files_are_short_and_folders_small():
 WIDER = {
     "tests/cli/test_annotations.py", "tests/cli/test_other_tests.py", "tests/cli/test_start.py",
     "tests/test_cases.py", "tests/test_docs.py", "tests/test_doctests.py", "tests/test_layers.py",
-    "tests/test_shown_commands.py",
+    "tests/test_shown_commands.py", "tests/cli/test_shown.py",
     "tests/test_packaging.py",
     "tests/models/test_families_dino_eva.py", "tests/models/test_layouts_table.py", "tests/test_plugin.py",
     "tests/pretrain/test_distributed.py", "tests/report/test_browser.py", "tests/results/test_scale.py",

@@ -62,6 +62,8 @@ def test_a_plan_says_which_tasks_ask_for_several_devices(command, text, tmp_path
     assert code == 0 and out.startswith(PLAN), err
     said = " ".join(out.removeprefix(PLAN).split())
     assert said.startswith("2 of the tasks ask for 2 devices at once: here `suite run` gives them as many as there are")
+
+
 def test_a_plan_says_which_precision_where_it_is_not_the_usual(command, text, tmp_path):
     (tmp_path / "s.toml").write_text(text + '[[run]]\nprotocol = "knn"\ncompute = { precision = "bf16" }\n')
     code, out, _ = command("suite", "plan", "s.toml", "--ckpt", "tiny=pixels:2")
