@@ -1,4 +1,4 @@
-"""What each of two processes does that train linear heads: here, because such a process imports what it runs."""
+"""What each of two processes does that train linear heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each of two processes does that sum gradients: here, because such a process imports what it runs."""
+"""What each of two processes does that sum gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network with batch norms, trained by each of two processes: here, because they import what they run."""
+"""A network with batch norms, trained by each of two processes."""
 
 from __future__ import annotations
 

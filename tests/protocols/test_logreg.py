@@ -96,7 +96,7 @@ def test_settings_and_requests():
 
 
 def test_runs_through_the_front_door(own_cache, tmp_path):
-    settings = {"crop": 8, "resize": 8, "c_count": 3}
+    settings = {"crop": 8, "resize": 8, "c_count": 3, "c_min": 1e-2, "c_max": 10.0, "tries": 3}
     (record,) = dinobench.run("logreg", "pixels:8", "digits", profile="lowshot10", settings=settings, out=tmp_path)
     assert record.primary == "top1" and record.metrics["top1"].n == 450 and record.metrics["top1"].value > 70
     assert record.metrics["top1"].ci_low < record.metrics["top1"].value < record.metrics["top1"].ci_high
