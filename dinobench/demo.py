@@ -6,7 +6,6 @@ downloaded.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,7 +168,7 @@ def train(out: Path, name: str, recipe: DemoRecipe, device: str = "auto", start:
     from dinobench import runtime
     from dinobench.data import load_dataset
     from dinobench.pretrain import run as runs
-    from dinobench.pretrain.checkpoints import LATEST
+    from dinobench.pretrain.checkpoints import LATEST, save_untrained
     from dinobench.pretrain.loop import Loop
 
     folder = out / "pretrain" / name
@@ -181,12 +180,13 @@ def train(out: Path, name: str, recipe: DemoRecipe, device: str = "auto", start:
         started.precision, results=str(out), fingerprint=data.train.fingerprint,
     )  # fmt: skip
     if (folder / LATEST).exists():
-        _check_same(folder, runs.read(folder), chosen)
+        if runs.differences(runs.read(folder), chosen, but=("results",)):
+            raise UserError(f"{folder}: holds a training by another recipe; delete it, or choose another --out")
     else:
         runs.begin(folder, chosen)
     loop = Loop(chosen, folder, started, data)
     if start is not None and loop.at.step == 0:
-        _write_start(start, loop.method.student.backbone, chosen)
+        save_untrained(start, loop.method.student.backbone, SIDE)
     loop.train()
     return loop.latest
 
@@ -250,24 +250,3 @@ def _collapse(out: Path) -> str:
         f"({whole['teacher_entropy']:.2f} with it) and KL {sharpening['kl']:.3f}; drawn in {out / COLLAPSES} by "
         f"`dinobench visualize collapse {folders} --outputs {outputs} -o {out / COLLAPSES}`."
     )
-
-
-def _check_same(folder: Path, earlier: Any, chosen: Any) -> None:
-    """Where the results lie may change from one call to the next, but nothing else."""
-    before, now = (_plain(dataclasses.replace(r, results="")) for r in (earlier, chosen))
-    if before != now:
-        raise UserError(f"{folder}: holds a training by another recipe; delete it, or choose another --out")
-
-
-def _plain(run: Any) -> Any:
-    """A run as JSON gives it back, which knows no tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(run)))
-
-
-def _write_start(path: Path, backbone: Any, run: Any) -> None:
-    """What the training starts from, as a checkpoint that is scored like any other."""
-    from dinobench.models.checkpoint import write_checkpoint
-    from dinobench.pretrain.backbones import header
-
-    model = header(backbone, dataclasses.asdict(run)) | {"arch": None, "method": "random"}
-    write_checkpoint({"state_dict": backbone.state_dict(), "dinobench": {"model": model}}, path)

@@ -19,8 +19,10 @@ import torch
 from dinobench.errors import UserError
 from dinobench.models import checkpoint
 from dinobench.pretrain import backbones
-from dinobench.pretrain.method import Method
+from dinobench.pretrain import run as runs
+from dinobench.pretrain.method import Method, MethodConfig, NetworkSpec
 from dinobench.pretrain.optim import load_optimizer
+from dinobench.training.randomness import own_randomness
 
 LATEST = "checkpoint.pth"
 SCHEMA = 1
@@ -134,6 +136,26 @@ def read(path: Path) -> dict[str, Any]:
         ):
             raise UserError(f"{path}: its `{name}` is not a dict of tensors; copy it again")
     return state
+
+
+def build(kind: type[Method], config: MethodConfig, chosen: backbones.Chosen, image_size: int, classes: int) -> Method:
+    """The method on the CPU, with the weights that follow from its seed; `classes` are those of its data."""
+    spec = NetworkSpec(chosen.build, chosen.embed_dim, classes, chosen.is_vit, image_size)
+    with own_randomness(torch.device("cpu"), config.seed):
+        return kind(config, spec)
+
+
+def untrained(run: runs.Run, classes: int) -> Any:
+    """The student's backbone before the first step of a run."""
+    kind = runs.load_method(run.method)
+    chosen = backbones.choose(run.arch, run.image_size, run.patch_size, run.depth)
+    return build(kind, runs.configure(kind, run.config), chosen, run.image_size, classes).student.backbone
+
+
+def save_untrained(path: Path, backbone: Any, image_size: int, arch: str | None = None) -> None:
+    """An untrained backbone as a checkpoint that is scored like any other; without `arch` its tensors tell that."""
+    model = backbones.header(backbone, {"arch": arch, "image_size": image_size}) | {"method": "random"}
+    checkpoint.write_checkpoint({"state_dict": backbone.state_dict(), "dinobench": {"model": model}}, path)
 
 
 def clean(folder: Path) -> None:

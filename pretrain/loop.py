@@ -23,7 +23,7 @@ from dinobench.files import atomic_path
 from dinobench.pretrain import backbones, checkpoints, collapse, evaluation, history, optim, plots
 from dinobench.pretrain import run as runs
 from dinobench.pretrain.loader import ViewBatch, ViewLoader
-from dinobench.pretrain.method import Method, Network, NetworkSpec, StepInfo
+from dinobench.pretrain.method import Method, Network, StepInfo
 from dinobench.pretrain.views import snapped
 from dinobench.runtime import Runtime
 from dinobench.signals import StopRequest
@@ -308,9 +308,9 @@ class Loop:
         raise self._stop.interrupted()
 
     def _build(self, kind: type[Method], classes: int) -> Method:
-        spec = NetworkSpec(self.chosen.build, self.chosen.embed_dim, classes, self.chosen.is_vit, self.run.image_size)
-        with own_randomness(torch.device("cpu"), self.config.seed):
-            method = self.runtime.run_on_all(lambda: kind(self.config, spec))
+        method = self.runtime.run_on_all(
+            lambda: checkpoints.build(kind, self.config, self.chosen, self.run.image_size, classes)
+        )
         method.to(self.runtime.device)
         if self.run.compile:
             for module in method.modules():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dinobench import registry
-from dinobench.config import resolve_config
+from dinobench.config import plain, resolve_config
 from dinobench.errors import UserError
 from dinobench.files import atomic_path
 from dinobench.pretrain.history import METRICS
@@ -110,6 +110,14 @@ def configure(method: type[Method], settings: dict[str, Any]) -> MethodConfig:
         if getattr(config, name) < 1:
             raise UserError(f"{method.name} setting {name} must be at least 1")
     return config
+
+
+def differences(earlier: Run, chosen: Run, but: Collection[str] = ()) -> list[str]:
+    """What two runs differ in but for fields and settings of these names, as in "epochs 20, not 10"."""
+    told = ({**dataclasses.asdict(run), **run.config, "config": None} for run in (earlier, chosen))
+    a, b = (json.loads(json.dumps(one)) for one in told)  # which knows no tuples
+    names = [name for name in {**a, **b} if name not in but and a.get(name) != b.get(name)]
+    return [f"{name} {plain(a.get(name))}, not {plain(b.get(name))}" for name in names]
 
 
 def refuse_taken(folder: Path) -> None:

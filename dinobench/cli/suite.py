@@ -30,17 +30,25 @@ Limit = Annotated[
     typer.Option(min=1, help="Use so many images of every split; such scores are never ranked with those of all."),
 ]
 SuiteOut = Annotated[Path | None, typer.Option("--out", help="Results folder, in the place of the file's.")]
+Scale = Annotated[str | None, typer.Option(help="Which of the file's [scales], in the place of its `scale`.")]
 MaxHours = Annotated[
     float | None, typer.Option(min=0, callback=finite, help="Refuse when more than so many hours are to do.")
 ]
 
 
-def opened(reference: str, ckpt: list[str] | None, out: Path | None, limit: int | None, trust_repo: bool) -> Suite:
+def opened(
+    reference: str,
+    ckpt: list[str] | None,
+    out: Path | None,
+    limit: int | None,
+    scale: str | None,
+    trust_repo: bool,
+) -> Suite:
     """The suite, checked. Each mistake in its file is a line, and then the command ends with code 2."""
     from dinobench.suite import Mistakes, read
 
     try:
-        return read(reference, ckpt=ckpt or (), out=out, limit=limit, trust_repo=trust_repo)
+        return read(reference, ckpt=ckpt or (), out=out, limit=limit, scale=scale, trust_repo=trust_repo)
     except Mistakes as mistakes:
         for line in mistakes.lines:
             console.error(line)
@@ -53,10 +61,11 @@ def plan_(
     ckpt: Models = None,
     limit: Limit = None,
     out: SuiteOut = None,
+    scale: Scale = None,
     trust_repo: TrustRepo = False,
     max_hours: MaxHours = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time here, on a few images, what no earlier run tells the duration of.")
+        bool, typer.Option("--measure", help="Time here, on a few images or steps, what no earlier run tells of.")
     ] = False,
     device: Device = "auto",
     json: Json = False,
@@ -68,7 +77,7 @@ def plan_(
     from dinobench.cli.display import suites
     from dinobench.suite.plan import plan
 
-    found = plan(opened(suite, ckpt, out, limit, trust_repo), measure=device if measure else None)
+    found = plan(opened(suite, ckpt, out, limit, scale, trust_repo), measure=device if measure else None)
     console.text(suites.plan_json(found)) if json else suites.plan(found)
     for line in found.missing():
         console.error(line)

@@ -10,7 +10,7 @@ import typer
 
 from dinobench import console
 from dinobench.cli.options import Device, Json, TrustRepo
-from dinobench.cli.suite import Limit, MaxHours, Models, Reference, SuiteOut, opened
+from dinobench.cli.suite import Limit, MaxHours, Models, Reference, Scale, SuiteOut, opened
 from dinobench.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def run(
     ckpt: Models = None,
     limit: Limit = None,
     out: SuiteOut = None,
+    scale: Scale = None,
     trust_repo: TrustRepo = False,
     max_hours: MaxHours = None,
     device: Device = "auto",
@@ -49,7 +50,7 @@ def run(
     from dinobench.suite.plan import plan
 
     _check(launcher, dry_run, device, processes)
-    found = plan(opened(suite, ckpt, out, limit, trust_repo))
+    found = plan(opened(suite, ckpt, out, limit, scale, trust_repo))
     if max_hours is not None:
         found.refuse_above(max_hours)
     _submit(found, dry_run) if launcher == "slurm" else _run(found, device, processes)
@@ -60,6 +61,7 @@ def retry(
     ckpt: Models = None,
     limit: Limit = None,
     out: SuiteOut = None,
+    scale: Scale = None,
     trust_repo: TrustRepo = False,
     device: Device = "auto",
     processes: Processes = None,
@@ -74,7 +76,7 @@ def retry(
     from dinobench.suite.work.again import of_failed
 
     _check(launcher, dry_run, device, processes)
-    found = of_failed(plan(opened(suite, ckpt, out, limit, trust_repo)))
+    found = of_failed(plan(opened(suite, ckpt, out, limit, scale, trust_repo)))
     if not found.groups:
         console.note("no cell has failed; `dinobench suite run` does what is missing")
         raise typer.Exit()
@@ -156,6 +158,7 @@ def status(
     ckpt: Models = None,
     limit: Limit = None,
     out: SuiteOut = None,
+    scale: Scale = None,
     trust_repo: TrustRepo = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until all is done.")] = False,
     json: Json = False,
@@ -171,7 +174,7 @@ def status(
         raise UserError("--json and --markdown: one of them")
     if watch and (json or markdown):
         raise UserError(f"--watch shows a suite to people: leave it out, or --{'json' if json else 'markdown'}")
-    read = opened(suite, ckpt, out, limit, trust_repo)
+    read = opened(suite, ckpt, out, limit, scale, trust_repo)
     now = statuses.status(read)
     if watch:
         now = _watched(read, now)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dinobench.errors import UserError
 from dinobench.suite.file import Compute, Resources, Suite
+from dinobench.suite.training.standing import Planned
 from dinobench.types import LoadOptions
 
 
@@ -93,11 +94,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every cell of a suite in the order of its file, and groups of those that are to do."""
+    """Every cell of a suite in the order of its file, groups of those that are to do, and the trainings of [train]."""
 
     suite: Suite
     cells: tuple[Cell, ...]
     groups: tuple[Group, ...]
+    trainings: tuple[Planned, ...] = ()
 
     @property
     def pending(self) -> list[Cell]:
@@ -106,7 +108,13 @@ class Plan:
     @property
     def seconds(self) -> float:
         """How long all that is to do takes on one device, as far as it is known."""
-        return sum(cell.seconds or 0.0 for cell in self.pending)
+        trainings = sum(training.seconds or 0.0 for training in self.pending_trainings)
+        return trainings + sum(cell.seconds or 0.0 for cell in self.pending)
+
+    @property
+    def pending_trainings(self) -> list[Planned]:
+        """Those that cells wait for."""
+        return [training for training in self.trainings if training.pending]
 
     @property
     def unknown(self) -> int:
@@ -123,7 +131,7 @@ class Plan:
         return list(dict.fromkeys(line for reason in reasons for line in reason.split("\n")))
 
     def refuse_above(self, hours: float) -> None:
-        """Raises UserError where the cells whose duration is known take longer together."""
+        """Raises UserError where what is to do and of known duration takes longer together."""
         if self.seconds > 3600 * hours:
             raise UserError(
                 f"{self.suite.source.shown}: {self.seconds / 3600:.1f} h are to do, above --max-hours {hours:g}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -19,11 +20,14 @@ from dinobench.suite.places import Place
 from dinobench.suite.resources import MEMORY
 from dinobench.suite.run_table import compute_of, run_of
 from dinobench.suite.table import Table, said
+from dinobench.suite.training.asked import TRAIN
+from dinobench.suite.training.table import trainings_of
 from dinobench.types import LoadOptions
 
 #: What a name in [models] or [data] can't hold: it stands before an equals sign in `--ckpt` and `--data`.
 FORBIDDEN = re.compile(r"[/\\=:\s\x00-\x1f]")
-TOP = ("name", "out", "limit", "retries", "models", "data", "run", "compute", "resources", "slurm")
+TOP = ("name", "out", "limit", "retries", "models", "data", "train", "run", "compute", "resources", "slurm", "scale",
+       "scales")  # fmt: skip
 #: What an entry of [models] that is a table may say: where the model is, and how it is read.
 MODEL = ("path", *(field.name for field in fields(LoadOptions)))
 RESOURCES = ("devices", "cpus", "memory", "hours")
@@ -45,7 +49,19 @@ def suite_of(document: Mapping[str, Any], source: Source, name: str, path: Path 
     top.check(TOP)
     models, groups, loading = _models(top.table("models"), source)
     data = _data(top.table("data"), source)
-    if document.get("models", {}) == {}:
+    out = user_path(top.value("out", str, "results") or "results")
+    trained = trainings_of(top.table("train"), data, os.fspath(out))
+    for model, training in trained.models.items():
+        place = trained.places[model]
+        if _fits(model, place, source) and model in models:
+            source.wrong(place, f"two models called {model!r}, of [models] too: give each a name of its own")
+        models[model] = os.fspath(training.file)
+        source.where["model", model] = place
+        if not training.recognisable:
+            loading[model] = LoadOptions(arch=training.arch)
+    if CKPT not in groups:
+        groups |= trained.groups
+    if document.get("models", {}) == {} and document.get("train", {}) == {}:
         source.wrong(("models",), "names no model: write name = 'reference' below it, or give --ckpt")
     if document.get("run", []) == []:
         source.wrong(("run",), "no [[run]]: write [[run]] and below it protocol = 'knn'")
@@ -63,11 +79,12 @@ def suite_of(document: Mapping[str, Any], source: Source, name: str, path: Path 
         models=models,
         data=data,
         runs=tuple(runs),
-        out=user_path(top.value("out", str, "results") or "results"),
+        out=out,
         resources=_resources(top.table("resources"), source),
         slurm=_slurm(top.table("slurm")),
         limit=top.whole("limit", 1),
         retries=RETRIES if retries is None else retries,
+        trainings=trained.models,
         loading=loading,
         source=source,
     )
@@ -151,8 +168,8 @@ def _resources(table: Table, source: Source) -> dict[str, Resources]:
     """What is asked for by default, and by protocol where the file says so."""
     found = {DEFAULT: Resources()}
     for name in sorted(table.given, key=lambda name: name != DEFAULT):
-        if name != DEFAULT and name not in (known := available()):
-            source.unknown((*table.place, name), "protocol", name, [DEFAULT, *known])
+        if name not in (DEFAULT, TRAIN) and name not in (known := available()):
+            source.unknown((*table.place, name), "protocol", name, [DEFAULT, TRAIN, *known])
             continue
         own, base = table.table(name), found[DEFAULT]
         own.check(RESOURCES)
@@ -162,6 +179,8 @@ def _resources(table: Table, source: Source) -> dict[str, Resources]:
         if "hours" in own.given and not 0 < hours < float("inf"):
             own.wrong("hours", f"{hours}: a number above 0 is needed")
         devices, cpus = own.whole("devices", 0), own.whole("cpus", 1)
+        if name == TRAIN and (devices or 0) > 1:
+            own.wrong("devices", f"{devices}: a suite's trainings take one device each; there may be many at once")
         found[name] = Resources(
             base.devices if devices is None else devices, base.cpus if cpus is None else cpus, memory, float(hours)
         )

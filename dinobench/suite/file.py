@@ -19,6 +19,7 @@ from dinobench.files import read_regular, user_path
 from dinobench.suite import builtin
 from dinobench.suite.mistakes import CKPT, Mistakes, Source
 from dinobench.suite.places import places
+from dinobench.suite.training.asked import Training
 from dinobench.types import ComputeOptions, LoadOptions
 
 #: Bytes of a suite's file at most.
@@ -87,7 +88,8 @@ class Suite:
 
     `loading` is how models are read, by name, of those that the file says it of.
     `path` is None for a built-in suite, `out` the results folder, `limit` the images of every split at most, `retries`
-    how often what failed is tried again. `source` says where in the file things stand.
+    how often what failed is tried again. `trainings` make the models of these names, as `scale` has it where the file
+    has [scales]. `source` says where in the file things stand.
     """
 
     name: str
@@ -100,6 +102,8 @@ class Suite:
     slurm: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     retries: int = RETRIES
+    trainings: Mapping[str, Training] = field(default_factory=dict)
+    scale: str = ""
     loading: Mapping[str, LoadOptions] = field(default_factory=dict)
     source: Source = field(default_factory=lambda: Source("suite", {}), compare=False, repr=False)
 
@@ -141,16 +145,18 @@ def read(
     ckpt: Sequence[str] = (),
     out: str | Path | None = None,
     limit: int | None = None,
+    scale: str | None = None,
     trust_repo: bool = False,
 ) -> Suite:
     """The suite in a file, or the built-in one of that name, checked as far as can be without reading weights or data.
 
-    `ckpt` are references, as `--ckpt` takes them, in the place of all of the file's models; `out` and `limit` go
-    before what the file says. `trust_repo` lets `torchhub:` run the code of repositories, which a file can't allow.
+    `ckpt` are references, as `--ckpt` takes them, in the place of all of the file's models, trained ones among them;
+    `out`, `limit` and `scale` go before what the file says. `trust_repo` lets `torchhub:` run the code of repositories,
+    which a file can't allow.
 
     Raises UserError where there is no such file, and Mistakes, a line each, for all that is wrong in it.
     """
-    from dinobench.suite import checking
+    from dinobench.suite import checking, scales
 
     text, path, shown = source_text(reference)
     try:
@@ -160,11 +166,17 @@ def read(
     except RecursionError:
         raise Mistakes([f"{shown}:1: nested too deeply for a suite"]) from None
     source = Source(shown, places(text))
-    if ckpt:
-        document = {**document, "models": {CKPT: list(ckpt)}}
-    suite = checking.suite_of(document, source, path.stem if path else str(reference), path)
+    given: dict[str, Any] = {"models": {CKPT: list(ckpt)}, "train": {}} if ckpt else {}
+    if out is not None:
+        given["out"] = os.fspath(user_path(out))
+    whole, chosen = scales.applied(document, source, scale)
+    name = path.stem if path else str(reference)
+    suite = checking.suite_of({**whole, **given}, source, name, path)
+    for other, probe, table in scales.others(document, source, chosen):
+        checking.suite_of({**other, **given}, probe, name, path)
+        source.take(probe, (scales.TABLE, table))
     source.check()
-    changes: dict[str, Any] = {} if out is None else {"out": user_path(out)}
+    changes: dict[str, Any] = {"scale": chosen}
     if limit is not None:
         if limit < 1:
             raise UserError(f"--limit {limit}: 1 image or more")

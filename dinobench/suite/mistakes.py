@@ -11,7 +11,7 @@ from dinobench.suite.places import Place
 #: The entry of [models] that models of the command line are under.
 CKPT = "--ckpt"
 #: What is written between brackets at the top of a suite's file.
-TABLES = ("models", "data", "compute", "resources", "slurm")
+TABLES = ("models", "data", "train", "scales", "compute", "resources", "slurm")
 
 
 class Mistakes(UserError):
@@ -23,10 +23,13 @@ class Mistakes(UserError):
 
 
 class Source:
-    """A suite's file as messages name it, with the lines of its keys, and the mistakes found so far."""
+    """A suite's file as messages name it, with the lines of its keys, and the mistakes found so far.
+
+    `lines` may come to differ from those `written`, where a scale has been merged over the rest.
+    """
 
     def __init__(self, shown: str, lines: Mapping[Place, int]) -> None:
-        self.shown, self.lines = shown, lines
+        self.shown, self.lines, self.written = shown, lines, lines
         self.where: dict[tuple[str, str], Place] = {}  # ("model", its name) and ("data", as --data takes it)
         self._found: dict[str, tuple[int, int]] = {}
 
@@ -65,6 +68,11 @@ class Source:
             yield
         except UserError as error:
             self.wrong(place, error)
+
+    def take(self, other: Source, table: Place) -> None:
+        """Keep the mistakes of another reading of the same file that stand in this table of it."""
+        own = {line for place, line in self.written.items() if place[: len(table)] == table}
+        self._found.update({text: at for text, at in other._found.items() if at[0] in own and text not in self._found})
 
     @property
     def mistakes(self) -> tuple[str, ...]:

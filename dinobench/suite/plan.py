@@ -6,6 +6,7 @@ Nothing is computed for it but digests of weights and data: once, and then remem
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from dinobench.config import resolve_config, with_limit
@@ -19,6 +20,8 @@ from dinobench.suite.cells import PENDING, Cell, Group, Plan, State
 from dinobench.suite.file import RunSpec, Suite
 from dinobench.suite.inputs import seed_of
 from dinobench.suite.resources import together
+from dinobench.suite.training.asked import TRAIN
+from dinobench.suite.training.standing import look_at, planned
 from dinobench.types import LoadOptions
 
 __all__ = ["PENDING", "Cell", "Group", "Plan", "State", "cells_of", "groups_of", "plan"]
@@ -33,8 +36,16 @@ def plan(suite: Suite, *, measure: str | None = None) -> Plan:
         from dinobench.suite.measuring import Stopwatch
 
         stopwatch = Stopwatch(measure)
-    cells = standing.of(suite, cells_of(suite), stopwatch)
-    return Plan(suite, tuple(cells), tuple(groups_of(suite, cells)))
+    looks = look_at(suite.trainings)
+    cells = standing.of(suite, cells_of(suite), stopwatch, looks)
+    waiting = Counter(cell.model for cell in cells if cell.state in PENDING)
+    trainings = planned(suite.trainings, looks, waiting)
+    if measure is not None:
+        from dinobench.suite.training.measuring import Pace
+
+        pace = Pace(measure)
+        trainings = [pace(one) if one.pending and one.seconds is None else one for one in trainings]
+    return Plan(suite, tuple(cells), tuple(groups_of(suite, cells)), tuple(trainings))
 
 
 def cells_of(suite: Suite) -> list[Cell]:
@@ -77,7 +88,8 @@ def _of_the_kind(suite: Suite, name: str, kind: str) -> tuple[State, str]:
 def groups_of(suite: Suite, cells: Sequence[Cell]) -> Iterator[Group]:
     """What is to do, by checkpoint and images; cells that ask for other numbers of devices are apart.
 
-    So are those of other kinds of data, as an embedded name stands for other images in each.
+    So are those of other kinds of data, as an embedded name stands for other images in each. All of a model that the
+    suite trains are one task, so that no other has to wait for the training.
     """
     shared: dict[tuple[object, ...], list[Cell]] = {}
     kinds = {name: load(name).data for name in {cell.protocol for cell in cells}}
@@ -85,9 +97,13 @@ def groups_of(suite: Suite, cells: Sequence[Cell]) -> Iterator[Group]:
         if cell.state in PENDING:
             seed = seed_of(cell.reference, cell.loading, cell.seed)
             devices = suite.resources_of(cell.protocol).devices
-            alike = cell.model, cell.reference, seed, cell.data, kinds[cell.protocol], devices
+            alike: tuple[object, ...] = cell.model, cell.reference, seed, cell.data, kinds[cell.protocol], devices
+            if cell.model in suite.trainings:
+                alike = cell.model, cell.reference, devices
             read = () if cell.loading == LoadOptions() else (cell.loading,)
             shared.setdefault((*alike, *read), []).append(cell)
     for key, members in shared.items():
         asked = [suite.resources_of(cell.protocol) for cell in members]
+        if not all(cell.run_ids for cell in members):  # the weights aren't there yet
+            asked.append(suite.resources_of(TRAIN))
         yield Group(digest(*key)[:KEY], tuple(members), together(asked))

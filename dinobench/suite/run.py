@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dinobench import console
 from dinobench.results import records
@@ -23,6 +24,7 @@ def run_suite(
     ckpt: Sequence[str] = (),
     out: str | Path | None = None,
     limit: int | None = None,
+    scale: str | None = None,
     trust_repo: bool = False,
     device: str = "auto",
     processes: int | None = None,
@@ -32,12 +34,13 @@ def run_suite(
     """Run what a suite lacks, and return all of its records, in the order of its file.
 
     suite: a path, the name of a built-in one, or what `dinobench.suite.read` made of either; ckpt, out, limit and
-    trust_repo as there. processes: one a device where None. told, tick: see `run_locally`. What has no record in the
-    end is warned of, and why stands in `<out>/failed/`.
+    scale and trust_repo as there. processes: one a device where None. told, tick: see `run_locally`. What has no record
+    in the end is warned of, and why stands in `<out>/failed/`.
 
     Raises UserError for mistakes in the file, and Interrupted where a signal ended it.
     """
-    found = suite if isinstance(suite, Suite) else read(suite, ckpt=ckpt, out=out, limit=limit, trust_repo=trust_repo)
+    how: dict[str, Any] = {"ckpt": ckpt, "out": out, "limit": limit, "scale": scale, "trust_repo": trust_repo}
+    found = suite if isinstance(suite, Suite) else read(suite, **how)
     run_locally(plan(found), device=device, processes=processes, told=told, tick=tick)
     after = plan(found)
     for cell in after.cells:

@@ -49,7 +49,7 @@ def run_of(
         protocol=name,
         profiles=profiles,
         settings=_settings(table.table("set"), protocol, profiles),
-        seeds=tuple(value for _, value in _seeds(table)) or (0,),
+        seeds=tuple(value for _, value in seeds_of(table)) or (0,),
         data=_data(table, protocol, data),
         models=_models(table, groups),
         tests=_tests(table, protocol),
@@ -85,7 +85,7 @@ def _settings(table: Table, protocol: EvalProtocol, profiles: Sequence[str | Non
     """The settings that were changed. Each is tried alone, so that a message has its place, and then all together."""
     good: dict[str, Any] = {}
     for name, value in table.given.items():
-        if not _plain(value):
+        if not plain_value(value):
             table.wrong(name, f"a value or a list of values is needed, not {said(value)}")
             continue
         errors = list(dict.fromkeys(filter(None, (_refusal(protocol, p, {name: value}) for p in profiles))))
@@ -105,17 +105,17 @@ def _refusal(protocol: EvalProtocol, profile: str | None, settings: Mapping[str,
         changed = resolve_config(protocol, profile, settings)
     except UserError as error:
         return str(error)
-    return _mistyped(changed.config, settings, protocol)
+    return mistyped(changed.config, settings, protocol.name)
 
 
-def _mistyped(config: Any, settings: Mapping[str, Any], protocol: EvalProtocol) -> str:
+def mistyped(config: Any, settings: Mapping[str, Any], whose: str) -> str:
     """true where a number is wanted: Python takes it for 1, and nobody means that."""
     declared = settings_of(config)
     for name, value in settings.items():
         given = value if isinstance(value, list) else [value]
         taken = declared[name].value if isinstance(declared[name].value, tuple) else (declared[name].value,)
         if any(isinstance(v, bool) for v in given) and not any(isinstance(v, bool) for v in taken):
-            return f"{protocol.name} setting {name} is no switch: {said(True)} and false are not for it"
+            return f"{whose} setting {name} is no switch: {said(True)} and false are not for it"
     return ""
 
 
@@ -125,12 +125,14 @@ def _together(error: str, protocol: EvalProtocol, name: str) -> bool:
                                  f"{protocol.name} setting {name} "))  # fmt: skip
 
 
-def _plain(value: Any) -> bool:
+def plain_value(value: Any) -> bool:
+    """Whether it is what a setting can be."""
     scalars = (str, int, float, bool)
     return isinstance(value, scalars) or (isinstance(value, list) and all(isinstance(v, scalars) for v in value))
 
 
-def _seeds(table: Table) -> Iterator[tuple[Place, int]]:
+def seeds_of(table: Table) -> Iterator[tuple[Place, int]]:
+    """The seeds that a table gives, each with its place."""
     for place, seed in table.several("seeds", int, single=False):
         if 0 <= seed <= LARGEST_SEED:
             yield place, seed
@@ -168,7 +170,7 @@ def _data(table: Table, protocol: EvalProtocol, data: Mapping[str, str]) -> tupl
             chosen.append(name)
         elif name in data:
             chosen.append(name)
-            if other := _other_kinds(target):
+            if other := other_kinds(target):
                 table.source.wrong(place, f"{target} is an embedded set of {other}, and {protocol.name} scores "
                                           f"{protocol.data}{_instead(embedded)}")  # fmt: skip
         else:
@@ -182,7 +184,8 @@ def _data(table: Table, protocol: EvalProtocol, data: Mapping[str, str]) -> tupl
     return tuple(chosen)
 
 
-def _other_kinds(target: str) -> str:
+def other_kinds(target: str) -> str:
+    """The kinds of data of which a target is an embedded set, but for images to train on."""
     return ", ".join(kind for kind, sets in EMBEDDED.items() if target in sets and kind != "images")
 
 

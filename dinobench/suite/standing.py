@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dinobench import console
@@ -13,6 +13,7 @@ from dinobench.errors import UserError
 from dinobench.evaluations import Evaluation, evaluations
 from dinobench.features.entries import entry_of
 from dinobench.files import cache_root
+from dinobench.hashing import digest
 from dinobench.registry import load
 from dinobench.results.known_runs import Known
 from dinobench.results.records import read_all
@@ -21,6 +22,7 @@ from dinobench.suite.cells import PENDING, Cell, State
 from dinobench.suite.estimates import Estimates, Wanted
 from dinobench.suite.file import Suite
 from dinobench.suite.inputs import Inputs
+from dinobench.suite.training.standing import Look, stand_in
 from dinobench.suite.work import failures
 from dinobench.types import RunRecord
 
@@ -32,15 +34,34 @@ Measure = Callable[[Cell, Evaluation], tuple[float | None, str]]
 Found = dict[str, Evaluation] | str
 
 
-def of(suite: Suite, cells: Sequence[Cell], measure: Measure | None = None) -> list[Cell]:
+def of(
+    suite: Suite,
+    cells: Sequence[Cell],
+    measure: Measure | None = None,
+    looks: Mapping[str, Look | UserError] | None = None,
+) -> list[Cell]:
     """The cells, each with its state, its run ids where its weights and data are known, and how long it may take.
 
-    `measure` is asked for durations that no record tells.
+    `measure` is asked for durations that no record tells. `looks`: how far the suite's trainings are, by model.
     """
-    found = _Lookup(suite, [cell for cell in cells if cell.state is State.TODO]).evaluations()
+    looks = {} if looks is None else looks
+    found = _Lookup(suite, [cell for cell in cells if cell.state is State.TODO], looks).evaluations()
     records = _Records(suite, [run_id for some in found.values() if not isinstance(some, str) for run_id in some])
     placed = [_placed(suite, cell, found[cell.key], records) if cell.key in found else cell for cell in cells]
-    return placed if measure is None else [_measured(cell, found.get(cell.key), measure) for cell in placed]
+    if measure is not None:
+        placed = [_measured(suite, cell, found.get(cell.key), measure, looks) for cell in placed]
+    return [_untrained(suite, cell) if _is_untrained(looks, cell.model) else cell for cell in placed]
+
+
+def _is_untrained(looks: Mapping[str, Look | UserError], model: str) -> bool:
+    """Whether the weights of a model aren't there yet: what is known of it is known by another of its architecture."""
+    seen = looks.get(model)
+    return isinstance(seen, Look) and not seen.done
+
+
+def _untrained(suite: Suite, cell: Cell) -> Cell:
+    first = suite.trainings[cell.model].first if cell.state in PENDING else ""
+    return dataclasses.replace(cell, run_ids=(), reason="; ".join(filter(None, [first, cell.reason])))
 
 
 def _placed(suite: Suite, cell: Cell, found: Found, records: _Records) -> Cell:
@@ -70,10 +91,15 @@ def _placed(suite: Suite, cell: Cell, found: Found, records: _Records) -> Cell:
     return dataclasses.replace(cell, state=state, reason=reason, seconds=seconds, basis=basis)
 
 
-def _measured(cell: Cell, found: Found | None, measure: Measure) -> Cell:
+def _measured(
+    suite: Suite, cell: Cell, found: Found | None, measure: Measure, looks: Mapping[str, Look | UserError]
+) -> Cell:
     if cell.state not in PENDING or cell.seconds is not None or not isinstance(found, dict):
         return cell
-    seconds, basis = measure(cell, next(iter(found.values())))
+    timed = cell
+    if _is_untrained(looks, cell.model):
+        timed = dataclasses.replace(cell, reference=str(stand_in(suite.trainings[cell.model])))
+    seconds, basis = measure(timed, next(iter(found.values())))
     return dataclasses.replace(cell, seconds=seconds, basis=basis)
 
 
@@ -124,8 +150,10 @@ class _Records:
 class _Lookup:
     """From cells to what they evaluate: every data set, model and configuration is looked up once."""
 
-    def __init__(self, suite: Suite, cells: Sequence[Cell]) -> None:
-        self._suite, self._inputs = suite, Inputs()
+    def __init__(
+        self, suite: Suite, cells: Sequence[Cell], looks: Mapping[str, Look | UserError] | None = None
+    ) -> None:
+        self._suite, self._inputs, self._looks = suite, Inputs(), looks or {}
         self._sharing: dict[tuple[Any, ...], list[Cell]] = {}
         self._protocols = {name: load(name) for name in {cell.protocol for cell in cells}}
         for cell in cells:
@@ -136,7 +164,7 @@ class _Lookup:
         """What each cell evaluates, by its key, or what it misses: lines with their places in the file."""
         found: dict[str, Found] = {}
         for cells in console.progress(self._sharing.values(), "Looking up data and models"):
-            models = {c.key: self._inputs.model(c.model, c.reference, c.loading, c.seed) for c in cells}
+            models = {cell.key: self._model(cell) for cell in cells}
             lacking = {key: error for key, error in models.items() if isinstance(error, UserError)}
             lines = {c.key: [self._missing(c, "model", lacking[c.key])] for c in cells if c.key in lacking}
             wanted: list[Evaluation] = []
@@ -149,6 +177,18 @@ class _Lookup:
                 own = {e.run_id: e for e in wanted if e.backbone.info.name == cell.model}
                 found[cell.key] = "\n".join(lines[cell.key]) if cell.key in lines else own
         return found
+
+    def _model(self, cell: Cell) -> Known | UserError:
+        """What the cell's reference leads to; of a model yet to be trained one that differs in its weights alone."""
+        if isinstance(seen := self._looks.get(cell.model), UserError):
+            return seen
+        if not _is_untrained(self._looks, cell.model):
+            return self._inputs.model(cell.model, cell.reference, cell.loading, cell.seed)
+        known = self._inputs.model("untrained", str(stand_in(self._suite.trainings[cell.model])), cell.loading, 0)
+        if isinstance(known, UserError):
+            return known
+        weights = digest("untrained", cell.model)
+        return Known(dataclasses.replace(known.info, name=cell.model, weights_digest=weights), known.capabilities)
 
     def _missing(self, cell: Cell, what: str, error: UserError) -> str:
         if what == "model":

@@ -30,6 +30,8 @@ from dinobench.registry import said
 from dinobench.signals import Interrupted
 from dinobench.suite.cells import Cell, Plan, State
 from dinobench.suite.file import Compute
+from dinobench.suite.training.asked import Training
+from dinobench.suite.training.work import ensure
 from dinobench.suite.work import failures
 from dinobench.suite.work.apart import run_apart
 from dinobench.suite.work.failures import Failure, Kind
@@ -55,7 +57,10 @@ Told = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Task:
-    """`folder`: where paths were typed, and mean what they meant there; `out` is absolute."""
+    """`folder`: where paths were typed, and mean what they meant there; `out` is absolute.
+
+    `training`: what makes the model of all cells, where the suite trains it.
+    """
 
     suite: str
     group: str
@@ -63,6 +68,7 @@ class Task:
     folder: str
     retries: int
     cells: tuple[Cell, ...]
+    training: Training | None = None
 
     @property
     def folders(self) -> Folders:
@@ -78,7 +84,8 @@ def write_tasks(plan: Plan) -> list[Path]:
     folders = Folders(Path(os.path.abspath(suite.out)), suite.name)
     writable_folder(folders.root)
     for group in plan.groups:
-        task = Task(suite.name, group.key, str(folders.out), os.getcwd(), suite.retries, group.cells)
+        training = suite.trainings.get(group.cells[0].model)
+        task = Task(suite.name, group.key, str(folders.out), os.getcwd(), suite.retries, group.cells, training)
         path = folders.task(group.key)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(task), ensure_ascii=False), encoding="utf-8")
@@ -93,7 +100,8 @@ def read_task(path: Path) -> Task:
     try:
         found = json.loads(read_regular(path, LIMIT))
         cells = tuple(map(_cell, found.pop("cells")))
-        return Task(**found, cells=cells)
+        training = found.pop("training", None)
+        return Task(**found, cells=cells, training=Training(**training) if training else None)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a task of `dinobench suite`: {error}") from error
 
@@ -161,6 +169,8 @@ class _Cells:
         self.kinds: dict[str, Kind] = {}  # of the cells that failed
         self.lost = False  # the device: what is left is for a fresh process
         self.number = int(signal.SIGINT)  # of the signal that stopped it
+        self.trained = task.training is None
+        self.untrained: Exception | None = None  # why not, since the cells were last tried
 
     def run(self) -> int:
         todo, wait = list(self.task.cells), WAIT
@@ -169,6 +179,7 @@ class _Cells:
                 return AGAIN
             time.sleep(wait)
             wait = min(2 * wait, LONGEST)
+            self.untrained = None
         if not self.kinds:
             return DONE
         return REFUSED if set(self.kinds.values()) == {Kind.INPUT} else FAILED
@@ -241,7 +252,24 @@ class _Cells:
         asked = cell.compute.batch_size
         return less if asked is None else min(less, max(1, asked // 2))
 
+    def _train(self) -> None:
+        """Make the model where that is the suite's to do; once it has failed for one cell it has for the others."""
+        if self.trained or self.task.training is None:
+            return
+        if self.untrained is not None:
+            raise self.untrained
+        try:
+            ensure(self.task.training, self.device, self.running.progress)
+        except UserError as error:
+            self.untrained = UserError(f"training {self.task.training.name}: {error}")
+            raise self.untrained from error
+        except Exception as error:
+            self.untrained = error
+            raise
+        self.trained = True
+
     def _records(self, cell: Cell, batch_size: int | None) -> list[RunRecord]:
+        self._train()
         compute = ComputeOptions(device=self.device, devices=self.devices, batch_size=batch_size)
         if self.devices > 1:
             return run_apart(self.folders.task(self.task.group), cell, self.folders.out, compute, self.visible)

@@ -56,14 +56,6 @@ def test_a_plan_is_a_table_of_cells(command, text):
     assert code == 0 and out == PLAN, err
 
 
-def test_a_plan_says_which_tasks_ask_for_several_devices(command, text, tmp_path):
-    (tmp_path / "s.toml").write_text(text + "[resources]\nknn = { devices = 2 }\n")
-    code, out, err = command("suite", "plan", "s.toml")
-    assert code == 0 and out.startswith(PLAN), err
-    said = " ".join(out.removeprefix(PLAN).split())
-    assert said.startswith("2 of the tasks ask for 2 devices at once: here `suite run` gives them as many as there are")
-
-
 def test_a_plan_says_which_precision_where_it_is_not_the_usual(command, text, tmp_path):
     (tmp_path / "s.toml").write_text(text + '[[run]]\nprotocol = "knn"\ncompute = { precision = "bf16" }\n')
     code, out, _ = command("suite", "plan", "s.toml", "--ckpt", "tiny=pixels:2")
@@ -94,6 +86,14 @@ def test_only_who_types_lets_strangers_code_run(command, text, monkeypatch):
     assert code == 2 and "say --trust-repo" in err
     code, _, err = command(*line, "--trust-repo")
     assert code == 2 and "could not be made" in err
+
+
+def test_a_plan_says_which_tasks_ask_for_several_devices(command, text, tmp_path):
+    (tmp_path / "s.toml").write_text(text + "[resources]\nknn = { devices = 2 }\n")
+    code, out, err = command("suite", "plan", "s.toml")
+    assert code == 0 and out.startswith(PLAN), err
+    said = " ".join(out.removeprefix(PLAN).split())
+    assert said.startswith("2 of the tasks ask for 2 devices at once: here `suite run` gives them as many as there are")
 
 
 def test_a_plan_for_programs(command, text, tmp_path):
@@ -159,3 +159,17 @@ def test_a_plan_of_what_is_remembered_imports_nothing_heavy(command, text, tmp_p
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path, env=dict(os.environ))
     assert done.stdout.rstrip().endswith("HEAVY set()"), done.stdout
+
+
+def test_a_plan_of_a_scale_lists_trainings(command, tmp_path, own_cache):
+    text = 'scale = "a"\n[scales.a]\ntrain = { epochs = 2 }\n[scales.b]\nout = "b"\ntrain = { epochs = 3 }\n'
+    text += '[train]\ndata = "digits"\narch = "vit_w32"\ndepth = 1\nimage_size = 16\n'
+    text += '[train.sup]\nmethod = "supervised"\n[[run]]\nprotocol = "knn"\ndata = "digits"\n'
+    (tmp_path / "s.toml").write_text(text)
+    code, out, err = command("suite", "plan", "s.toml", "--scale", "b")
+    lines = out.splitlines()
+    assert code == 0 and " ".join(lines[1].split()) == "to do knn dino2021 digits sup unknown trains sup first", err
+    assert lines[3].split() == ["training", "method", "epochs", "time", "why"]
+    assert lines[4].split() == ["sup", "supervised", "0", "of", "3", "unknown"]
+    code, out, err = command("suite", "plan", "s.toml", "--scale", "c")
+    assert_one_line(code, out, err, "unknown scale 'c'")

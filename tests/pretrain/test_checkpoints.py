@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,9 +16,13 @@ from helpers.kills import every_kill
 from helpers.paths import TESTS
 from helpers.pretraining import make, save
 
+from dinobench import runtime
+from dinobench.data import load_dataset
 from dinobench.errors import UserError
 from dinobench.models.loading import inspect_checkpoint, load_backbone
 from dinobench.pretrain import checkpoints
+from dinobench.pretrain import run as runs
+from dinobench.pretrain.loop import Loop
 
 
 def equal(a: dict, b: dict) -> bool:
@@ -221,3 +226,27 @@ def test_a_save_killed_at_any_step_leaves_the_state_before_or_after(tmp_path, on
     two, state, _ = make(seed=2)
     assert step >= 3 and checkpoints.load(tmp_path / "run" / "checkpoint.pth", two, state, 5).step == 10
     assert equal(two.state_dict(), other.state_dict())
+
+
+def begun(method, folder, **settings):
+    config = runs.configure(runs.load_method(method), {"batch": 32, "epochs": 1, **settings})
+    return runs.Run(method, "vit_w32", 16, 8, 1, "digits", dataclasses.asdict(config), "32", results=str(folder))
+
+
+def test_the_start_is_what_the_loop_starts_from(tmp_path):
+    data, started = load_dataset("digits"), runtime.start("cpu")
+    for method in ("dino", "supervised"):
+        small = {"out_dim": 8, "hidden_dim": 8, "bottleneck_dim": 8} if method == "dino" else {}
+        run = begun(method, tmp_path, seed=3, **small)
+        loop = Loop(run, tmp_path / method, started, data)
+        found = checkpoints.untrained(run, len(data.classes)).state_dict()
+        own = loop.method.student.backbone.state_dict()
+        assert found.keys() == own.keys() and all(torch.equal(t, own[name]) for name, t in found.items())
+
+
+def test_it_is_read_like_any_checkpoint(tmp_path):
+    run = begun("supervised", tmp_path, seed=1)
+    backbone = checkpoints.untrained(run, 10)
+    checkpoints.save_untrained(tmp_path / "start.pth", backbone, run.image_size)
+    info = load_backbone(str(tmp_path / "start.pth")).info
+    assert info.arch == "vit_w32_d1_patch8" and info.method == "random" and info.embed_dim == 32

@@ -36,3 +36,12 @@ def test_run_json_comes_back_and_guards_its_folder(tmp_path):
         runs.read(tmp_path / "run")
     with pytest.raises(UserError, match=r"no run\.json in it"):
         runs.read(tmp_path)
+
+
+def test_what_two_runs_differ_in_is_told_by_name():
+    config = {"epochs": 3, "jitter": (0.4, 0.2), "lr": 0.1}
+    one = runs.Run("dino", "vit_tiny", 16, 8, None, "digits", config, "32", results="here")
+    same = dataclasses.replace(one, config={**config, "jitter": [0.4, 0.2]}, results="there")
+    assert runs.differences(one, same, but=("results",)) == []
+    other = dataclasses.replace(same, depth=2, config={**config, "epochs": 9})
+    assert runs.differences(one, other, but=("results",)) == ["depth none, not 2", "epochs 3, not 9"]

@@ -15,25 +15,30 @@ from dinobench.suite.file import Compute
 
 if TYPE_CHECKING:
     from dinobench.suite.cells import Group
+    from dinobench.suite.training import Planned
 
 UNKNOWN = "unknown"
 
 
 def plan(found: Plan) -> None:
     """A row for every cell, and how much of it there is to do."""
-    several = {c.seed for c in found.cells} - {0}
+    seeds = {c.seed for c in found.cells} - {0}
     precisions = {c.compute.precision for c in found.cells} - {Compute.precision}
-    more = [*(["seed"] if several else []), *(["precision"] if precisions else [])]
+    more = [*(["seed"] if seeds else []), *(["precision"] if precisions else [])]
     columns = ["state", "protocol", "profile", "data", *more, "model", "time", "why"]
     rows = [
         [
             cell.state, cell.protocol, cell.label, " ".join((cell.dataset, *cell.tests)),
-            *([str(cell.seed)] if several else []), *([cell.compute.precision] if precisions else []), cell.model,
+            *([str(cell.seed)] if seeds else []), *([cell.compute.precision] if precisions else []), cell.model,
             _time(cell), _why(cell),
         ]
         for cell in found.cells
     ]  # fmt: skip
     layout.table("", columns, rows, right=["seed", "time"])
+    if found.trainings:
+        console.text("")
+        rows = [[t.training.name, t.training.method, _epochs(t), _training_time(t), _basis(t)] for t in found.trainings]
+        layout.table("", ["training", "method", "epochs", "time", "why"], rows, right=["epochs", "time"])
     console.text("")
     console.text(layout.prose(summary(found)))
     if devices := [group.resources.devices for group in found.groups if group.resources.devices > 1]:
@@ -58,9 +63,31 @@ def summary(found: Plan) -> str:
     if not found.pending:
         return f"{total}; nothing to do"
     tasks = f"{len(found.groups):,} task{'s' if len(found.groups) != 1 else ''}"
-    known = hours(found.seconds) if found.unknown < len(found.pending) else ""
-    rest = f"{found.unknown:,} cell{'s' if found.unknown != 1 else ''} of unknown duration" if found.unknown else ""
+    trainings = found.pending_trainings
+    counts = {"training": sum(t.seconds is None for t in trainings), "cell": found.unknown}
+    known = hours(found.seconds) if sum(counts.values()) < len(found.pending) + len(trainings) else ""
+    some = " and ".join(f"{n:,} {what}{'s' if n != 1 else ''}" for what, n in counts.items() if n)
+    rest = f"{some} of unknown duration" if some else ""
     return f"{total}; {tasks}, {' and '.join(filter(None, [known, rest]))} on one device"
+
+
+def _epochs(planned: Planned) -> str:
+    return f"{planned.look.epochs:,} of {planned.look.total:,}"
+
+
+def _training_time(planned: Planned) -> str:
+    if not planned.pending and not planned.look.done:
+        return ""
+    return UNKNOWN if planned.seconds is None else hours(planned.seconds)
+
+
+def _basis(planned: Planned) -> str:
+    """Of one that is to do what its time is known from."""
+    if planned.look.done:
+        return "done"
+    if not planned.pending:
+        return "no cell waits for it"
+    return planned.basis if planned.seconds is not None else ""
 
 
 def hours(seconds: float) -> str:
@@ -99,6 +126,8 @@ def plan_json(found: Plan) -> str:
     whole = {
         "suite": found.suite.name, "out": str(found.suite.out), "states": states, "seconds": found.seconds,
         "unknown": found.unknown, "cells": cells, "tasks": _tasks(found.groups),
+        **({"scale": found.suite.scale} if found.suite.scale else {}),
+        **({"trainings": [_training(one) for one in found.trainings]} if found.trainings else {}),
     }  # fmt: skip
     return json.dumps(whole, indent=2, ensure_ascii=False)
 
@@ -107,6 +136,12 @@ def _tasks(groups: Sequence[Group]) -> list[dict[str, object]]:
     return [
         {"key": g.key, "cells": [c.key for c in g.cells], "resources": dataclasses.asdict(g.resources)} for g in groups
     ]
+
+
+def _training(planned: Planned) -> dict[str, object]:
+    told = dataclasses.asdict(planned.training)
+    told |= {"epochs": planned.look.epochs, "of": planned.look.total, "done": planned.look.done}
+    return told | {"waiting": planned.waiting, "seconds": planned.seconds, "basis": planned.basis}
 
 
 def built_in() -> None:

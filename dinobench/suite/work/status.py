@@ -70,11 +70,12 @@ class Standing:
 
 @dataclass
 class Status:
-    """The cells of a suite, in the order of its file."""
+    """The cells of a suite, in the order of its file, and the seconds of trainings that they wait for, by model."""
 
     suite: Suite
     cells: list[Standing]
     processes: int = 0
+    trainings: Mapping[str, float | None] = field(default_factory=dict)
     by_key: dict[str, Standing] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +102,12 @@ class Status:
         A cell takes what the plan says, else the median of what those in its row took.
         """
         total = 0.0
+        for model, needed in self.trainings.items():
+            if any(s.now is Now.DONE and s.cell.model == model for s in self.cells):
+                continue  # so that it has ended
+            if needed is None:
+                return None
+            total += needed
         for row in self.rows.values():
             left = [s.seconds for s in row if s.now not in SETTLED]
             total += sum(seconds for seconds in left if seconds is not None)
@@ -156,7 +163,7 @@ def of_plan(planned: Plan) -> Status:
     suite = planned.suite
     folders = Folders(Path(suite.out), suite.name)
     cells = [Standing(cell, _NOW[cell.state], cell.reason, seconds=cell.seconds) for cell in planned.cells]
-    found = Status(suite, cells)
+    found = Status(suite, cells, trainings={t.training.name: t.seconds for t in planned.pending_trainings})
     for standing in cells:
         if standing.now is Now.DONE:
             ids = standing.cell.run_ids[:1]
