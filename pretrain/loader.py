@@ -155,6 +155,8 @@ class ViewLoader:
     ) -> Generator[torch.Tensor, None, None]:
         """The images of the batches, one after the other."""
         rows = (row for indices in batches for row in indices.rows.tolist())
+        if self.split.in_memory:  # a thread would only take a tiny network's time
+            return (self.image(row) for row in rows)
         return in_order(self.image, rows, threads=self.threads, ahead=ahead, overlap=overlap)
 
     def _in_line(self, batches: Iterable[BatchIndices]) -> Iterator[ViewBatch]:

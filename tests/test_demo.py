@@ -93,6 +93,26 @@ def test_another_recipe_is_refused(trained):
         pretrain(out, "cpu", dataclasses.replace(SHORT, settings={**SHORT.settings, "epochs": 3}))
 
 
+def test_another_seed_is_another_training(trained):
+    out, _ = trained
+    with pytest.raises(UserError, match="another recipe; delete it"):
+        pretrain(out, "cpu", SHORT.seeded(1))
+    assert SHORT.seeded(1).settings == {**SHORT.settings, "seed": 1}
+    assert pretrain(out, "cpu", SHORT.seeded(0))  # the seed of settings that name none
+
+
+def test_a_training_leaves_the_threads_as_they_were(trained, monkeypatch):
+    out, _ = trained
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr(Loop, "train", lambda self: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        pretrain(out, "cpu", SHORT)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_all_models_are_scored_at_the_same_settings(trained, monkeypatch):
     out, _ = trained
     monkeypatch.setattr(demos, "STEPS", STEPS[:1])
@@ -110,7 +130,7 @@ def test_what_stands_beside_it_has_its_network_and_its_part_taken_away():
         {k: v for k, v in OTHERS[name].settings.items() if RECIPE.settings.get(k) != v}
         for name in (NO_CENTRING, NO_SHARPENING)
     ]
-    assert changed == [{"epochs": 4, "centering": "off"}, {"epochs": 4, "sharpening": False}]
+    assert changed == [{"epochs": 3, "centering": "off"}, {"epochs": 3, "sharpening": False}]
 
 
 def test_the_sentences_say_what_the_records_do(tmp_path, monkeypatch):

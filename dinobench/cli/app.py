@@ -195,13 +195,14 @@ def make_copies(
 @app.command()
 def demo(
     out: Out = Path("dinobench-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the trainings: weights, order and views.")] = 0,
     device: Device = "auto",
 ) -> None:
     """The whole product in one command, offline: a small DINO is trained and scored beside its start and raw pixels."""
     from dinobench.cli.display import findings
     from dinobench.demo import demo
 
-    records = demo(out, device)
+    records = demo(out, device, seed=seed)
     runs.records(records, out)
     findings.show(out, records)
 

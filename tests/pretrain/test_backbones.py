@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -34,3 +36,19 @@ def test_vits_start_as_the_release_does():
             assert float(parameter.detach().std()) == pytest.approx(0.02, rel=0.15), name
     assert [round(b.drop_path1.drop_prob, 3) for b in vit.blocks[1:]] == [round(0.1 * i / 11, 3) for i in range(1, 12)]
     assert vit.norm.eps == 1e-6
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_what_the_last_block_leaves_out_is_nothing_that_cls_needs(drop_path):
+    torch.manual_seed(0)
+    vit: Any = backbones.choose("vit_w96", 32, 8, depth=2).build(drop_path).double()
+    x, weights = torch.randn(3, 3, 32, 32).double(), torch.randn(3, 96)  # their squares all add up to one sum
+    found = []
+    for forward in (vit, lambda images: vit.forward_features(images)[:, 0]):  # the second is timm's own, of all tokens
+        torch.manual_seed(1)  # the same residuals are dropped
+        vit.zero_grad()
+        cls = forward(x)
+        (cls * weights).sum().backward()
+        found.append([cls.detach(), *(p.grad for p in vit.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)

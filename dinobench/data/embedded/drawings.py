@@ -25,8 +25,6 @@ from dinobench.types import ImageClassification
 
 NAME = "drawings"
 SIDE, TRAIN, TEST = 48, 2000, 500
-#: Test drawings that come with masks and boxes.
-MASKED = 200
 #: Outline and surface of every kind.
 KINDS = (
     ("disc", "rings"), ("disc", "dots"), ("square", "checks"), ("square", "bricks"), ("triangle", "stripes"),
@@ -91,7 +89,7 @@ def drawings(name: str = NAME) -> ImageClassification:
 
 @dataclass(frozen=True, eq=False)
 class DrawingMasks:
-    """The first test drawings with the mask of the thing on each: `pixels` (n, S, S, 3), `labels` (n, S, S) uint8."""
+    """The test drawings with the mask of the thing on each: `pixels` (n, S, S, 3), `labels` (n, S, S) uint8."""
 
     name: str
     layout: str
@@ -115,8 +113,8 @@ class DrawingMasks:
 
 
 def masks(name: str = NAME) -> DrawingMasks:
-    """The first 200 test drawings."""
-    pixels, labels, kinds = (part[:MASKED] for part in _kept(TRAIN, TEST))
+    """The 500 test drawings."""
+    pixels, labels, kinds = _kept(TRAIN, TEST)
     content = np.concatenate([pixels, labels[..., None]], axis=-1)
     return DrawingMasks(name, NAME, pixels, labels, kinds, of_array([f"kind {k}" for k in kinds], content))
 
