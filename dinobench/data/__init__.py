@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: What goes before the name of one of torchvision's classes, which may be followed by `:` and the root of its files.
 TORCHVISION = "torchvision:"
+#: Kinds that are read from them, and that a share can be drawn from.
+_WITH_CLASSES = ("classification", UNLABELLED, ANY_IMAGES)
 #: A share to be drawn, after the name of a data set without a split.
 _DRAW = re.compile(r"(?P<rest>.+)@split=(?P<share>[^,@/]*)(?:,seed=(?P<seed>[^,@/]*))?")
 #: Endings of archives, which are not looked into.
@@ -142,7 +144,12 @@ def check_place(spec: str, kind: str) -> None:
 
 def kinds_of(spec: str, kinds: Sequence[str]) -> list[str]:
     """Those of `kinds` that `spec` names a data set of, by a quick look. Raises UserError where it is of none."""
-    _, target = _split_spec(spec)
+    rest, draw = _split_draw(spec)
+    _, target = _split_spec(rest)
+    if draw is not None or target.startswith(TORCHVISION):
+        found = [kind for kind in kinds if kind in _WITH_CLASSES]
+        _place(spec, found[0] if found else kinds[0])
+        return found
     path = _find(target)
     try:
         found = [
@@ -220,7 +227,7 @@ def _place(spec: str, kind: str) -> _Place:
     spec, draw = _split_draw(spec)
     name, target = _split_spec(spec)
     embedded = EMBEDDED.get(kind, {})
-    if draw is not None and kind not in ("classification", UNLABELLED):
+    if draw is not None and kind not in _WITH_CLASSES:
         raise UserError(f"{spec}@{draw}: nothing is drawn from data sets of {kind}; leave out @{draw}")
     if target in embedded:
         if draw is not None:
@@ -248,7 +255,7 @@ def _torchvision_root(target: str, kind: str) -> Path:
 
     wanted, _, root = target.removeprefix(TORCHVISION).partition(":")
     torchvision_sets.check_class(wanted)
-    if kind not in ("classification", UNLABELLED):
+    if kind not in _WITH_CLASSES:
         raise UserError(f"{target}: images with classes, for no protocol that scores {kind}")
     if root:
         if (path := _find(root)) is None:

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinobench.cli import main
-from dinobench.data import load_dataset
+from dinobench.data import kinds_of, load_dataset
+from dinobench.data.layouts import ANY_IMAGES
 from dinobench.data.layouts.labelled.listing import Draw, drawn, numbered, parse_draw
 from dinobench.errors import UserError
 from dinobench.types import TrainingImages
@@ -128,6 +129,32 @@ def test_a_draw_is_recorded(run, tmp_path):
     (tmp_path / "insects").rename(tmp_path / "elsewhere")
     again = record(run, "insects=elsewhere@split=0.34,seed=3", "--force")
     assert again["run_id"] == found["run_id"] and again["metrics"] == found["metrics"]
+
+
+def test_a_draw_serves_several_protocols_and_measures_without_labels(run, tmp_path):
+    folders(tmp_path / "set")
+    (tmp_path / "set" / "train").rename(tmp_path / "insects")
+    words = ("--protocol", "representation", "--set", "images=0", "--set", "alpha_range=0,3", "--set", "starts=1")
+    code, out, err = run("insects@split=0.34", *words)
+    assert code == 0, err
+    found = {r["protocol"]: r["dataset"] for r in json.loads(out)}
+    assert found == dict.fromkeys(("knn", "representation"), "insects@split=0.34,seed=0")
+    code, _, err = run("insects@split=0.34", "--protocol", "davis")
+    assert code == 0 and "davis is not run on insects@split=0.34, which is not videos" in err
+
+
+def test_kinds_are_told_with_a_draw_and_of_torchvisions_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DINOBENCH_DATA", str(tmp_path))
+    folders(tmp_path / "set")
+    kinds = ["classification", ANY_IMAGES, "videos"]
+    assert kinds_of("set/train@split=0.5", kinds) == kinds[:2]
+    for spec, kind, words in (
+        ("nowhere@split=0.5", "classification", "no such file"),
+        ("set/train@split=0.5", "videos", "nothing is drawn from data sets of videos"),
+        ("torchvision:Nothing", ANY_IMAGES, "Nothing"),
+    ):
+        with pytest.raises(UserError, match=words):
+            kinds_of(spec, [kind])
 
 
 def test_what_is_drawn_is_the_same_on_every_machine():
