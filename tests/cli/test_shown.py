@@ -115,12 +115,13 @@ def test_the_table_of_the_readme_is_that_of_the_results_kept_here(command, monke
 
 
 def test_the_files_of_the_page_on_suites_can_be_read(command, folder):
-    first, second = (text.replace("/data/imagenet", "digits") for text in blocks(SUITES, "toml"))
+    first, second, third = (text.replace("/data/imagenet", "digits") for text in blocks(SUITES, "toml"))
     for text in (first, second):
         (folder / "paper.toml").write_text(text)
-        read("paper.toml")
-    suite = read("paper.toml")
+        suite = read("paper.toml")
     assert suite.loading["ours-0020"].key == "teacher" and suite.runs[0].compute.batch_size == 64
+    (folder / "paper.toml").write_text(f'{third}\n[[run]]\nprotocol = "knn"\n[data]\nimages = "digits"\n')
+    assert {"dino-s0", "dino-s1-start", "no-centring-s1"} <= read("paper.toml").models.keys()
 
 
 def test_the_commands_of_the_page_on_suites_do_what_they_say(command, folder):

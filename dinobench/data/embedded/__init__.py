@@ -64,7 +64,7 @@ EMBEDDED: dict[str, dict[str, EmbeddedSet]] = {
         ),
         "drawings": EmbeddedSet(
             "dinobench.data.embedded.drawings:masks",
-            "the word `drawings`, no path: the first 200 test images of `classification` with the exact mask of the "
+            "the word `drawings`, no path: the 500 test images of `classification` with the exact mask of the "
             "thing on each.",
         ),
     },
