@@ -9,11 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from dinobench import lazy
 from dinobench.data.pairs import PairSet
-
-with lazy.imports():
-    import cv2
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +61,7 @@ def surface(image: Image.Image, depth: np.ndarray, view: View, size: int) -> Sur
     rows, columns = object_box(deep > 0)
     pixels, xyz = pixels[rows, columns], xyz[rows, columns]
     focal *= size / min(pixels.shape[:2])
-    pixels, xyz = (np.asarray(cv2.resize(a, (size, size), interpolation=cv2.INTER_NEAREST)) for a in (pixels, xyz))
+    pixels, xyz = (a.take(_nearest(a.shape[0], size), 0).take(_nearest(a.shape[1], size), 1) for a in (pixels, xyz))
     return Surface(np.ascontiguousarray(pixels.transpose(2, 0, 1)), xyz.astype(np.float32), focal)
 
 
@@ -75,10 +71,15 @@ def _centre(array: np.ndarray, size: int) -> np.ndarray:
     shorter = min(height, width)
     for axis, side in ((0, height), (1, width)):
         length = size if side == shorter else int(size * side / shorter)
-        taken = np.arange(length) * side // length
         start = round((length - size) / 2)
-        array = array.take(taken[start : start + size], axis=axis)
+        array = array.take(_nearest(side, length)[start : start + size], axis=axis)
     return array
+
+
+def _nearest(side: int, length: int) -> np.ndarray:
+    """(length,) int64: the places among `side` that PyTorch takes, whose products are rounded as float32."""
+    scale = np.float32(side) / np.float32(length)
+    return np.minimum((np.arange(length, dtype=np.float32) * scale).astype(np.int64), side - 1)
 
 
 def object_box(mask: np.ndarray) -> tuple[slice, slice]:
