@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,22 +199,9 @@ def train(out: Path, name: str, recipe: DemoRecipe, device: str = "auto", start:
     loop = Loop(chosen, folder, started, data)
     if start is not None and loop.at.step == 0:
         save_untrained(start, loop.method.student.backbone, SIDE)
-    with _one_thread():
+    with runtime.one_thread():  # two that share the steps of so small a network take longer than one
         loop.train()
     return loop.latest
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch in one thread: two that share the steps of so small a network take longer than one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def findings(out: Path, records: Sequence[RunRecord]) -> list[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from dinobench.data.image_split import array_split, assemble
 from dinobench.distributed import gather_rows
 from dinobench.metrics.classification import Truth
 from dinobench.protocols.linear import profiles, run
+from dinobench.runtime import one_thread
 from dinobench.signals import Interrupted
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
 from dinobench.types import Features, ImageClassification, Result
@@ -63,17 +63,6 @@ class JoinedContext(WatchedContext):
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         return gather_rows(part).cpu()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """As the processes here have: products of more threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def trained(name: str, whole: bool, state: dict[str, Any] | None = None, **process: int) -> dict[str, Any]:

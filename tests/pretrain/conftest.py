@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+from dinobench import runtime
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One thread of torch, for tests that fork or whose tensors are too small to share among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with runtime.one_thread():
+        yield

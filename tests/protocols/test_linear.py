@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dinobench
+from dinobench import runtime
 from dinobench.context import LocalContext
 from dinobench.data import load_dataset
 from dinobench.errors import UserError
@@ -274,7 +275,7 @@ SHORT = {
 @pytest.mark.slow
 def test_two_processes_equal_one(own_cache, tmp_path):
     model = str(save(vit(width=64, depth=2, patch=8, image=32), tmp_path / "small.pth"))
-    with heads.one_thread():
+    with runtime.one_thread():
         alone = [
             dinobench.run("linear", model, "digits", profile=profile, settings=short, out=tmp_path / "one",
                           compute=ComputeOptions(device="cpu"))[0]

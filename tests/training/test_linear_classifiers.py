@@ -5,10 +5,11 @@ import pytest
 import torch
 from helpers.contexts import clusters
 from helpers.forked import two_processes
-from helpers.heads import SPECS, one_thread, train_apart, trained
+from helpers.heads import SPECS, train_apart, trained
 from torch import nn
 
 from dinobench.metrics.classification import Truth, label_rank
+from dinobench.runtime import one_thread
 from dinobench.training.linear_classifiers import ClassifierSpec, FeatureLayout, FeatureRows, LinearClassifiers
 from dinobench.types import Features
 
