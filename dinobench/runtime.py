@@ -219,19 +219,24 @@ def faster_on_cpu() -> str:
     That a CPU has instructions for bf16 does not say that a step is faster with them: conversions between the products
     may cost more than these save. Without them the answer is known: emulated, bf16 is several times slower.
     """
-    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if not any(getattr(torch.cpu, name, bool)() for name in instructions):
+    if not bf16_on_cpu():
         return "32"
     machine = [platform.node(), platform.machine(), _cpu_model(), torch.__version__, torch.get_num_threads()]
     remembered = cache_root() / "precision" / f"{digest(machine)[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         if (known := json.loads(remembered.read_text())["faster"]) in ("bf16", "32"):
             return known
-    seconds = _step_seconds()
+    seconds = measure_steps()
     faster = min(seconds, key=lambda name: seconds[name])
     with suppress(OSError), atomic_path(remembered) as temporary:
         temporary.write_text(json.dumps({"faster": faster, "seconds": seconds, "machine": machine}))
     return faster
+
+
+def bf16_on_cpu() -> bool:
+    """Whether this CPU has instructions for bf16."""
+    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in instructions)
 
 
 def _cpu_model() -> str:
@@ -242,7 +247,7 @@ def _cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _step_seconds() -> dict[str, float]:
+def measure_steps() -> dict[str, float]:
     """Seconds of a training step of one ViT-tiny block on two images in float32 and bf16, the least of three each."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         block = torch.nn.TransformerEncoderLayer(192, 3, 768, 0.0, "gelu", batch_first=True, norm_first=True)

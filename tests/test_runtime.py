@@ -64,7 +64,7 @@ def with_bf16(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     seconds, measured = {"32": 1.0, "bf16": 2.0}, []
-    monkeypatch.setattr(runtime, "_step_seconds", lambda: measured.append(1) or seconds)
+    monkeypatch.setattr(runtime, "measure_steps", lambda: measured.append(1) or seconds)
     return seconds, measured
 
 
@@ -101,7 +101,7 @@ def test_measuring_leaves_the_generators_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with torch.inference_mode():
-        assert set(runtime._step_seconds()) == {"32", "bf16"}
+        assert set(runtime.measure_steps()) == {"32", "bf16"}
     assert torch.equal(torch.get_rng_state(), before)
 
 

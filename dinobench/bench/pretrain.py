@@ -45,6 +45,9 @@ GPU = (Shape("vit_small", 16, 224, 256, 16), Shape("vit_tiny", 8, 96, 256, 16))
 #: On a CPU what a laptop trains, with a head in proportion.
 CPU = (Shape("vit_tiny", 8, 64, 16, 6, 4, (("out_dim", 4096), ("hidden_dim", 512))),)
 
+#: What `--precision auto` chooses from on a CPU.
+CPU_PRECISIONS = ("32", "bf16")
+
 
 def pretrain(repeats: int = 3, device: str = "auto") -> list[BenchRow]:
     """For every shape: the loop's own cost, the speed on real data, and where the time goes."""
@@ -55,6 +58,34 @@ def pretrain(repeats: int = 3, device: str = "auto") -> list[BenchRow]:
             loop = training(shape, Path(folder), started)
             rows += overhead(loop, shape, repeats) + throughput(loop, shape, repeats) + shares(loop)
     return rows
+
+
+def precision(repeats: int = 3) -> list[BenchRow]:
+    """What `--precision auto` takes on this CPU: a step in it beside the faster one of both, and its measurement."""
+    shape, name = CPU[0], runtime.faster_on_cpu()
+    steps = []
+    with tempfile.TemporaryDirectory() as folder:
+        for each in CPU_PRECISIONS:
+            (own := Path(folder, each)).mkdir()
+            loop = training(shape, own, runtime.start("cpu", precision=each))
+            steps.append(epoch_of(loop, random_batches(loop, 1)))
+        seconds = dict(zip(CPU_PRECISIONS, in_turn(steps, repeats * shape.steps), strict=True))
+    fastest, ours = min(seconds.values()), seconds[name]
+    began = time.perf_counter()
+    runtime.measure_steps()
+    measured = time.perf_counter() - began
+    limit = ", ".join(f"{1000 * s:.0f} ms {each}" for each, s in seconds.items())
+    ratio, asked = ours / fastest, runtime.bf16_on_cpu()  # elsewhere the answer is known and nothing measured
+    return [
+        BenchRow(
+            f"a step of dino {shape.arch}/{shape.patch_size} in what --precision auto takes, {name}",
+            f"{1000 * ours:.0f} ms", limit, ratio, "at most 1.05", ratio <= 1.05,
+        ),
+        BenchRow(
+            "its measurement, remembered for a machine", f"{1000 * measured:.0f} ms", f"{1000 * fastest:.0f} ms a step",
+            measured / fastest, *(("at most 100 ms", measured <= 0.1) if asked else ("(for comparison)", None)),
+        ),
+    ]  # fmt: skip
 
 
 def training(shape: Shape, folder: Path, started: runtime.Runtime) -> Any:

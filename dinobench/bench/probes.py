@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dinobench import runtime
-from dinobench.bench.measure import BenchRow, in_turn
+from dinobench.bench.measure import BenchRow, added_mb, anonymous_mb, in_turn
 from dinobench.context import LocalContext
 from dinobench.data.image_split import ArraySplit, FileSplit
 from dinobench.models.loading import load_backbone
@@ -24,6 +24,8 @@ WIDTH = 384
 TRAIN, TEST = 9_469, 3_925
 #: Train images of a small set, on which every step of the cached grid sees all of them.
 SMALL = 1_000
+#: ImageNet's train images and classes, and the steps of a regression on made features of them.
+TRAIN_IMAGENET, CLASSES, STEPS = 1_281_167, 1000, 3
 #: scikit-learn fits one value of C in so many, the middle one: a loop over all 45 would take minutes.
 EVERY = 9
 
@@ -172,6 +174,37 @@ def regression(device: torch.device, classes: int = 10) -> list[BenchRow]:
     a, b = seconds[config.tolerance][0], seconds[1e-4][1]
     what = f"the same, {config.tolerance:g} against scikit-learn's looser 1e-4"
     return [*rows, BenchRow(what, f"{a:.1f} s", f"{b:.1f} s scikit-learn", a / b, "(for comparison)", None)]
+
+
+def regression_memory(few: int = 50_000, many: int = 200_000, classes: int = CLASSES) -> list[BenchRow]:
+    """Memory that a regression of ImageNet's classes adds to its features, and that more images do not add to it.
+
+    One value of C and a few steps: memory is in use from the first one, and the time of each is told.
+    """
+    from dinobench.algorithms.logistic_regression import fit_path
+
+    if anonymous_mb() is None:
+        raise OSError("memory is read from /proc, which only Linux has")
+    labels = np.random.default_rng(0).integers(0, classes, many)
+    x, y = torch.from_numpy(clustered(labels)[:, 0]).double(), torch.from_numpy(labels)
+    added, seconds = [], []
+    for count in (few, many):
+        rows = torch.arange(count)
+        call = lambda rows=rows: list(fit_path(x, y, classes, [1.0], rows=rows, max_iterations=STEPS))  # noqa: E731
+        began = time.perf_counter()
+        added.append(added_mb(call))
+        seconds.append((time.perf_counter() - began) / STEPS)
+    growth = added[1] / added[0]
+    features = TRAIN_IMAGENET * WIDTH * 8 / 1e6
+    whole = (features + added[1] * max(1.0, growth)) / 1000
+    what = f"logreg, {classes:,} classes, {many:,} x {WIDTH}, {seconds[1]:.1f} s a step: memory beside the features"
+    return [
+        BenchRow(what, f"{added[1]:.0f} MB", f"{added[0]:.0f} MB at {few:,}", growth, "at most 1.2", growth <= 1.2),
+        BenchRow(
+            f"the same and the features, double precision, at {TRAIN_IMAGENET:,}", f"{whole:.1f} GB",
+            f"{features / 1000:.1f} GB features", 1000 * whole / features, "under 12 GB", whole < 12,
+        ),
+    ]  # fmt: skip
 
 
 def _scikit_learn(x: np.ndarray, labels: np.ndarray, c: float, tolerance: float, most: int, threads: int) -> float:

@@ -43,6 +43,19 @@ def test_memory_at_a_share_of_the_scale():
     assert time.what.startswith("10 queries over 3,000 x 8") and memory.ours.endswith("MB")
 
 
+@pytest.mark.skipif(anonymous_mb() is None, reason="memory is read from /proc")
+def test_a_regressions_memory_at_two_numbers_of_images():
+    beside, whole = measure_bench("logreg", few=300, many=600, classes=3)
+    assert beside.what.startswith("logreg, 3 classes, 600 x 384") and beside.limit.endswith("MB at 300")
+    assert whole.limit == "3.9 GB features" and whole.ratio >= 1  # 1,281,167 x 384 doubles
+
+
+def test_intervals_of_items_and_of_groups_beside_the_draws():
+    items, groups = measure_bench("intervals", repeats=1, scores=5000)
+    assert items.what == "interval of 5,000 distinct scores" and items.ratio > 0
+    assert groups.what == "interval of 25,000 scores in groups of 5 on average" and groups.limit == items.limit
+
+
 def test_leave_one_out_beside_the_product():
     row = retrieval.labelled(1, LocalContext(torch.device("cpu")), images=300, width=8, queries=20)
     assert row.what.startswith("retrieval, leave-one-out, 20 queries among 300 x 8") and row.ratio > 0

@@ -40,3 +40,14 @@ def test_rows(loop, monkeypatch):
     assert rows[1].ours == "8.0 images/s" and rows[1].limit.startswith("10.0 images/s")
     assert sum(r.ratio for r in rows[2:]) == pytest.approx(1)
     assert [r.what.split()[2] for r in rows[2:]] == ["views", "forward", "backward", "optimizer"]
+
+
+@pytest.mark.parametrize(("bf16", "bar"), [(True, "at most 100 ms"), (False, "(for comparison)")])
+def test_what_auto_takes_is_held_to_the_faster_of_both(monkeypatch, bf16, bar):
+    monkeypatch.setattr(pretrain, "CPU", (SHAPE,))
+    monkeypatch.setattr(runtime, "faster_on_cpu", lambda: "bf16")
+    monkeypatch.setattr(runtime, "bf16_on_cpu", lambda: bf16)
+    monkeypatch.setattr(pretrain, "in_turn", lambda calls, repeats: [c() for c in calls] and [1.0, 2.0])
+    step, probe = pretrain.precision(1)
+    assert step.what.endswith("--precision auto takes, bf16") and step.limit == "1000 ms 32, 2000 ms bf16"
+    assert (step.ratio, step.met, probe.bar, probe.met is None) == (2.0, False, bar, not bf16)
