@@ -187,21 +187,26 @@ def regression_memory(few: int = 50_000, many: int = 200_000, classes: int = CLA
         raise OSError("memory is read from /proc, which only Linux has")
     labels = np.random.default_rng(0).integers(0, classes, many)
     x, y = torch.from_numpy(clustered(labels)[:, 0]).double(), torch.from_numpy(labels)
-    added, seconds = [], []
-    for count in (few, many):
-        rows = torch.arange(count)
-        call = lambda rows=rows: list(fit_path(x, y, classes, [1.0], rows=rows, max_iterations=STEPS))  # noqa: E731
-        began = time.perf_counter()
-        added.append(added_mb(call))
-        seconds.append((time.perf_counter() - began) / STEPS)
-    growth = added[1] / added[0]
+
+    def steps(count: int) -> None:
+        for _ in fit_path(x, y, classes, [1.0], rows=torch.arange(count), max_iterations=STEPS):
+            pass
+
+    steps(min(few, 1000))  # what the first call leaves to libraries is no matter of images
+    at_few = added_mb(lambda: steps(few))
+    began = time.perf_counter()
+    at_many = added_mb(lambda: steps(many))
+    seconds = (time.perf_counter() - began) / STEPS
     features = TRAIN_IMAGENET * WIDTH * 8 / 1e6
-    whole = (features + added[1] * max(1.0, growth)) / 1000
-    what = f"logreg, {classes:,} classes, {many:,} x {WIDTH}, {seconds[1]:.1f} s a step: memory beside the features"
+    grown = at_many + max(0.0, at_many - at_few) / (many - few) * (TRAIN_IMAGENET - many)
+    whole = (features + grown) / 1000
+    what = f"logreg, {classes:,} classes, {many:,} x {WIDTH}, {seconds:.1f} s a step: memory beside the features"
     return [
-        BenchRow(what, f"{added[1]:.0f} MB", f"{added[0]:.0f} MB at {few:,}", growth, "at most 1.2", growth <= 1.2),
         BenchRow(
-            f"the same and the features, double precision, at {TRAIN_IMAGENET:,}", f"{whole:.1f} GB",
+            what, f"{at_many:.0f} MB", f"{at_few:.0f} MB at {few:,}", at_many / at_few, "(for comparison)", None
+        ),
+        BenchRow(
+            f"the same and the features in double precision, grown to {TRAIN_IMAGENET:,}", f"{whole:.1f} GB",
             f"{features / 1000:.1f} GB features", 1000 * whole / features, "under 12 GB", whole < 12,
         ),
     ]  # fmt: skip

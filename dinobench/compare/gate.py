@@ -258,5 +258,7 @@ def _judged(row: GateRow, margin: float, alpha: float) -> GateRow:
         return replace(row, verdict=FAIL, reason=f"worse by more than {margin:g} (p = {row.p_fail:.2g})")
     if row.p_pass <= alpha:
         return replace(row, verdict=PASS, reason=f"not worse by {margin:g} (p = {row.p_pass:.2g})")
+    assert row.low is not None
+    drop = f": it may be worse by {-row.low:.2f}" if math.isfinite(row.low) else ""
     more = f"; about {row.needed:,} would be needed" if row.needed and row.needed > row.items else ""
-    return replace(row, verdict=UNSURE, reason=f"cannot tell with {row.items:,} items{more}")
+    return replace(row, verdict=UNSURE, reason=f"cannot tell with {row.items:,} items{drop}{more}")

@@ -48,6 +48,15 @@ def test_too_few_images_say_how_many_would_do(tmp_path, right):
     assert row.verdict == UNSURE and row.needed > 100 and f"about {row.needed:,} would be needed" in row.reason
 
 
+def test_enough_images_and_a_drop_near_the_margin_say_how_bad_it_may_be(tmp_path, right):
+    """The images would do for an unchanged backbone: that more would be needed is not said."""
+    run(tmp_path / "old", "a", right)
+    run(tmp_path / "new", "a", flipped(right, 19), checkpoint=other_weights("a"))
+    (row,) = gate(tmp_path / "new", tmp_path / "old", margin=0.5).rows
+    assert row.needed <= row.items == len(right)
+    assert row.verdict == UNSURE and row.reason == f"cannot tell with 4,000 items: it may be worse by {-row.low:.2f}"
+
+
 def test_less_is_better_where_it_is(tmp_path):
     rng = np.random.default_rng(1)
     decay = rng.random(300) * 0.2
