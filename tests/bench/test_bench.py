@@ -8,7 +8,8 @@ from importlib import import_module
 import pytest
 import torch
 
-from dinobench.bench import BENCHES, discovery, measure_bench, retrieval
+from dinobench.bench import BENCHES, measure_bench, retrieval
+from dinobench.bench.dense import discovery
 from dinobench.bench.measure import anonymous_mb
 from dinobench.context import LocalContext
 from dinobench.errors import UserError

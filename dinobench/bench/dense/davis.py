@@ -1,4 +1,4 @@
-"""How this machine does against the limits of the dense protocols, on drawn frames of 480p."""
+"""How this machine does against the limits of DAVIS and attention, on drawn frames of 480p."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""How this machine does against the limits of the protocols on patches, maps and videos."""
