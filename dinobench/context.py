@@ -30,7 +30,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run's: several processes, cached features, progress bars. `broken` collects what was left out."""
+    """A run's: several processes, cached features, progress bars.
+
+    `broken` collects what was left out, `zeros` the images, with their split, that have features of zeros alone.
+    """
 
     runtime: Runtime
     service: FeatureService
@@ -42,6 +45,7 @@ class RunContext:
     ram_bytes: int | None = None
     skip_broken: bool = False
     broken: set[str] = field(default_factory=set)
+    zeros: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def device(self) -> torch.device:
@@ -83,6 +87,7 @@ class RunContext:
     def features(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Features:
         features = self.service.get(backbone, split, request)
         self.left_out(f"{split.name}/{name}" for name in features.broken)
+        self.zeros.update((split.name, name) for name in features.zeros)
         return features
 
     def progress(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -229,6 +229,7 @@ def _run_all(
             scratch=ctx.scratch.parent / "scratch" / evaluation.run_id,
             folder=_folder(ctx.folder, evaluation, evaluations),
             broken=set(),
+            zeros=set(),
         )
         ctx.service.residents.only([evaluation.backbone])
         try:
@@ -265,6 +266,16 @@ def _folder(save: Path | None, evaluation: Evaluation, evaluations: Sequence[Eva
     return save
 
 
+def _zeros(images: Sequence[str]) -> list[str]:
+    """What is said of images of which a backbone's ReLU has left nothing."""
+    if not images:
+        return []
+    from dinobench.features.extraction import NAMED
+
+    listed = ", ".join(images[:NAMED]) + ", …" * (len(images) > NAMED)
+    return [f"the feature of {len(images):,} images is zeros alone, whose similarity to all others is 0: {listed}"]
+
+
 def score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     """Run the protocol on one cell and make its record."""
     runtime.seed_everything(evaluation.seed)
@@ -282,6 +293,7 @@ def score(evaluation: Evaluation, ctx: RunContext) -> tuple[RunRecord, Result]:
     leak = evaluation.data.leak if isinstance(evaluation.data, ImageClassification) else None
     with registry.answering("protocol", evaluation.protocol.name):  # for what it returned
         result.notes.extend([*getattr(evaluation.data, "notes", ()), *([leak] if leak else [])])
+        result.notes.extend(_zeros([name for _, name in sorted(set().union(*ctx.runtime.gather_objects(ctx.zeros)))]))
         if result.items is not None and result.cluster:
             result.items.attrs["cluster"] = result.cluster  # kept in the file, for tests of one run against another
         values = with_intervals(evaluation.protocol.name, declared, result, evaluation.seed)

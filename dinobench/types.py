@@ -1,7 +1,4 @@
-"""The types that carry the data. Nothing here imports torch, so that listing and help stay instant.
-
-Every layer above speaks in these terms; see DESIGN in CONTRIBUTING.md for the order of the layers.
-"""
+"""The types that carry the data. Nothing here imports torch, so that listing and help stay instant."""
 
 from __future__ import annotations
 
@@ -210,16 +207,17 @@ class FeatureRequest:
 
 @dataclass(frozen=True)
 class Features:
-    """Extracted features, rows in the order of `kept`; arrays are memory-mapped where they come from the cache.
+    """Extracted features; arrays are memory-mapped where they come from the cache, rows stand for `kept`.
 
-    `cls` is (n, layers, D), oldest block first; `mean_patches` the same shape or None.
-    `kept` holds the split's indices whose images could be read; `broken` names the others.
+    `cls` is (n, layers, D), oldest block first; `mean_patches` the same shape or None. `kept` are the indices of images
+    that could be read; `broken` names the others, `zeros` those of zeros alone.
     """
 
     cls: np.ndarray
     mean_patches: np.ndarray | None
     kept: np.ndarray
     broken: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
 
 
 @dataclass

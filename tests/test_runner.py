@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from helpers.coco import make_coco
+from helpers.images import write_images
 from helpers.weights import save, vit
+from PIL import Image
 
 import dinobench
 from dinobench import console, registry
@@ -136,6 +138,17 @@ def test_what_the_data_leave_out_is_noted_in_the_record(tmp_path):
     )
     note = "1 of 2 images are left out because no object is marked in them, such as 000002.jpg"
     assert note in record.notes and read(tmp_path / "out", record.run_id).notes == record.notes
+
+
+def test_images_that_leave_a_network_silent_are_noted_in_the_record(tmp_path):
+    names = [f"{s}/{c}/{i}.png" for s in ("train", "val") for c in "uv" for i in range(3)]
+    write_images(tmp_path, names)
+    Image.new("RGB", (48, 48)).save(tmp_path / "val/u/1.png")
+    black_is_zero = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "k": (1,)}
+    for _ in range(2):  # extracted, and from the cache
+        (record,) = dinobench.run("knn", "pixels:4", data=str(tmp_path), settings=black_is_zero, out=None, compute=CPU)
+        note = "the feature of 1 images is zeros alone, whose similarity to all others is 0: val/u/1.png"
+        assert note in record.notes and record.metrics["top1@k1"].n == 6
 
 
 def test_nothing_is_written_when_not_asked(tmp_path, fake_protocol, monkeypatch):

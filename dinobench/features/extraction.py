@@ -40,6 +40,8 @@ WAITING = 8
 LEAST_NORM, LARGEST_NORM = 1e-12, 1e18
 #: Broken images named in a message.
 NAMED = 5
+#: Rows that are looked through at a time.
+AT_ONCE = 65_536
 
 
 class Compute(Protocol):
@@ -236,17 +238,28 @@ def extract(
     kept[lost_images(split.name, split.ids, broken, split.load, ctx)] = False
     # torch.cat passes over an empty shard
     own = torch.zeros(0) if rows is None else torch.from_numpy(rows)
-    return ctx.gather(own).numpy()[kept], np.flatnonzero(kept)
+    everything, there = ctx.gather(own).numpy()[kept], np.flatnonzero(kept)
+    if not everything.any():
+        raise out_of_range(backbone, [split.ids[int(index)] for index in there])
+    return everything, there
 
 
 def in_range(features: np.ndarray) -> np.ndarray:
     """(n,) bool: whether all vectors (n, ..., D) of an image are finite and have a norm that float32 can work with.
 
-    >>> in_range(np.array([[3, 4], [1e20, 0], [0, 0], [np.nan, 1]], np.float32)).tolist()
-    [True, False, False, False]
+    Zeros are such a vector: a ReLU may leave nothing of an image, whose similarity to all others then is 0.
+
+    >>> in_range(np.array([[3, 4], [1e20, 0], [1e-14, 0], [np.nan, 1], [0, 0]], np.float32)).tolist()
+    [True, False, False, False, True]
     """
     norms = np.linalg.norm(features.astype(np.float64), axis=-1).reshape(len(features), -1)
-    return ((norms >= LEAST_NORM) & (norms <= LARGEST_NORM)).all(axis=1)  # NaN is neither
+    return (((norms >= LEAST_NORM) & (norms <= LARGEST_NORM)) | (norms == 0)).all(axis=1)  # NaN is none of them
+
+
+def without_direction(features: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether the last vector (n, blocks, D) of an image is zeros alone; a memory map is read once."""
+    parts = [~features[start : start + AT_ONCE, -1].any(axis=1) for start in range(0, len(features), AT_ONCE)]
+    return np.concatenate([np.zeros(0, bool), *parts])
 
 
 def out_of_range(backbone: Backbone, images: Sequence[str]) -> UserError:

@@ -34,6 +34,7 @@ from dinobench.features.extraction import (
     out_of_range,
     to_device,
     unreadable,
+    without_direction,
 )
 from dinobench.features.residents import Residents
 from dinobench.runtime import Runtime, device_name
@@ -83,11 +84,16 @@ class FeatureService:
         state = entry.state()
         kept = np.flatnonzero(state == DONE)
         pick = slice(None) if len(kept) == len(state) else kept
+        cls = entry.read("cls")[pick]
+        zeros = without_direction(cls)
+        if len(kept) and zeros.all():
+            raise out_of_range(backbone, [split.ids[int(i)] for i in kept])
         return Features(
-            entry.read("cls")[pick],
+            cls,
             entry.read("mean_patches")[pick] if request.mean_patches else None,
             kept,
             _ids(split, state == BROKEN),
+            tuple(split.ids[int(i)] for i in kept[zeros]),
         )
 
     def entry(self, backbone: Backbone, split: ImageSplit, request: FeatureRequest) -> Entry:

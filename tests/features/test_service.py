@@ -257,7 +257,7 @@ def test_a_split_without_one_readable_image_is_refused(service):
         service(skip_broken=True).get(FakeBackbone(), FakeSplit(3, broken=(0, 1, 2)), CLS)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20, 0.0, 1e-14])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20, 1e-14])
 @pytest.mark.parametrize("where", ["cls", "patches"])
 def test_features_that_overflow_or_vanish_are_named(service, where, value):
     class Bad(FakeBackbone):
@@ -270,6 +270,23 @@ def test_features_that_overflow_or_vanish_are_named(service, where, value):
     with pytest.raises(UserError, match=r"fake: features of 5 images are not finite, or .*: images/1\.png, images/5"):
         service().get(Bad(), FakeSplit(20), ALL)
     assert service().get(FakeBackbone(), FakeSplit(20), ALL).kept.tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(("rows", "images"), [([1], ("images/1.png", "images/5.png")), (slice(None), None)])
+def test_an_image_of_which_a_relu_leaves_nothing_is_kept_and_named_unless_all_are_such(service, rows, images):
+    class Dead(FakeBackbone):
+        def features(self, x):
+            found = super().features(x)
+            found[rows] = 0.0
+            return found
+
+    for _ in range(2):  # as extracted, and as remembered
+        if images is None:
+            with pytest.raises(UserError, match="fake: features of 8 images are not finite, or"):
+                service().get(Dead(), FakeSplit(8), CLS)
+        else:
+            found = service().get(Dead(), FakeSplit(8), CLS)
+            assert found.zeros == images and found.kept.tolist() == list(range(8)) and not found.cls[[1, 5]].any()
 
 
 def test_what_a_backbone_lacks_is_said(service):
