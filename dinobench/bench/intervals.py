@@ -27,7 +27,7 @@ def intervals(repeats: int = 3, scores: int = 50_000) -> list[BenchRow]:
         def share(seed: int) -> None:
             own = np.random.Generator(np.random.SFC64(seed))
             for _ in range(-(-RESAMPLES // threads)):
-                own.integers(0, scores, scores, dtype=np.uint32)
+                own.integers(2**64, size=(scores + 1) // 2, dtype=np.uint64)  # as ours: two items of one number
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(share, range(threads)))

@@ -15,7 +15,7 @@ from dinobench.bench.measure import BenchRow, PeakMemory, anonymous_mb, in_turn
 
 K = (10, 20, 100, 200)
 #: ImageNet's train and val images; the classes of ImageNet-22k.
-TRAIN, VAL, CLASSES_22K = 1_281_167, 50_000, 21_841
+IMAGENET_TRAIN, IMAGENET_VAL, CLASSES_22K = 1_281_167, 50_000, 21_841
 #: Queries whose similarities are computed at a time where no search decides it.
 AT_ONCE = 1000
 
@@ -111,7 +111,7 @@ def _others(probes: np.ndarray, bank: np.ndarray, labels: torch.Tensor, classes:
     return calls
 
 
-def memory(scale: float = 0.02, train: int = TRAIN, width: int = 384) -> list[BenchRow]:
+def memory(scale: float = 0.02, train: int = IMAGENET_TRAIN, width: int = 384) -> list[BenchRow]:
     """Time and memory besides the mapped file of k-NN with a memory-mapped train set of ImageNet's size.
 
     `scale` is the share of ImageNet's 50,000 val images that are queries; classes are those of ImageNet-22k.
@@ -121,7 +121,7 @@ def memory(scale: float = 0.02, train: int = TRAIN, width: int = 384) -> list[Be
 
     if anonymous_mb() is None:
         raise OSError("memory is read from /proc, which only Linux has")
-    queries = max(1, round(scale * VAL))
+    queries = max(1, round(scale * IMAGENET_VAL))
     with tempfile.TemporaryDirectory() as folder:
         bank = np.lib.format.open_memmap(Path(folder) / "bank.npy", mode="w+", dtype=np.float32, shape=(train, width))
         rng = np.random.default_rng(0)

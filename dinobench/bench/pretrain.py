@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinobench import runtime
+from dinobench import console, runtime
 from dinobench.bench.measure import BenchRow, in_turn, photographs
 from dinobench.hashing import digest
 from dinobench.types import ImageClassification
@@ -45,9 +45,6 @@ GPU = (Shape("vit_small", 16, 224, 256, 16), Shape("vit_tiny", 8, 96, 256, 16))
 #: On a CPU what a laptop trains, with a head in proportion.
 CPU = (Shape("vit_tiny", 8, 64, 16, 6, 4, (("out_dim", 4096), ("hidden_dim", 512))),)
 
-#: What `--precision auto` chooses from on a CPU.
-CPU_PRECISIONS = ("32", "bf16")
-
 
 def pretrain(repeats: int = 3, device: str = "auto") -> list[BenchRow]:
     """For every shape: the loop's own cost, the speed on real data, and where the time goes."""
@@ -60,22 +57,26 @@ def pretrain(repeats: int = 3, device: str = "auto") -> list[BenchRow]:
     return rows
 
 
-def precision(repeats: int = 3) -> list[BenchRow]:
-    """What `--precision auto` takes on this CPU: a step in it beside the faster one of both, and its measurement."""
-    shape, name = CPU[0], runtime.faster_on_cpu()
+def precision(repeats: int = 3, device: str = "auto") -> list[BenchRow]:
+    """What `--precision auto` takes on a CPU: a step in it beside the faster one of both, and its measurement."""
+    if runtime.start(device, precision=None).device.type != "cpu":
+        console.note("precision: auto is measured for a CPU alone (bench precision --device cpu)")
+        return []
+    shape, name, measurable = CPU[0], runtime.faster_on_cpu(), runtime.bf16_on_cpu()
+    began = time.perf_counter()
+    precisions = tuple(runtime.measure_steps())
+    measured = time.perf_counter() - began
     steps = []
     with tempfile.TemporaryDirectory() as folder:
-        for each in CPU_PRECISIONS:
+        for each in precisions:
             (own := Path(folder, each)).mkdir()
             loop = training(shape, own, runtime.start("cpu", precision=each))
             steps.append(epoch_of(loop, random_batches(loop, 1)))
-        seconds = dict(zip(CPU_PRECISIONS, in_turn(steps, repeats * shape.steps), strict=True))
+        turns = repeats * shape.steps if measurable else 1  # bf16 without instructions for it takes seconds a step
+        seconds = dict(zip(precisions, in_turn(steps, turns), strict=True))
     fastest, ours = min(seconds.values()), seconds[name]
-    began = time.perf_counter()
-    runtime.measure_steps()
-    measured = time.perf_counter() - began
     limit = ", ".join(f"{1000 * s:.0f} ms {each}" for each, s in seconds.items())
-    ratio, asked = ours / fastest, runtime.bf16_on_cpu()  # elsewhere the answer is known and nothing measured
+    ratio = ours / fastest
     return [
         BenchRow(
             f"a step of dino {shape.arch}/{shape.patch_size} in what --precision auto takes, {name}",
@@ -83,7 +84,7 @@ def precision(repeats: int = 3) -> list[BenchRow]:
         ),
         BenchRow(
             "its measurement, remembered for a machine", f"{1000 * measured:.0f} ms", f"{1000 * fastest:.0f} ms a step",
-            measured / fastest, *(("at most 100 ms", measured <= 0.1) if asked else ("(for comparison)", None)),
+            measured / fastest, *(("at most 100 ms", measured <= 0.1) if measurable else ("(for comparison)", None)),
         ),
     ]  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dinobench import runtime
+from dinobench.bench.knn import IMAGENET_TRAIN
 from dinobench.bench.measure import BenchRow, added_mb, anonymous_mb, in_turn
 from dinobench.context import LocalContext
 from dinobench.data.image_split import ArraySplit, FileSplit
@@ -24,8 +25,8 @@ WIDTH = 384
 TRAIN, TEST = 9_469, 3_925
 #: Train images of a small set, on which every step of the cached grid sees all of them.
 SMALL = 1_000
-#: ImageNet's train images and classes, and the steps of a regression on made features of them.
-TRAIN_IMAGENET, CLASSES, STEPS = 1_281_167, 1000, 3
+#: ImageNet's classes, and the steps of a regression on made features of them.
+CLASSES, STEPS = 1000, 3
 #: scikit-learn fits one value of C in so many, the middle one: a loop over all 45 would take minutes.
 EVERY = 9
 
@@ -179,7 +180,7 @@ def regression(device: torch.device, classes: int = 10) -> list[BenchRow]:
 def regression_memory(few: int = 50_000, many: int = 200_000, classes: int = CLASSES) -> list[BenchRow]:
     """Memory that a regression of ImageNet's classes adds to its features, and that more images do not add to it.
 
-    One value of C and a few steps: memory is in use from the first one, and the time of each is told.
+    One value of C and a few steps: memory is in use from the first one. Time is told of `many`.
     """
     from dinobench.algorithms.logistic_regression import fit_path
 
@@ -197,8 +198,8 @@ def regression_memory(few: int = 50_000, many: int = 200_000, classes: int = CLA
     began = time.perf_counter()
     at_many = added_mb(lambda: steps(many))
     seconds = (time.perf_counter() - began) / STEPS
-    features = TRAIN_IMAGENET * WIDTH * 8 / 1e6
-    grown = at_many + max(0.0, at_many - at_few) / (many - few) * (TRAIN_IMAGENET - many)
+    features = IMAGENET_TRAIN * WIDTH * 8 / 1e6
+    grown = at_many + max(0.0, at_many - at_few) / (many - few) * (IMAGENET_TRAIN - many)
     whole = (features + grown) / 1000
     what = f"logreg, {classes:,} classes, {many:,} x {WIDTH}, {seconds:.1f} s a step: memory beside the features"
     return [
@@ -206,7 +207,7 @@ def regression_memory(few: int = 50_000, many: int = 200_000, classes: int = CLA
             what, f"{at_many:.0f} MB", f"{at_few:.0f} MB at {few:,}", at_many / at_few, "(for comparison)", None
         ),
         BenchRow(
-            f"the same and the features in double precision, grown to {TRAIN_IMAGENET:,}", f"{whole:.1f} GB",
+            f"the same and the features in double precision, grown to {IMAGENET_TRAIN:,}", f"{whole:.1f} GB",
             f"{features / 1000:.1f} GB features", 1000 * whole / features, "under 12 GB", whole < 12,
         ),
     ]  # fmt: skip
