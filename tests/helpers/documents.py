@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from helpers.paths import ROOT
 
+from dinobench.compare.table import compare
+from dinobench.compare.ties import TellByItems
+from dinobench.compare.writers import to_markdown
 from dinobench.config import Setting, plain, settings_of
 from dinobench.data import known_layouts
 from dinobench.data.embedded import EMBEDDED
@@ -19,12 +22,15 @@ from dinobench.data.layouts import KINDS
 from dinobench.pretrain.method import MethodConfig
 from dinobench.pretrain.run import load_method
 from dinobench.registry import GROUP, METHODS, available, load, metrics_of
+from dinobench.results.listing import read_folder
 from dinobench.types import EvalProtocol, Metric
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 #: Pages whose commands and links are looked at.
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
+#: What stands beside networks that others have trained.
+BESIDE = ("pixels16", "random_vit_tiny_patch16_224")
 
 
 class Shown(NamedTuple):
@@ -129,10 +135,24 @@ def layouts() -> str:
     return table(["layout", "kind", "what it is"], [[code(n), cell(k), cell(s)] for k, n, s in known_layouts()])
 
 
+def trained() -> str:
+    """The rows in results/ of networks that others have trained, beside pixels and an untrained one."""
+    records, broken = read_folder(ROOT / "results")
+    assert not broken
+    theirs = [r for r in records if "efficientnet" in r.checkpoint.arch]
+    asked = {(r.protocol, r.dataset, r.config_hash) for r in theirs}
+    beside = [r for r in records if r.checkpoint.name in BESIDE and (r.protocol, r.dataset, r.config_hash) in asked]
+    with TellByItems(ROOT / "results") as tell:
+        return to_markdown(compare([*theirs, *beside], rows="protocol", columns="model", tell=tell), "intervals")
+
+
 def made() -> list[tuple[Path, str, str]]:
-    """What is made from the code: the page, the mark around it, and the text."""
+    """What is made from the code and from records: the page, the mark around it, and the text."""
     pages = [(page_of(name), "settings", settings(name)) for name in built_in()]
-    return [(DOCS / "data.md", "layouts", layouts()), (DOCS / "pretraining.md", "settings", methods()), *pages]
+    return [
+        (DOCS / "data.md", "layouts", layouts()), (DOCS / "pretraining.md", "settings", methods()),
+        (DOCS / "not-run.md", "trained", trained()), *pages,
+    ]  # fmt: skip
 
 
 def put(text: str, mark: str, made: str) -> str:
