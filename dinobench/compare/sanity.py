@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 from dinobench import lazy
+from dinobench.compare.ties import TESTED, Tell, TellByItems
 from dinobench.errors import UserError
 from dinobench.results.comparability import higher_is_better, key
 from dinobench.results.items import labels
@@ -28,16 +29,18 @@ ORDER = 1.05
 def flags(results: Path, records: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Run id -> what is suspicious about the run; runs that nothing speaks against are left out.
 
-    Reads records only, and of each data set the labels of one run, so that ten thousand runs take no time.
+    Reads records, of each data set the labels of one run, and the items of runs that may be no better than an untrained
+    network, so that ten thousand runs take no time.
     """
     reasons: dict[str, list[str]] = defaultdict(list)
     by_key: dict[Hashable, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_key[key(record)].append(record)
     chance = _Chance(results)
-    for group in by_key.values():
-        for record, reason in (*_alone(group, chance), *_like_random(group), *_identical(group)):
-            reasons[record.run_id].append(reason)
+    with TellByItems(results) as tell:
+        for group in by_key.values():
+            for record, reason in (*_alone(group, chance), *_like_random(group, tell), *_identical(group)):
+                reasons[record.run_id].append(reason)
     chance.facts.keep()
     return dict(reasons)
 
@@ -104,8 +107,13 @@ def _half_width(record: RunRecord) -> float:
     return 0.0 if value.ci_low is None or value.ci_high is None else (value.ci_high - value.ci_low) / 2
 
 
-def _like_random(group: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:
-    """Trained backbones whose score an untrained one of the same architecture reaches, within both intervals."""
+def _like_random(group: Sequence[RunRecord], tell: Tell) -> Iterable[tuple[RunRecord, str]]:
+    """Trained backbones that are no better than an untrained one of the same architecture.
+
+    Where their intervals leave that open a paired test decides, as it does in tables, of those furthest ahead; where
+    there are no items, the intervals do.
+    """
+    near: list[tuple[float, float, RunRecord, RunRecord]] = []
     random = {r.checkpoint.arch: r for r in group if r.checkpoint.method == "random"}
     digests = {r.checkpoint.weights_digest for r in group if r.checkpoint.method == "random"}
     for record in group:
@@ -119,9 +127,16 @@ def _like_random(group: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:
         ahead = own - untrained if higher_is_better(record, record.primary) else untrained - own
         noise = math.hypot(_half_width(record), _half_width(other))
         if ahead <= noise:
-            how = "below" if ahead < -noise else "within noise of"
-            yardstick = f"an untrained {record.checkpoint.arch}'s {untrained:.2f} ({other.run_id})"
-            yield record, f"{record.primary} {own:.2f} is {how} {yardstick}"
+            near.append((ahead, noise, record, other))
+    near.sort(key=lambda entry: -entry[0])
+    for count, (ahead, noise, record, other) in enumerate(near):
+        told = tell(record, other, record.primary) if count < TESTED else None
+        if told and ahead > 0:
+            continue
+        how = "below" if (ahead < -noise if told is None else told) else "within noise of"
+        own, untrained = (r.metrics[r.primary].value for r in (record, other))
+        yardstick = f"an untrained {record.checkpoint.arch}'s {untrained:.2f} ({other.run_id})"
+        yield record, f"{record.primary} {own:.2f} is {how} {yardstick}"
 
 
 def _identical(group: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:

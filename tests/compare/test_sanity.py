@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.runs import run
 from helpers.samples import INFO, record
 
 from dinobench.compare import sanity
@@ -43,6 +44,21 @@ def test_nothing_is_said_of_a_good_run(tmp_path):
 def test_each_oddity_has_its_line(tmp_path, run, said):
     found = sanity.flags(tmp_path, [run, made("r", 30.0, method="random", top5=70.0)])
     assert list(found) == ["knn-a"] and said in found["knn-a"][0]
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [(60, ""), (45, "45.00 is within noise of an untrained"), (38, "38.00 is within noise"), (20, "20.00 is below")],
+)
+def test_where_intervals_leave_it_open_the_items_decide(tmp_path, right, said):
+    """Their intervals are 0 to 100 %; of 100 images the same ones are easy for both networks."""
+    start = dataclasses.replace(INFO, name="start", method="random", weights_digest="s" * 64)
+    runs = [
+        run(tmp_path, "ours", np.arange(100) < right),
+        run(tmp_path, "start", np.arange(100) < 42, checkpoint=start),
+    ]
+    found = sanity.flags(tmp_path, runs)
+    assert list(found) == ["knn-ours-digits"] * bool(said) and said in "".join(found.get("knn-ours-digits", []))
 
 
 def test_an_untrained_backbone_of_another_kind_or_question_is_no_yardstick(tmp_path):
