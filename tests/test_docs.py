@@ -7,7 +7,7 @@ import re
 
 import pytest
 import typer.main
-from helpers.documents import DOCS, PAGES, README, anchors, built_in, commands, links, made, page_of, put
+from helpers.documents import DOCS, PAGES, README, anchors, built_in, commands, links, made, page_of
 from helpers.paths import ROOT
 
 from dinobench.bench import BENCHES, GROUPS
@@ -17,6 +17,7 @@ from dinobench.errors import UserError
 from dinobench.evaluations.asked import parse_profiles, resolve_configs
 from dinobench.pretrain.run import load_method
 from dinobench.registry import METHODS, available, load
+from dinobench.report.marks import put
 
 SHOWN = [shown for page in PAGES for shown in commands(page)]
 #: The whole protocol of CONTRIBUTING.md, which is not installed.

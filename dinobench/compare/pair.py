@@ -124,9 +124,7 @@ def pair(
             skipped.append(str(error))
     if not compared:
         raise UserError("; ".join(skipped))
-    tested = [r.primary.p for r in compared if r.primary.p is not None]
-    corrected = iter(holm(tested))
-    final = tuple(r if r.primary.p is None else _corrected(r, next(corrected)) for r in compared)
+    final = corrected(compared)
     skipped += [_alone(r, b, chosen_b) for r in matched.only_a]
     skipped += [_alone(r, a, chosen_a) for r in matched.only_b]
     return Pairing(a, b, final, tuple(skipped), matched.notes)
@@ -137,7 +135,13 @@ def _alone(record: RunRecord, other: str, others: Sequence[RunRecord]) -> str:
     return f"{record.run_id}: {_closest([record], near) if near else f'{other} has no {record.protocol} run'}"
 
 
-def _corrected(result: PairResult, p: float) -> PairResult:
+def corrected(results: Sequence[PairResult]) -> tuple[PairResult, ...]:
+    """The results with the p of their primary metrics corrected over all of them, where they have one."""
+    by_holm = iter(holm([r.primary.p for r in results if r.primary.p is not None]))
+    return tuple(r if r.primary.p is None else _with_holm(r, next(by_holm)) for r in results)
+
+
+def _with_holm(result: PairResult, p: float) -> PairResult:
     first = dataclasses.replace(result.primary, p_holm=p)
     return dataclasses.replace(result, metrics=(first, *result.metrics[1:]))
 

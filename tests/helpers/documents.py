@@ -155,15 +155,6 @@ def made() -> list[tuple[Path, str, str]]:
     ]  # fmt: skip
 
 
-def put(text: str, mark: str, made: str) -> str:
-    """The page with `made` between its marks. Raises ValueError where it lacks them."""
-    before, begin, rest = text.partition(f"<!-- {mark} -->\n")
-    _, end, after = rest.partition(f"<!-- /{mark} -->\n")
-    if not (begin and end):
-        raise ValueError(f"no <!-- {mark} --> ... <!-- /{mark} -->")
-    return before + begin + made + end + after
-
-
 def commands(page: Path) -> Iterator[Shown]:
     """The `dinobench` commands of a page: lines of its blocks without a language, and what its text sets as code."""
     name, text = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8")
