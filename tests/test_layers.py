@@ -197,10 +197,9 @@ def test_files_are_short_and_folders_small():
 
 #: Tests of what no single module does.
 WIDER = {
-    "tests/cli/test_annotations.py", "tests/cli/test_other_tests.py", "tests/cli/test_start.py",
-    "tests/test_cases.py", "tests/test_docs.py", "tests/test_doctests.py", "tests/test_layers.py",
-    "tests/test_shown_commands.py", "tests/cli/test_shown.py",
-    "tests/test_packaging.py",
+    "tests/cli/test_annotations.py", "tests/cli/test_other_tests.py", "tests/cli/test_shown.py",
+    "tests/cli/test_start.py", "tests/test_cases.py", "tests/test_docs.py", "tests/test_doctests.py",
+    "tests/test_layers.py", "tests/test_packaging.py", "tests/test_shown_commands.py", "tests/test_studies.py",
     "tests/models/test_families_dino_eva.py", "tests/models/test_layouts_table.py", "tests/test_plugin.py",
     "tests/pretrain/test_distributed.py", "tests/report/test_browser.py", "tests/results/test_scale.py",
     "tests/stats/test_coverage.py", "tests/training/test_host_reads.py",
