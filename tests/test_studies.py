@@ -95,20 +95,19 @@ def test_the_page_has_the_numbers_of_the_records_and_is_the_same_bytes_again(stu
         mark: text.partition(f"<!-- {mark} -->\n")[2].partition(f"<!-- /{mark} -->")[0]
         for mark, _ in page.made(page.Study(study))
     }
-    assert (
-        "50.0 points above dino-start" in made["findings"] and "not told apart from simclr (+0.8)" in made["findings"]
-    )
-    assert (
-        "no-centring is 48.0 points below dino" in made["findings"]
-        and "mse is not told apart from dino" in made["findings"]
-    )
+    assert "| top-1, % | dino 80.0, simclr 79.2, byol 60.0, pixels16 40.0, dino-start 30.0 |" in made["findings"]
+    start = "| **above** dino +50.0, simclr +49.2, byol +30.0 |"
+    assert f"(`dino-start`) {start}" in made["findings"]
+    assert "against `dino` | **level** simclr -0.8<br>**below** byol -20.0 |" in made["findings"]
+    assert "against itself | **level** mse -0.4<br>**below** no-centring -48.0 |" in made["findings"]
+    assert "foretold by rankme (+1.00)" in made["findings"] and "attention" not in made["findings"]
     assert (
         "| dino | dino | 2 of 32 px, 8 of 16 px | lr 0.002, teacher_temperature 0.04, momentum 0.996 | 12.5 |"
         in made["trainings"]
     )
     assert "| no-centring | dino | 2 of 32 px, 8 of 16 px | centering off |  |" in made["trainings"]
     assert "| byol | lr 0.002 | 40.0 " in made["selection"] and "| byol | lr 0.006 | **50.0 " in made["selection"]
-    assert "80.0 [0.0, 100.0]" in made["methods"] and "**+20.0 [" in made["pairs"]
+    assert "80.0 [0.0, 100.0]" in made["methods"] and "**-20.0 [" in made["pairs"]
     assert "| dino | 2.00 | 5.55 | 1.000 | 3 of 256 | 1.0 |" in made["collapse"]
     assert "| `rankme` | +1.00 [+1.00, +1.00] |" in made["measures"]
     assert made["places"] == page.NOTHING

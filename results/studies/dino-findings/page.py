@@ -18,7 +18,7 @@ import numpy as np
 from dinobench.compare.all_pairs import all_pairs, difference_text
 from dinobench.compare.all_pairs import to_markdown as triangle
 from dinobench.compare.pair import PairResult, compare, corrected
-from dinobench.compare.pair_files import LEVEL, p_text
+from dinobench.compare.pair_files import LEVEL
 from dinobench.compare.table import compare as table
 from dinobench.compare.ties import TellByItems
 from dinobench.compare.writers import markdown_text, to_markdown
@@ -28,16 +28,19 @@ from dinobench.report.marks import put
 from dinobench.report.svg import Point, Series, chart
 from dinobench.report.svg_file import to_svg
 from dinobench.results.listing import read_folder
-from dinobench.stats.rank_correlation import rank_correlation
+from dinobench.stats.paired_tests import FEWEST
+from dinobench.stats.rank_correlation import RankCorrelation, rank_correlation
 from dinobench.types import RunRecord
 
 #: The trainings of each question, as study.toml calls them.
 DINO, START, PIXELS, SUPERVISED = "dino", "dino-start", "pixels16", "supervised"
-METHODS = (DINO, "byol", "simclr", "mocov2", "mocov3", SUPERVISED)
+METHODS = ("byol", "simclr", "mocov2", "mocov3", DINO, SUPERVISED)
 ABLATIONS = ("no-multi-crop", "no-momentum-teacher", "no-centring", "no-sharpening", "sinkhorn", "mse", "predictor")
 FINE, FINE_START = "other-patch", "other-patch-start"
 #: Metrics of the tables about what images show, and of those about where.
 WHAT, WHERE = ("top1@k20", "top1", "rankme", "cluster_accuracy"), ("jaccard", "J&F")
+#: Where the second of these are scored.
+PLACES = (("attention", "VOC2012"), ("attention", "shapes"), ("davis", "DAVIS"))
 #: Of `representation`: what no label decides.
 MEASURES = ("rankme", "lidar", "alpha_req", "uniformity", "alignment", "twonn")
 #: The settings that trials of a method may differ in, as the table of them calls these.
@@ -108,14 +111,11 @@ def pairs(study: Study, names: Sequence[str]) -> str:
     return "\n".join(parts) or NOTHING
 
 
-def changes(study: Study, protocol: str, names: Sequence[str]) -> Sequence[PairResult]:
-    """Each training less DINO, with p corrected over all of them."""
-    return corrected([pair for name in names if (pair := study.pair(protocol, name, DINO))])
-
-
-def differences(study: Study, protocol: str, dataset: str) -> Sequence[PairResult]:
-    """DINO less its start and less the network that learnt from labels, with p corrected over both."""
-    return corrected([p for other in (START, SUPERVISED) if (p := study.pair(protocol, DINO, other, dataset))])
+def changes(
+    study: Study, protocol: str, names: Sequence[str], other: str = DINO, dataset: str = ""
+) -> Sequence[PairResult]:
+    """Each training less `other`, with p corrected over all of them."""
+    return corrected([pair for name in names if (pair := study.pair(protocol, name, other, dataset))])
 
 
 def against(study: Study, names: Sequence[str]) -> str:
@@ -186,7 +186,7 @@ def selection(study: Study) -> str:
 def collapse(study: Study) -> str:
     """Entropy and KL over the epochs, drawn and at the end."""
     trained = {name: run for name in (DINO, *ABLATIONS) if (run := study.run(name)) is not None}
-    histories = {name: rows for name in trained if (rows := study.history(name))}
+    histories = {name: epochs for name in trained if (epochs := study.history(name))}
     if not histories:
         return NOTHING
     parts = []
@@ -216,13 +216,13 @@ def draw(study: Study, name: str, drawn: Any) -> str:
 
 
 def places(study: Study) -> str:
-    """`differences` as a table."""
+    """Every training less the untrained network and less the one that learnt from labels."""
     rows = [
-        [protocol, dataset, markdown_text(pair.run_b.checkpoint.name), difference_text(pair)]
-        for protocol, dataset in (("attention", "VOC2012"), ("attention", "shapes"), ("davis", "DAVIS"))
-        for pair in differences(study, protocol, dataset)
-    ]
-    head = ["protocol", "data", f"{DINO} less", "in points (p: Holm's over a data set's rows)"]
+        [protocol, dataset, markdown_text(pair.run_a.checkpoint.name), other, difference_text(pair)]
+        for protocol, dataset in PLACES for other in (START, SUPERVISED)
+        for pair in changes(study, protocol, [name for name in METHODS if name != SUPERVISED], other, dataset)
+    ]  # fmt: skip
+    head = ["protocol", "data", "training", "less", "in points (p: Holm's over the rows of one data and one network)"]
     return "\n" + grid(head, rows) if rows else ""
 
 
@@ -236,8 +236,7 @@ def measures(study: Study) -> str:
     for measure in MEASURES:
         cells = []
         for both in sets.values():
-            values = [r.metrics[measure].value for r, _ in both]
-            found = rank_correlation(np.array(values), np.array([k.metrics[k.primary].value for _, k in both]))
+            found = correlation(both, measure)
             spread = "" if found.low is None or found.high is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
             cells.append(f"{found.rho:+.2f}{spread}")
         rows.append([f"`{measure}`", *cells])
@@ -252,6 +251,11 @@ def measures(study: Study) -> str:
     return f"{grid(head, rows)}\n{draw(study, 'rankme', dots)}\n"
 
 
+def correlation(both: Sequence[tuple[RunRecord, RunRecord]], measure: str) -> RankCorrelation:
+    values = [r.metrics[measure].value for r, _ in both]
+    return rank_correlation(np.array(values), np.array([k.metrics[k.primary].value for _, k in both]))
+
+
 def measured(records: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
     """The records of `representation` and of k-NN of each network that has both, by name."""
     by = {p: {r.checkpoint.name: r for r in records if r.protocol == p} for p in ("representation", "knn")}
@@ -260,28 +264,70 @@ def measured(records: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
 
 
 def findings(study: Study) -> str:
-    """The answers, in sentences whose numbers are those of the tables; they say so where nothing can be told apart."""
-    whole = all_pairs(study.home, study.of("knn", (*METHODS, START, PIXELS)))
-    told = {
-        f"By k-NN {DINO} is": [pair for pair in whole if pair.run_a.checkpoint.name == DINO],
-        f"Less than whole {DINO}: by k-NN": changes(study, "knn", ABLATIONS),
-        "With patches of another side, by k-NN": changes(study, "knn", (FINE,)),
-        f"Where CLS of {DINO} attends, by Jaccard on VOC,": differences(study, "attention", "VOC2012"),
-        f"Masks that follow objects by {DINO}'s features, by J&F,": differences(study, "davis", "DAVIS"),
+    """The answers: who is above, level with and below what, by protocol; and which measures foretell k-NN."""
+    if not study.records:
+        return NOTHING
+    networks = (*METHODS, START, PIXELS)
+    methods = [name for name in METHODS if name != SUPERVISED]
+    whole = {(p, ""): all_pairs(study.home, study.of(p, networks)) for p in ("knn", "linear")}
+    rows: dict[str, list[Sequence[PairResult]]] = {
+        f"against bare pixels (`{PIXELS}`)": [less(PIXELS, pairs, networks) for pairs in whole.values()],
+        f"against the untrained network (`{START}`)": [less(START, pairs, networks) for pairs in whole.values()],
+        f"without labels, against labels (`{SUPERVISED}`)": [less(SUPERVISED, p, methods) for p in whole.values()],
+        f"without labels, against `{DINO}`": [less(DINO, pairs, methods) for pairs in whole.values()],
+        f"`{DINO}` with one thing changed, against itself": [changes(study, p, ABLATIONS) for p, _ in whole],
+        f"`{DINO}` with patches of 4, against itself": [changes(study, p, (FINE,)) for p, _ in whole],
     }
-    lines = [f"- {says} {'; '.join(map(sentence, pairs))}.\n" for says, pairs in told.items() if pairs]
-    return "".join(lines) or NOTHING
+    first = ["top-1, %", *(ranking(study.of(p, networks)) for p, _ in whole)]
+    parts = [grid(["", "k-NN", "linear"], [first, *answers(rows)])]
+    rows = {
+        f"against the untrained network (`{START}`)": [changes(study, p, METHODS, START, data) for p, data in PLACES],
+        f"without labels, against labels (`{SUPERVISED}`)": [
+            changes(study, p, methods, SUPERVISED, data) for p, data in PLACES
+        ],
+    }
+    parts += [grid(["", *(f"{p}, {data}" for p, data in PLACES)], told)] if (told := answers(rows)) else []
+    level = f"In points; level: not told apart (p of {LEVEL:g} or more, Holm's over the table below it comes from).\n"
+    return "\n".join([*parts, level, foretold(study)])
 
 
-def sentence(pair: PairResult) -> str:
-    """What a pair says of its two; of a change of DINO the change is its subject."""
-    m, one, other = pair.primary, pair.run_a.checkpoint.name, pair.run_b.checkpoint.name
-    p = m.p if m.p_holm is None else m.p_holm
-    subject = "" if one == DINO else f"{one} is "
-    if p is None or p >= LEVEL:
-        return f"{subject}not told apart from {other} ({m.difference:+.1f})"
-    side = "above" if m.difference > 0 else "below"
-    return f"{subject}{abs(m.difference):.1f} points {side} {other} (p {p_text(p)})"
+def ranking(records: Sequence[RunRecord]) -> str:
+    best = sorted(records, key=lambda r: -r.metrics[r.primary].value)
+    return ", ".join(f"{r.checkpoint.name} {r.metrics[r.primary].value:.1f}" for r in best)
+
+
+def answers(rows: dict[str, list[Sequence[PairResult]]]) -> list[list[str]]:
+    return [[question, *map(sides, cells)] for question, cells in rows.items() if any(cells)]
+
+
+def less(other: str, pairs: Sequence[PairResult], names: Sequence[str]) -> Sequence[PairResult]:
+    """Those of all pairs that are of one of `names` less `other`, which stands behind them."""
+    return [p for p in pairs if p.run_b.checkpoint.name == other and p.run_a.checkpoint.name in names]
+
+
+def sides(pairs: Sequence[PairResult]) -> str:
+    """Who is above, level with and below what they are held to, and by how much."""
+    found: dict[str, list[str]] = {"above": [], "level": [], "below": []}
+    for pair in sorted(pairs, key=lambda pair: -pair.primary.difference):
+        m = pair.primary
+        p = m.p if m.p_holm is None else m.p_holm
+        side = "level" if p is None or p >= LEVEL else "above" if m.difference > 0 else "below"
+        found[side].append(f"{pair.run_a.checkpoint.name} {m.difference:+.1f}")
+    return "<br>".join(f"**{side}** {', '.join(who)}" for side, who in found.items() if who)
+
+
+def foretold(study: Study) -> str:
+    """Which measures without labels order the trainings as k-NN does; empty for too few."""
+    both = measured(study.records)
+    if len(both) < FEWEST:
+        return ""
+    told: dict[str, list[str]] = {"foretold by": [], "not told by": []}
+    for measure in MEASURES:
+        found = correlation(both, measure)
+        sure = found.low is not None and found.high is not None and found.low * found.high > 0
+        told["foretold by" if sure else "not told by"].append(f"{measure} ({found.rho:+.2f})")
+    parts = "; ".join(f"{words} {', '.join(which)}" for words, which in told.items() if which)
+    return f"How {len(both)} networks rank by k-NN is {parts} (Spearman's ρ; told: its interval leaves out 0).\n"
 
 
 def write(home: Path) -> None:
