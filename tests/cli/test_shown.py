@@ -27,7 +27,7 @@ LEFT = {
     "demo": "takes minutes; tests/test_demo.py has it with less of everything",
     "pretrain": "takes hours; so has tests/cli/test_pretrain.py",
     "run --protocol knn --ckpt x.pth --data imagenet --test": "images from elsewhere: tests/cli/test_other_tests.py",
-    "compare results --protocol knn --data cifar10": "the results kept here: below",
+    "compare results/studies/dino-findings": "the study kept here: below",
     "gate results --baseline main/results": "needs a main branch: tests/cli/test_compare.py",
     "suite run paper.toml": "below, with the file of README; on SLURM: tests/suite/slurm",
     "suite status paper.toml --watch": "waits for somebody else's run: tests/cli/test_suite_run.py",
@@ -105,10 +105,10 @@ def test_the_commands_of_the_readme_do_what_they_say(command, folder):
     assert [*(folder / "masks").iterdir()]
 
 
-def test_the_table_of_the_readme_is_that_of_the_results_kept_here(command, monkeypatch):
-    (shown,) = (text for text in blocks(README) if "compare results --protocol knn --data cifar10" in text)
+def test_the_table_of_the_readme_is_that_of_the_study_kept_here(command, monkeypatch):
+    (shown,) = (text for text in blocks(README) if "compare results/studies" in text)
     line, _, table = shown.partition("\n")
-    words = [str(ROOT / word) if word == "results" else word for word in line.split()[2:]]
+    words = [str(ROOT / word) if word.startswith("results") else word for word in line.split()[2:]]
     monkeypatch.setenv("COLUMNS", "200")
     code, out, err = command(*words)
     assert code == 0 and [text.rstrip() for text in out.splitlines()] == table.splitlines(), err
