@@ -112,7 +112,7 @@ def test_the_page_has_the_numbers_of_the_records_and_is_the_same_bytes_again(stu
     assert "| `rankme` | +1.00 [+1.00, +1.00] |" in made["measures"]
     assert made["places"] == page.NOTHING
     pictures = {p.name: p.read_bytes() for p in (study / "pictures").iterdir()}
-    assert set(pictures) == {"teacher_entropy.svg", "kl.svg", "rankme.svg"}
+    assert set(pictures) == {"teacher_entropy.svg", "kl.svg", "rankme.svg", "knn.svg"}
     for picture in pictures.values():
         ElementTree.fromstring(picture)
     page.write(study)

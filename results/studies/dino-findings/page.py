@@ -20,13 +20,14 @@ from dinobench.compare.all_pairs import to_markdown as triangle
 from dinobench.compare.pair import PairResult, compare, corrected
 from dinobench.compare.pair_files import LEVEL
 from dinobench.compare.table import compare as table
-from dinobench.compare.ties import TellByItems
+from dinobench.compare.ties import TellByItems, tied
 from dinobench.compare.writers import markdown_text, to_markdown
 from dinobench.pretrain import run as runs
 from dinobench.pretrain.history import read_metrics
+from dinobench.report.charts import bars_of, groups
 from dinobench.report.marks import put
-from dinobench.report.svg import Point, Series, chart
-from dinobench.report.svg_file import to_svg
+from dinobench.report.svg import Bars, Point, Series, chart
+from dinobench.report.svg_file import bars_to_svg, to_svg
 from dinobench.results.listing import read_folder
 from dinobench.stats.paired_tests import FEWEST
 from dinobench.stats.rank_correlation import RankCorrelation, rank_correlation
@@ -211,7 +212,8 @@ def draw(study: Study, name: str, drawn: Any) -> str:
     """The picture's file is written; returns what shows it."""
     folder = study.home / "pictures"
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.svg").write_text(to_svg(drawn), encoding="utf-8")
+    text = bars_to_svg(drawn) if isinstance(drawn, Bars) else to_svg(drawn)
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
     return f"![{drawn.title}](pictures/{name}.svg)"
 
 
@@ -279,16 +281,26 @@ def findings(study: Study) -> str:
         f"`{DINO}` with patches of 4, against itself": [changes(study, p, (FINE,)) for p, _ in whole],
     }
     first = ["top-1, %", *(ranking(study.of(p, networks)) for p, _ in whole)]
-    parts = [grid(["", "k-NN", "linear"], [first, *answers(rows)])]
+    parts = [grid(["", "k-NN", "linear"], [first, *answers(rows)]), pictured(study, "knn")]
     rows = {
         f"against the untrained network (`{START}`)": [changes(study, p, METHODS, START, data) for p, data in PLACES],
         f"without labels, against labels (`{SUPERVISED}`)": [
             changes(study, p, methods, SUPERVISED, data) for p, data in PLACES
         ],
     }
-    parts += [grid(["", *(f"{p}, {data}" for p, data in PLACES)], told)] if (told := answers(rows)) else []
+    if told := answers(rows):
+        parts += [grid(["", *(f"{p}, {data}" for p, data in PLACES)], told), pictured(study, "davis")]
     level = f"In points; level: not told apart (p of {LEVEL:g} or more, Holm's over the table below it comes from).\n"
     return "\n".join([*parts, level, foretold(study)])
+
+
+def pictured(study: Study, protocol: str) -> str:
+    """The scores of all networks as bars."""
+    drawn = groups(study.of(protocol, (*METHODS, *ABLATIONS, FINE, START, FINE_START, PIXELS)))
+    with TellByItems(study.home) as tell:
+        for group in drawn:
+            group.tied = tied(group.records, group.records[0].primary, tell)
+    return "".join(f"{draw(study, protocol, bars_of(group))}\n" for group in drawn)
 
 
 def ranking(records: Sequence[RunRecord]) -> str:
