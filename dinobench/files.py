@@ -182,6 +182,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{os.fspath(path)}: no home folder of that user; write the path out") from error
+    except ValueError as error:
+        raise UserError(f"{os.fspath(path)!a}: no user's name holds a NUL; write the path without") from error
 
 
 def file_name(text: str) -> str:

@@ -96,3 +96,10 @@ def test_only_old_temporary_files_are_swept(tmp_path):
     files.sweep(tmp_path)
     files.sweep(tmp_path / "nowhere")
     assert {p.name for p in tmp_path.iterdir()} == {".b.x.tmp", "c.tmp", ".d"}
+
+
+@pytest.mark.parametrize("path", ["~\0", "~\0/x"])
+def test_a_home_that_no_system_has_is_refused_in_one_line(path):
+    with pytest.raises(UserError, match="NUL") as refused:
+        files.user_path(path)
+    assert "\0" not in str(refused.value)

@@ -13,7 +13,7 @@ from helpers.samples import record
 from helpers.writers import write_twice
 
 from dinobench import registry
-from dinobench.config import flat, resolve_config, settings_of
+from dinobench.config import flat, limit_of, resolve_config, settings_of, with_limit
 from dinobench.errors import UserError
 from dinobench.hashing import canonical_json
 from dinobench.inputs import ModelInput
@@ -52,7 +52,9 @@ def test_the_file_is_plain_json_in_the_order_of_the_type(tmp_path):
     }  # fmt: skip
 
 
-COMMITTED, _ = records.read_all(ROOT / "results")
+KEPT = ROOT / "results"
+FOLDERS = [KEPT, *sorted(KEPT.glob("studies/*")), *sorted(KEPT.glob("studies/*/selection"))]
+COMMITTED = [committed for folder in FOLDERS for committed in records.read_all(folder)[0]]
 
 
 @pytest.mark.parametrize("committed", COMMITTED, ids=lambda r: r.run_id)
@@ -64,7 +66,8 @@ def test_committed_records_keep_their_names(committed):
     protocol, (profile, *_) = registry.load(committed.protocol), committed.profile.split("+")
     known = settings_of(protocol.profiles[profile])
     settings = {name: value for name, value in committed.config.items() if name in known}
-    resolved = resolve_config(protocol, profile, {n: "none" if v == [] else v for n, v in settings.items()})
+    given = {n: "none" if v == [] else v for n, v in settings.items()}
+    resolved = with_limit(resolve_config(protocol, profile, given), limit_of(committed.profile))
     assert json.loads(canonical_json(flat(resolved.config))) == settings
     assert committed.protocol_version <= resolved.version(protocol)
     then = SimpleNamespace(name=protocol.name, version=committed.protocol_version)
